@@ -1,0 +1,96 @@
+# Bare `make` prints what can be made. `build run test` need Go, git and make
+# alone; what else a target needs is said where it is made, and its absence
+# fails.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+MODULE   := github.com/rookery-mail/rookery
+PROGRAMS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+LDFLAGS  := -X $(MODULE)/internal/obs.version=$(VERSION)
+
+# Where two goroutines meet: the packages that are also tested with -race.
+RACE := $(patsubst %,./%/...,$(wildcard raftstore server client internal/kv internal/obs directory/machine))
+
+TOOLS      := bin/tools
+BUF        := $(TOOLS)/buf
+GENERATORS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
+STATICCHECK := $(TOOLS)/staticcheck
+
+DATA     ?= data
+FUZZTIME ?= 30s
+KILLS    ?= 500
+
+# $(call part,name,command) runs one part of a target and prints its time.
+define part
+@printf '\n== %s\n' '$(1)'; start=$$(date +%s); { $(2); } && printf '== %s: %ss\n' '$(1)' "$$(($$(date +%s) - start))"
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race fuzz bench bench-10m crash generate check check-systemd clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## build the programs of cmd/ into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+run: build ## serve a single node on loopback, its state in ./data
+	@mkdir -p $(DATA)
+	exec bin/rookeryd --name n1 --data $(DATA)
+
+test: ## what must hold: gofmt, vet, every test; Go, git and make suffice
+	$(call part,gofmt,$(MAKE) -s gofmt)
+	$(call part,go vet,$(GO) vet ./...)
+	$(call part,go test,$(GO) test -timeout 9m ./...)
+
+race: ## the concurrent packages again under the race detector; needs a C compiler
+	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make race: the race detector needs a C compiler, and $$($(GO) env CC) is not there" >&2; exit 1; }
+	$(call part,go test -race,CGO_ENABLED=1 $(GO) test -race -timeout 30m $(RACE))
+
+fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
+	@internal/tools/fuzz.sh $(FUZZTIME)
+
+crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledged command must be there
+	$(GO) test $$($(GO) test -list '^TestKill' ./cmd/... | awk '/^TestKill/ { has = 1 } /^ok/ { if (has) print $$2; has = 0 }') \
+		-run '^TestKill' -count 1 -timeout 60m -v -args -kills=$(KILLS)
+
+bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
+	bin/rookery-bench --population 100k,1M
+
+bench-10m: build ## the same at 10M mailboxes; takes its time and some 20 GB of disk
+	bin/rookery-bench --population 10M
+
+generate: $(BUF) $(GENERATORS) ## generate the Go code of proto/ with the pinned tools
+	$(BUF) generate
+
+check: $(BUF) $(GENERATORS) $(STATICCHECK) ## what may not drift: generated code, contracts, modules, arrows, staticcheck
+	$(call part,generated code,internal/tools/check-generated.sh $(BUF))
+	$(call part,buf lint,$(BUF) lint)
+	$(call part,buf breaking,internal/tools/check-breaking.sh $(BUF))
+	$(call part,gofmt,$(MAKE) -s gofmt)
+	$(call part,go vet,$(GO) vet ./...)
+	$(call part,staticcheck,$(STATICCHECK) ./...)
+	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff)
+	$(call part,arrows,$(GO) test ./internal/archtest)
+
+check-systemd: build ## have systemd read the unit; needs systemd-analyze
+	@internal/tools/check-systemd.sh bin/rookeryd 15
+
+clean: ## remove what was built; ./data stays
+	rm -rf bin
+
+# The parts below are made by the targets above.
+.PHONY: gofmt
+gofmt:
+	@bad=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .) || exit 1; \
+	[ -z "$$bad" ] || { echo "gofmt would change:" >&2; echo "$$bad" >&2; exit 1; }
+
+# buf has a module of its own: it asks for a newer protobuf than the generators
+# are pinned to, and one module has one version of each.
+$(BUF): internal/tools/buf/go.mod internal/tools/buf/go.sum
+	$(GO) build -C internal/tools/buf -o ../../../$(TOOLS)/ tool
+
+$(GENERATORS) $(STATICCHECK) &: internal/tools/go.mod internal/tools/go.sum
+	$(GO) build -C internal/tools -o ../../$(TOOLS)/ tool

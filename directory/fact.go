@@ -234,7 +234,6 @@ type Reservation struct {
 const (
 	MaxRename     = 20_000 // mailboxes in one rename
 	MaxBatch      = 10_000 // items in one batch
-	MaxPartition  = 255    // octets
 	MaxMailboxID  = 255    // octets
 	MaxSpecialUse = 255    // octets
 	MaxText       = 1024   // octets of a reason or a note

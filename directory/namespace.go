@@ -19,21 +19,21 @@ const (
 // unixhierarchysep, virtdomains and crossdomains. For user alice, canonical
 // names on the left:
 //
-//	user.alice          INBOX          INBOX
-//	user.alice.Work.Q1  INBOX.Work.Q1  Work/Q1
-//	user.alice.INBOX.x  INBOX.INBOX.x  INBOX/x
-//	user.alice.INBOX    INBOX.INBOX    Alt Folders/INBOX
+//	user.alice          INBOX            INBOX
+//	user.alice.Work.Q1  INBOX.Work.Q1    Work/Q1
+//	user.alice.INBOX.x  INBOX.INBOX.x    INBOX/x
+//	user.alice.INBOX    INBOX.INBOX      Alt Folders/INBOX
 //	user.bob.Shared     user.bob.Shared  Other Users/bob/Shared
-//	shared.pub          shared.pub     Shared Folders/shared/pub
+//	shared.pub          shared.pub       Shared Folders/shared/pub
 //
 // with Alt false and Sep '.', and with Alt true and Sep '/'. Administrators
 // are never in the alternative form and have no INBOX: they see
 // user.alice.Work.Q1, with the domain last ("user/zoe/Box@other.org").
 //
-// A user sees the names of the own domain, without it. Administrators see names
-// with a domain where there are VirtDomains; elsewhere no such form exists. With CrossDomains every
-// other user and every first shared level carries its domain, the default one
-// too: "Other Users/bob@example.com/Shared".
+// A user sees the names of the own domain, without it; an administrator those
+// of other domains where there are VirtDomains, for elsewhere no form has a
+// domain. With CrossDomains every other user and every first shared level
+// carries its domain, the default one too: "Other Users/bob@example.com/Shared".
 type Namespace struct {
 	Alt           bool   // own folders at the top, others below "Other Users"
 	Sep           byte   // '.' or '/': between levels

@@ -1,0 +1,356 @@
+package machine
+
+import (
+	"github.com/rookery-mail/rookery/directory"
+)
+
+// validAssert checks what does not depend on the state.
+func validAssert(op Assert) error {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return err
+	}
+	st := op.Statement
+	if st.ACL != nil {
+		if err := directory.CheckACL(*st.ACL); err != nil {
+			return err
+		}
+	}
+	if err := validPartition(st.Partition); err != nil {
+		return err
+	}
+	if st.MailboxID != nil && (len(*st.MailboxID) > directory.MaxMailboxID || hasControl(*st.MailboxID)) {
+		return refuse(directory.ErrInvalid, "mailbox id %.40q: at most %d octets, no control characters", *st.MailboxID, directory.MaxMailboxID)
+	}
+	if st.SpecialUse != nil && (len(*st.SpecialUse) > directory.MaxSpecialUse || hasControl(*st.SpecialUse)) {
+		return refuse(directory.ErrInvalid, "special use %.40q: at most %d octets, no control characters", *st.SpecialUse, directory.MaxSpecialUse)
+	}
+	if st.Type != nil && !st.Type.Valid() {
+		return refuse(directory.ErrInvalid, "mailbox type %q: one of e n b c a s p f", string(*st.Type))
+	}
+	return nil
+}
+
+func validNames(mailbox directory.MailboxName, server directory.BackendName) error {
+	if _, err := directory.ParseName(string(mailbox)); err != nil {
+		return err
+	}
+	_, err := directory.ParseBackend(string(server))
+	return err
+}
+
+// validPartition lets an empty partition pass: it states nothing.
+func validPartition(p string) error {
+	if p == "" {
+		return nil
+	}
+	_, err := directory.ParsePartition(p)
+	return err
+}
+
+func hasControl(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < 0x20 || s[i] == 0x7f {
+			return true
+		}
+	}
+	return false
+}
+
+// assert: facts in. The rule is this package's doc.go, "Assert".
+func (a *apply) assert(op Assert) (Result, error) {
+	if err := validAssert(op); err != nil {
+		return Result{}, err
+	}
+	if b := a.backendBy[op.Server]; b != nil && b.State == directory.BackendRetired {
+		return Result{}, refuse(directory.ErrNotAdmitted, "backend %s was retired; its name is not used again", op.Server)
+	}
+	e, err := a.edit(op.Mailbox)
+	if err != nil {
+		return Result{}, err
+	}
+	b := a.backendBy[op.Server]
+	var f *directory.Fact
+	if b != nil {
+		f = e.mb.Fact(b.ID)
+	}
+	if a.settings.ReadOnly && (f == nil || f.Merge(op.Statement) != *f) {
+		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read-only=no`")
+	}
+	if b == nil {
+		b = a.newBackend(op.Server, op.Imported || a.settings.AdmissionOpen)
+	} else if op.Imported && !b.Admitted {
+		a.admitNow(b)
+		b = a.Backend(b.ID)
+	}
+	if !op.Imported {
+		if err := a.heard(b.ID); err != nil {
+			return Result{}, err
+		}
+	}
+	if f == nil {
+		return a.assertNew(op, e, b)
+	}
+	return a.assertAgain(op, e, b, f)
+}
+
+// assertNew adds a server's first fact of a mailbox.
+func (a *apply) assertNew(op Assert, e *edit, b *directory.Backend) (Result, error) {
+	f := directory.Fact{
+		Server: b.ID, State: directory.Active, First: a.clk.Revision, Last: a.clk.Revision,
+		Changed: a.clk.Time, Incarnation: a.cluster.Incarnation,
+	}.Merge(op.Statement)
+	if op.Deactivated {
+		f.State = directory.Deactivated
+	}
+	effect, entry := a.entry(e.mb, b, &f)
+	if !op.Imported && entry != entryCompletes {
+		held, err := a.guardReturn(b, op.Mailbox)
+		if err != nil {
+			return Result{}, err
+		}
+		if held {
+			f.Was, f.State = f.State, directory.HeldReturn
+			e.add(f)
+			return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
+		}
+	}
+	e.add(f)
+	return Result{Effect: effect}, a.enter(e, b, entry)
+}
+
+// assertAgain merges what a server says into the fact it has.
+func (a *apply) assertAgain(op Assert, e *edit, b *directory.Backend, f *directory.Fact) (Result, error) {
+	was := *f
+	*f = f.Merge(op.Statement)
+	f.Incarnation = a.cluster.Incarnation
+	restated := !sameStatement(f, &was)
+	if f.State == directory.HeldReturn {
+		if !restated && was.Incarnation == f.Incarnation {
+			return Result{Effect: GuardHeld}, nil
+		}
+		a.touch(f)
+		return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
+	}
+	given := was.State == directory.Deactivated && !op.Deactivated
+	f.State, f.Was = directory.Active, 0
+	if op.Deactivated {
+		f.State = directory.Deactivated
+	}
+	if f.Standing != directory.InForce && !was.SameCopy(*f) {
+		f.Standing = directory.InForce
+	}
+	effect, entry := a.entry(e.mb, b, f)
+	if given && entry == entryHome {
+		effect, entry = MoveAborted, entryAborts
+	}
+	if restated || f.State != was.State {
+		a.touch(f)
+		if effect == Added {
+			effect = Changed
+		}
+	} else if effect == Added {
+		effect = Unchanged
+	}
+	return Result{Effect: effect}, a.enter(e, b, entry)
+}
+
+// touch marks a fact as changed by this command.
+func (a *apply) touch(f *directory.Fact) {
+	f.Last, f.Changed = a.clk.Revision, a.clk.Time
+}
+
+// entry is the way in which an asserted fact comes to count, or not.
+type entry uint8
+
+const (
+	entryOutside   entry = iota // its backend does not count: nothing else happens
+	entryHome                   // inside the mailbox's home
+	entryTakes                  // the mailbox has no live home: the server's group becomes it
+	entryCompletes              // the home gave the mailbox up: a move is complete
+	entryAborts                 // the server that gave it up keeps it
+	entryForks                  // outside a live home
+	entryOvertaken              // left behind, stale or stray, and it stays so
+)
+
+// entry decides how fact f of backend b enters mb. f need not be in mb.Facts
+// yet. Changes nothing but f.Standing.
+func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.Fact) (Effect, entry) {
+	if !b.Counts() {
+		if b.Admitted {
+			return Overtaken, entryOutside
+		}
+		return NotAdmitted, entryOutside
+	}
+	group := a.Group(b.Group)
+	home := a.Group(directory.HomeOf(mb, a))
+	others := a.others(mb, home, f.Server)
+	if home == nil {
+		f.Standing = directory.InForce
+		return Added, entryTakes
+	}
+	if home == group {
+		if f.Standing == directory.StaleCopy && home.Primary != f.Server {
+			p := mb.Fact(home.Primary)
+			if p == nil || p.Standing != directory.InForce || p.State != directory.Active || p.MailboxID != "" && f.MailboxID != "" && !p.SameCopy(*f) {
+				return Overtaken, entryOvertaken
+			}
+		}
+		f.Standing = directory.InForce
+		return Added, entryHome
+	}
+	switch {
+	case others.live > 0 && others.givenUp && f.State == directory.Active:
+		f.Standing = directory.InForce
+		return MoveCompleted, entryCompletes
+	case others.live > 0 && others.confirmed == 0:
+		f.Standing = directory.InForce
+		return Added, entryTakes
+	}
+	if i := strayOf(mb, f.Server); i >= 0 && mb.Stray[i].MailboxID == f.MailboxID {
+		f.Standing = directory.Stray
+		return Overtaken, entryOvertaken
+	}
+	if f.Standing != directory.InForce {
+		return Overtaken, entryOvertaken
+	}
+	if others.live > 0 && f.State == directory.Deactivated && mb.Fact(f.Server) == nil {
+		// A dump tells of a move whose other end has been heard already.
+		f.Standing = directory.LeftBehind
+		return Overtaken, entryOvertaken
+	}
+	if others.live == 0 && others.strangers == 0 && !a.isStranger(mb, home, f) {
+		return Added, entryTakes
+	}
+	return Forked, entryForks
+}
+
+// company is what a mailbox's other facts are, seen from its home.
+type company struct {
+	live      int  // home facts that count
+	confirmed int  // of these, asserted in this incarnation
+	givenUp   bool // the primary's is deactivated, or all are
+	strangers int  // facts outside the home that count
+}
+
+func (a *apply) others(mb *directory.Mailbox, home *directory.Group, but directory.ServerID) company {
+	var c company
+	deactivated, primaryGave := 0, false
+	for i := range mb.Facts {
+		f := &mb.Facts[i]
+		b := a.Backend(f.Server)
+		if b == nil || !b.Counts() || f.Standing != directory.InForce || f.State == directory.HeldReturn {
+			continue
+		}
+		if home == nil || !home.Has(f.Server) {
+			if f.Incarnation == a.cluster.Incarnation && f.Server != but {
+				c.strangers++
+			}
+			continue
+		}
+		c.live++
+		if f.Incarnation == a.cluster.Incarnation {
+			c.confirmed++
+		}
+		if f.State == directory.Deactivated {
+			deactivated++
+			primaryGave = primaryGave || f.Server == home.Primary
+		}
+	}
+	c.givenUp = primaryGave || c.live > 0 && deactivated == c.live
+	return c
+}
+
+// isStranger reports whether f is already stored in force outside a home that
+// is vacant: an orphaned fork, which nobody inherits.
+func (a *apply) isStranger(mb *directory.Mailbox, home *directory.Group, f *directory.Fact) bool {
+	return mb.Forked && mb.Fact(f.Server) != nil && !home.Has(f.Server)
+}
+
+func strayOf(mb *directory.Mailbox, server directory.ServerID) int {
+	for i := range mb.Stray {
+		if mb.Stray[i].Server == server {
+			return i
+		}
+	}
+	return -1
+}
+
+// enter carries an entry out for b's fact, which is in e.mb, and saves.
+func (a *apply) enter(e *edit, b *directory.Backend, how entry) error {
+	mb := e.mb
+	group := a.Group(b.Group)
+	home := a.Group(directory.HomeOf(mb, a))
+	kind := directory.ChangeMailbox
+	switch how {
+	case entryTakes:
+		mb.Home = group.ID
+	case entryAborts:
+		for i := range mb.Facts {
+			f := &mb.Facts[i]
+			if !group.Has(f.Server) && a.inForce(f) {
+				f.Standing = directory.LeftBehind
+				a.touch(f)
+			}
+		}
+	case entryCompletes:
+		kind = directory.ChangeMoved
+		a.completeMove(e, home, group)
+	case entryForks:
+		if i := strayOf(mb, b.ID); i >= 0 {
+			mb.Stray = append(mb.Stray[:i:i], mb.Stray[i+1:]...)
+		}
+	}
+	if err := a.endReservation(mb.Name, b, how); err != nil {
+		return err
+	}
+	if how == entryTakes || how == entryHome || how == entryAborts {
+		if err := a.exhume(mb.Name); err != nil {
+			return err
+		}
+	}
+	return a.save(e, kind, b.ID)
+}
+
+// inForce reports whether a stored fact is in force and its backend counts.
+func (a *apply) inForce(f *directory.Fact) bool {
+	b := a.Backend(f.Server)
+	return b != nil && b.Counts() && f.Standing == directory.InForce && f.State != directory.HeldReturn
+}
+
+// completeMove makes group the home: what the old home gave up goes, its other
+// members' facts are left behind, a tombstone remembers the move.
+func (a *apply) completeMove(e *edit, from, to *directory.Group) {
+	var gave directory.ServerID
+	kept := e.mb.Facts[:0]
+	for _, f := range e.mb.Facts {
+		if from.Has(f.Server) && f.Standing == directory.InForce {
+			if f.State == directory.Deactivated {
+				if gave == 0 || f.Server == from.Primary {
+					gave = f.Server
+				}
+				continue
+			}
+			f.Standing = directory.LeftBehind
+			a.touch(&f)
+		}
+		kept = append(kept, f)
+	}
+	e.mb.Facts = kept
+	e.mb.Home = to.ID
+	a.bury(directory.Tombstone{Name: e.mb.Name, How: directory.GoneMoved, Server: gave, From: from.ID, To: to.ID})
+}
+
+// endReservation drops the reservation that an assertion by b fulfils or
+// overtakes.
+func (a *apply) endReservation(name directory.MailboxName, b *directory.Backend, how entry) error {
+	res, err := a.reservation(name)
+	if res == nil || err != nil {
+		return err
+	}
+	inHome := how == entryHome || how == entryTakes || how == entryCompletes || how == entryAborts
+	holder := a.Backend(res.Server)
+	if res.Server == b.ID || inHome && (holder == nil || a.Group(holder.Group) != a.Group(b.Group)) {
+		a.dropReservation(res)
+	}
+	return nil
+}

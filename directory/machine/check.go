@@ -1,0 +1,463 @@
+package machine
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/kv"
+)
+
+// Finding is something Check found.
+type Finding struct {
+	Kind    string // a closed list: see the constants below
+	Mailbox directory.MailboxName
+	Detail  string
+	// Advisory: the state is right; somebody should look all the same.
+	Advisory bool
+}
+
+// Kinds of a finding. The first ones are faults: what is derived does not
+// follow from the facts, or a record cannot be read.
+const (
+	FindCorrupt = "corrupt"    // a record or key that cannot be read
+	FindRow     = "row"        // a mailbox row or a fact's derived field is wrong
+	FindIndex   = "index"      // an index lacks a row, or has one too many
+	FindPosting = "posting"    // a posting is missing, wrong or left over
+	FindDigest  = "digest"     // a sum is wrong
+	FindCounts  = "counts"     // a kept count is wrong
+	FindStale   = "stale-copy" // advisory: the primary retracted it, a member has a copy
+	FindLeft    = "left-behind"
+	FindStray   = "stray"
+	FindAbsent  = "not-at-primary"
+	FindOrphan  = "orphaned-fork"
+)
+
+// Check recomputes every index, posting, digest and count from the facts and
+// tells what differs, then what an operator should know. It reads everything
+// once, in key order, and holds the postings' and the digests' expected rows in
+// memory in portions. progress, if not nil, is told how many mailboxes are done
+// of how many. An error is a failure to look, not a finding.
+//
+// While a sweep is open, what it has not gone over yet is not a fault.
+func (m *Machine) Check(r kv.Reader, progress func(done, total uint64), found func(Finding) error) error {
+	s, err := m.state(r)
+	if err != nil {
+		return err
+	}
+	c := &checker{state: s, found: found, hash: newHasher(s.cluster.DigestKey), digests: map[string]digest{}, progress: progress}
+	if c.kept, err = s.readCounts(); err != nil {
+		return err
+	}
+	k, _ := r.Iterate(bucketSweep).Seek(nil)
+	c.sweeping = k != nil
+	for _, step := range []func() error{c.mailboxes, c.postings, c.indexes, c.sums, c.reservations, c.subscriptions, c.countsRow} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type checker struct {
+	*state
+	found    func(Finding) error
+	hash     *hasher
+	digests  map[string]digest // what the sums should be
+	counted  counts            // what the counts should be
+	kept     counts
+	sweeping bool
+	progress func(done, total uint64)
+
+	byServer, forks, moves, heldFacts, postingRows uint64 // index rows there should be
+}
+
+func (c *checker) fault(kind string, name directory.MailboxName, format string, args ...any) error {
+	return c.found(Finding{Kind: kind, Mailbox: name, Detail: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) advise(kind string, name directory.MailboxName, format string, args ...any) error {
+	return c.found(Finding{Kind: kind, Mailbox: name, Detail: fmt.Sprintf(format, args...), Advisory: true})
+}
+
+// mailboxes walks all rows and facts, and checks that every index has what
+// they call for.
+func (c *checker) mailboxes() error {
+	it := c.r.Iterate(bucketMailbox)
+	rows := c.r.Iterate(bucketMailbox)
+	var done uint64
+	total := uint64(max(c.kept.Mailboxes, 0))
+	for k, _ := it.Seek(nil); k != nil; {
+		key, server, ok := splitMailboxKey(k)
+		if !ok || server != 0 {
+			if err := c.fault(FindCorrupt, "", "key %q is no mailbox row's", k); err != nil {
+				return err
+			}
+			k, _ = it.Next()
+			continue
+		}
+		name, err := storedName(key)
+		if err == nil {
+			_, err = directory.ParseName(string(name))
+		}
+		var mb *directory.Mailbox
+		if err == nil {
+			mb, err = readMailbox(rows, bytes.Clone(k), name)
+		}
+		if err != nil {
+			if err := c.fault(FindCorrupt, name, "%v", err); err != nil {
+				return err
+			}
+			k, _ = it.Next()
+			continue
+		}
+		if err := c.mailbox(mb); err != nil {
+			return err
+		}
+		done++
+		if c.progress != nil && done%4096 == 0 {
+			c.progress(done, max(total, done))
+		}
+		// Past the facts of this mailbox.
+		next := append(mailboxKey(name), 0xff, 0xff, 0xff, 0xff, 0)
+		k, _ = it.Seek(next)
+	}
+	if c.progress != nil {
+		c.progress(done, done)
+	}
+	return nil
+}
+
+func (c *checker) mailbox(mb *directory.Mailbox) error {
+	if len(mb.Facts) == 0 {
+		return c.fault(FindRow, mb.Name, "a mailbox row without facts")
+	}
+	want := *mb
+	want.Facts = append([]directory.Fact(nil), mb.Facts...)
+	a := &apply{state: c.state}
+	want.Home = a.settledHome(&want)
+	for i := range want.Facts {
+		f := &want.Facts[i]
+		f.Counted = directory.InHome(&want, f, c)
+		if !c.sweeping && f.Counted != mb.Facts[i].Counted {
+			if err := c.fault(FindRow, mb.Name, "the fact of %s: counted is %v, should be %v", c.name(f.Server), mb.Facts[i].Counted, f.Counted); err != nil {
+				return err
+			}
+		}
+	}
+	route := directory.Resolve(&want, c)
+	want.Forked, want.Listed = route.Forked, route.Fact != nil
+	if !c.sweeping && (want.Home != a.settledHome(mb) || want.Forked != mb.Forked || want.Listed != mb.Listed) {
+		if err := c.fault(FindRow, mb.Name, "forked %v listed %v, should be %v %v", mb.Forked, mb.Listed, want.Forked, want.Listed); err != nil {
+			return err
+		}
+	}
+	if c.sweeping {
+		// The indexes follow the rows as they are until the sweep has been here.
+		want = *mb
+	}
+	for i := range want.Facts {
+		if err := c.fact(&want, &want.Facts[i]); err != nil {
+			return err
+		}
+	}
+	w := facets(&want)
+	key := mb.Name.AppendKey(nil)
+	if err := c.marked(bucketFork, key, mb.Name, w.forked, &c.forks); err != nil {
+		return err
+	}
+	if err := c.marked(bucketMove, key, mb.Name, w.moving, &c.moves); err != nil {
+		return err
+	}
+	c.counted.Mailboxes++
+	c.counted.Listed += count(w.listed)
+	c.counted.Forked += count(w.forked)
+	c.counted.Deactivated += count(w.moving)
+	if mb.Name.IsInbox() {
+		c.counted.Inboxes += count(w.listed)
+	}
+	if err := c.posted(&want); err != nil {
+		return err
+	}
+	switch route.Outcome {
+	case directory.NotAtPrimary:
+		return c.advise(FindAbsent, mb.Name, "held by %s, not by %s, the primary of %s", c.name(route.Server), c.name(route.Home.Primary), route.Home.Name)
+	case directory.OrphanedFork:
+		return c.advise(FindOrphan, mb.Name, "its home holds nothing while others do; `rookeryctl fork settle` decides")
+	}
+	return nil
+}
+
+func (c *checker) fact(mb *directory.Mailbox, f *directory.Fact) error {
+	if c.Backend(f.Server) == nil {
+		if err := c.fault(FindRow, mb.Name, "a fact of server #%d, which has no row", f.Server); err != nil {
+			return err
+		}
+	}
+	if err := c.marked(bucketByServer, serverNameKey(f.Server, mb.Name), mb.Name, true, &c.byServer); err != nil {
+		return err
+	}
+	if err := c.marked(bucketHeldFact, serverNameKey(f.Server, mb.Name), mb.Name, f.State.IsHeld(), &c.heldFacts); err != nil {
+		return err
+	}
+	c.counted.Held += count(f.State.IsHeld())
+	nameSum := c.hash.name(mb.Name)
+	total := c.digests[string(serverKey(f.Server))]
+	if stated(f) {
+		factSum := c.hash.fact(mb.Name, f)
+		key := string(digestKey(f.Server, c.hash.bucket(mb.Name)))
+		d := c.digests[key]
+		d.Count++
+		d.Names, d.Facts = d.Names.Add(nameSum), d.Facts.Add(factSum)
+		c.digests[key] = d
+		total.Count++
+		total.Names, total.Facts = total.Names.Add(nameSum), total.Facts.Add(factSum)
+	}
+	if f.Counted {
+		total.Counted++
+		total.CountedNames = total.CountedNames.Add(nameSum)
+	}
+	c.digests[string(serverKey(f.Server))] = total
+	switch f.Standing {
+	case directory.StaleCopy:
+		return c.advise(FindStale, mb.Name, "%s still has a copy of what its group's primary retracted", c.name(f.Server))
+	case directory.LeftBehind:
+		return c.advise(FindLeft, mb.Name, "%s still has a copy of what was moved", c.name(f.Server))
+	case directory.Stray:
+		return c.advise(FindStray, mb.Name, "%s still has the copy that a fork was settled against", c.name(f.Server))
+	}
+	return nil
+}
+
+// marked checks that an index has key, or has not.
+func (c *checker) marked(b kv.Bucket, key []byte, name directory.MailboxName, want bool, n *uint64) error {
+	if want {
+		*n++
+	}
+	if has := c.r.Get(b, key) != nil; has != want {
+		return c.fault(FindIndex, name, "%s index: has it %v, should %v", b, has, want)
+	}
+	return nil
+}
+
+// posted checks that mb's postings are there and right.
+func (c *checker) posted(mb *directory.Mailbox) error {
+	want, err := postingsOf(mb)
+	if err != nil {
+		return c.fault(FindCorrupt, mb.Name, "%v", err)
+	}
+	for id, p := range want {
+		c.postingRows++
+		key := postingKey(id, mb.Name)
+		if got := c.r.Get(bucketPosting, key); !bytes.Equal(got, seal(bucketPosting, key, encodePosting(p))) {
+			if err := c.fault(FindPosting, mb.Name, "posting of %q: missing or wrong", id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// postings counts what is posted: as every wanted row was found, one more is
+// one too many.
+func (c *checker) postings() error {
+	n, err := c.rows(bucketPosting)
+	c.counted.Postings = int64(c.postingRows)
+	if err != nil || n == c.postingRows {
+		return err
+	}
+	it := c.r.Iterate(bucketPosting)
+	for k, _ := it.Seek(nil); k != nil; k, _ = it.Next() {
+		i := bytes.IndexByte(k, 0)
+		if i < 0 || i+2 > len(k) {
+			if err := c.fault(FindCorrupt, "", "posting key %q", k); err != nil {
+				return err
+			}
+			continue
+		}
+		name, err := storedName(k[i+2:])
+		if err != nil {
+			if err := c.fault(FindCorrupt, "", "posting key %q", k); err != nil {
+				return err
+			}
+			continue
+		}
+		mb, err := c.state.mailbox(name)
+		if err != nil {
+			continue // told already
+		}
+		if mb != nil {
+			if want, err := postingsOf(mb); err == nil {
+				if _, ok := want[string(k[:i])]; ok {
+					continue
+				}
+			}
+		}
+		if err := c.fault(FindPosting, name, "posting of %q, which no counted ACL grants", k[:i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) rows(b kv.Bucket) (n uint64, err error) {
+	it := c.r.Iterate(b)
+	for k, _ := it.Seek(nil); k != nil; k, _ = it.Next() {
+		n++
+	}
+	return n, nil
+}
+
+// indexes counts the index rows: as every wanted one was found, one more is one
+// too many.
+func (c *checker) indexes() error {
+	for _, x := range []struct {
+		b    kv.Bucket
+		want uint64
+	}{{bucketByServer, c.byServer}, {bucketFork, c.forks}, {bucketMove, c.moves}, {bucketHeldFact, c.heldFacts}} {
+		n, err := c.rows(x.b)
+		if err != nil {
+			return err
+		}
+		if n > x.want {
+			if err := c.fault(FindIndex, "", "%s index: %d rows, %d follow from the facts", x.b, n, x.want); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sums compares the digests.
+func (c *checker) sums() error {
+	it := c.r.Iterate(bucketDigest)
+	for k, v := it.Seek(nil); k != nil; k, v = it.Next() {
+		var got digest
+		b, err := unseal(bucketDigest, k, v)
+		if err == nil {
+			got, err = decodeDigest(b)
+		}
+		if err != nil {
+			if err := c.fault(FindCorrupt, "", "%v", err); err != nil {
+				return err
+			}
+			continue
+		}
+		if want := c.digests[string(k)]; got != want {
+			if err := c.fault(FindDigest, "", "%s: %d facts summed, %d follow from the facts, or the sums differ", c.digestName(k), got.Count, want.Count); err != nil {
+				return err
+			}
+		}
+		delete(c.digests, string(k))
+	}
+	for k, want := range c.digests {
+		if want != (digest{}) {
+			if err := c.fault(FindDigest, "", "%s: no sum, %d facts", c.digestName([]byte(k)), want.Count); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *checker) digestName(k []byte) string {
+	if len(k) < 4 {
+		return fmt.Sprintf("%q", k)
+	}
+	server := c.name(directory.ServerID(binary.BigEndian.Uint32(k)))
+	if len(k) < 6 {
+		return fmt.Sprintf("total of %s", server)
+	}
+	return fmt.Sprintf("bucket %d of %s", binary.BigEndian.Uint16(k[4:]), server)
+}
+
+// reservations checks I4: no reservation beside another group's home fact.
+func (c *checker) reservations() error {
+	return eachRow(c.r, bucketReservation, nil, func(k, b []byte) error {
+		c.counted.Reservations++
+		name, err := storedName(k)
+		if err != nil {
+			return c.fault(FindCorrupt, "", "reservation key %q", k)
+		}
+		res, err := decodeReservation(b, name)
+		if err != nil {
+			return c.fault(FindCorrupt, name, "%v", err)
+		}
+		if c.r.Get(bucketDeadline, deadlineKey(res.Deadline, dueReservation, k)) == nil {
+			if err := c.fault(FindIndex, name, "a reservation that would never lapse"); err != nil {
+				return err
+			}
+		}
+		mb, err := c.state.mailbox(name)
+		if mb == nil || err != nil {
+			return err
+		}
+		holder := c.Backend(res.Server)
+		if home := c.Group(directory.HomeOf(mb, c)); directory.HasLive(mb, c) && (holder == nil || c.Group(holder.Group) != home) {
+			return c.fault(FindIndex, name, "reserved by %s beside a live fact of group %s", c.name(res.Server), home.Name)
+		}
+		return nil
+	})
+}
+
+func (c *checker) subscriptions() error {
+	n, err := c.rows(bucketSubscription)
+	c.counted.Subscriptions = int64(n)
+	return err
+}
+
+func (c *checker) countsRow() error {
+	if c.counted != c.kept {
+		return c.fault(FindCounts, "", "kept %+v, counted %+v", c.kept, c.counted)
+	}
+	return nil
+}
+
+// Verify reads every record of the state once and returns the first that is
+// broken, as an error wrapping ErrCorrupt or ErrFormat: what a bit that flipped
+// on disk looks like. It is cheaper than Check and says nothing of indexes.
+func (m *Machine) Verify(r kv.Reader) error {
+	clk, err := readClock(r)
+	if err != nil || clk.Revision == 0 {
+		return err
+	}
+	v := r.Get(bucketMeta, keyFormat)
+	if v == nil {
+		return fmt.Errorf("%w: no format name", ErrCorrupt)
+	}
+	b, err := unseal(bucketMeta, keyFormat, v)
+	if err != nil {
+		return err
+	}
+	if string(b) != formatName {
+		return fmt.Errorf("%w: state format %q, this release knows %q", ErrFormat, b, formatName)
+	}
+	for _, bucket := range allBuckets {
+		bare := isBare(bucket)
+		var last []byte
+		it := r.Iterate(bucket)
+		for k, v := it.Seek(nil); k != nil; k, v = it.Next() {
+			if last != nil && bytes.Compare(last, k) >= 0 {
+				return fmt.Errorf("%w: bucket %s: keys out of order at %q", ErrCorrupt, bucket, k)
+			}
+			last = append(last[:0], k...)
+			if bare || (bucket == bucketBackend || bucket == bucketGroup) && k[0] == 'n' {
+				continue
+			}
+			if _, err := unseal(bucket, k, v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isBare reports whether a bucket's rows are keys alone.
+func isBare(b kv.Bucket) bool {
+	switch b {
+	case bucketByServer, bucketUnheard, bucketFork, bucketHeldFact, bucketMove, bucketDeadline:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,103 @@
+// Package machine is the deterministic state machine: commands in, results and
+// changes out, over the ordered key-value transaction of internal/kv. Every
+// node applies the same commands in the same order and ends up with the same
+// octets, so there is no clock here, no chance, no goroutine, no map order.
+//
+// keys.go is the layout, command.go the closed set of commands, machine.go how
+// one is applied; route.go, list.go, find.go and status.go answer questions;
+// check.go recomputes everything that is derived.
+//
+// # How a fact counts
+//
+// A fact counts if its backend is admitted and neither lost nor retired, its
+// Standing is InForce and its State is not HeldReturn. Seen from the mailbox's
+// home group, a fact that counts is live if its server is a member, and a
+// stranger if it is not and was asserted in this incarnation; a mailbox with a
+// stranger is forked. The home has given the mailbox up if its primary's live
+// fact is deactivated, or all live facts are. The home is vacant if nothing is
+// live.
+//
+// # Assert
+//
+// Accepted, unless the name or the statement is malformed, the backend was
+// retired, or the cluster is read-only and something would change. Fields that
+// are not stated keep their values. An unknown server gets a backend row and a
+// group of one; it is admitted at once while admission is open, or if the
+// assertion is an import's.
+//
+// A new fact of a name that has a tombstone younger than the server's last
+// resync counts towards the guard (not with Imported, not if it completes a
+// move, not below DELETED); one too many is stored as HeldReturn, and nothing
+// else happens. A HeldReturn fact that is asserted again stays held.
+//
+// Otherwise the fact is Active (or Deactivated, if the import says so: what
+// was withdrawing, deactivated or held is active again). If it was not in
+// force and its mailbox id changed, it is in force again. Then the first of
+// these that applies:
+//
+//  1. The backend does not count: the fact is stored, nothing else happens.
+//  2. The mailbox has no home: the server's group becomes it.
+//  3. The server is a member of the home: in force. But a stale copy of a
+//     member that is not the primary stays stale unless the primary has an
+//     active fact in force of the same mailbox id (an unknown id is any). If
+//     the fact was deactivated, the move is aborted: facts in force outside the
+//     home are left behind.
+//  4. The home is not vacant and gave the mailbox up, and this fact is Active:
+//     the move is complete. The server's group becomes home, the old home's
+//     deactivated facts go, its other facts in force are left behind, and a
+//     tombstone remembers the move.
+//  5. The home is not vacant and no live fact was asserted in this incarnation:
+//     the server's group takes the mailbox; the old facts stay, unconfirmed.
+//  6. A verdict names this server with this mailbox id: stray, no alarm.
+//  7. The fact is not in force: it stays so (left behind, stale, stray).
+//  8. It is a new, Deactivated fact and the home is not vacant: left behind.
+//  9. The home is vacant and there is no stranger, this server included: the
+//     server's group becomes home.
+//  10. A fork. Route, rights and listing are as before; a verdict about this
+//     server is void.
+//
+// An assertion ends the server's own reservation of the name, and anybody
+// else's outside the group if the fact is live afterwards (2, 3, 4, 5, 9). A
+// name that is alive again has no tombstone, unless of a move (2, 3, 5, 9).
+//
+// # Retract
+//
+// Unknown backend or no fact: NotHeld. Tentative makes an active fact
+// withdrawing. Otherwise the withdrawal guard counts it (not below DELETED, not
+// a HeldReturn, not while the backend is draining with approval): one too many
+// is kept as HeldWithdrawal. A fact that is held so already stays so. Otherwise
+// the fact goes, with a verdict about that server. If the server was the home's
+// primary, its fact in force, and the epoch stated none or the group's, it
+// decides for the group: members' facts in force become stale copies. If the
+// home was not vacant and now is, a tombstone remembers it. A mailbox without
+// facts is no more.
+//
+// The guard's limit is max(GuardCount, GuardPercent of what the server stated
+// plus what it withdrew in the window), over GuardWindow in whole minutes; what
+// is held back is not counted.
+//
+// # Reserve
+//
+// In this order. Own active fact in force: AlreadyYours. A live fact of the
+// own group: CopyAllowed. Any other fact that counts: refused ErrExists. A live
+// reservation: own, it is renewed; the own group's, CopyAllowed; else refused
+// ErrReserved. Then, for a free name: not admitted (ErrNotAdmitted), down or
+// lost (ErrNotPlaceable), no primary (ErrNotPrimary). Below the nearest live
+// ancestor, if that is homed in the own group, it passes here. An inbox, and
+// the backend drains or has weight 0: ErrNotPlaceable. The state is incomplete:
+// ErrIncomplete. The claim lapses after ReserveMax, or Grace after the server
+// is next heard (any command about it but an import), whichever is first.
+//
+// # Complete
+//
+// Every admitted backend that is not gone was confirmed in this incarnation,
+// and there is at least one.
+//
+// # Directory time and Tick
+//
+// Directory time moves by what each entry carries. A leader proposes a Tick
+// when the nearest deadline is due, or while a sweep is open: small commands
+// with large consequences (admission, membership, decisions about what is
+// held) leave the going-over of mailboxes to bounded steps. Routes do not wait
+// for them: Resolve looks at groups and backends as they are now.
+package machine

@@ -1,0 +1,316 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/kv"
+)
+
+// Machine applies commands and answers questions. It keeps nothing of its own
+// but the last decoded topology, which any reader could decode again; all state
+// is in the transaction it is given. Its reading methods may be used by many
+// goroutines at once, beside one that applies.
+type Machine struct {
+	top atomic.Pointer[topology]
+}
+
+// New returns a machine for a state that may be empty.
+func New() *Machine { return &Machine{} }
+
+// Buckets lists every bucket the machine uses.
+func (*Machine) Buckets() []kv.Bucket { return allBuckets[:] }
+
+// Apply applies one command to tx and returns its encoded Result. elapsed is
+// added to directory time first; wall, milliseconds since 1970 UTC, is carried
+// for people. An error is a failure: tx must be thrown away and the node must
+// stop. A rejection is a Result.
+func (m *Machine) Apply(tx kv.Tx, elapsed directory.Time, wall int64, command []byte) ([]byte, error) {
+	c, err := DecodeCommand(command)
+	if err != nil {
+		return nil, err
+	}
+	r, err := m.Do(tx, elapsed, wall, c)
+	if err != nil {
+		return nil, err
+	}
+	return EncodeResult(r), nil
+}
+
+// Do is Apply for a command that is decoded already.
+func (m *Machine) Do(tx kv.Tx, elapsed directory.Time, wall int64, c Command) (Result, error) {
+	s, err := m.state(tx)
+	if err != nil {
+		return Result{}, err
+	}
+	a := &apply{state: s, m: m, tx: tx, by: c.By}
+	a.clk.Revision++
+	a.clk.Time += elapsed
+	a.clk.Wall = wall
+	if a.counts, err = a.readCounts(); err != nil {
+		return Result{}, err
+	}
+	a.countsWere = a.counts
+	r, err := a.command(c)
+	if err != nil {
+		return Result{}, err
+	}
+	return r, a.finish()
+}
+
+// apply is one command being applied.
+type apply struct {
+	*state
+	m          *Machine
+	tx         kv.Tx
+	by         string
+	ordinal    uint32 // of the next change
+	counts     counts
+	countsWere counts
+	topChanged bool
+	hash       *hasher // made when first needed
+	sweeping   bool    // derived rows may be wrong: look at each
+}
+
+// command answers a repeated request from memory and does any other.
+func (a *apply) command(c Command) (Result, error) {
+	if c.Client == "" {
+		return a.do(c.Op)
+	}
+	key := []byte(c.Client)
+	if v := a.tx.Get(bucketRequest, key); v != nil {
+		b, err := unseal(bucketRequest, key, v)
+		if err != nil {
+			return Result{}, err
+		}
+		last, err := decodeRequest(b)
+		if err != nil {
+			return Result{}, err
+		}
+		switch {
+		case c.Sequence == last.Sequence:
+			return last.Result, nil
+		case c.Sequence < last.Sequence:
+			return Result{
+				Revision: a.clk.Revision,
+				Refused:  fmt.Errorf("%w: request %d of %q came after %d; it was answered before", directory.ErrStaleRequest, c.Sequence, c.Client, last.Sequence),
+			}, nil
+		}
+	}
+	r, err := a.do(c.Op)
+	if err != nil {
+		return Result{}, err
+	}
+	a.put1(bucketRequest, key, encodeRequest(request{Sequence: c.Sequence, Time: a.clk.Time, Result: r}))
+	return r, nil
+}
+
+// do applies one operation and turns a rejection into a result.
+func (a *apply) do(op Op) (Result, error) {
+	r, err := a.op(op)
+	if err != nil {
+		if sentinelNumber(err) == 0 {
+			return Result{}, err
+		}
+		r.Refused = err
+	}
+	r.Revision = a.clk.Revision
+	return r, nil
+}
+
+// op is the closed set of operations.
+func (a *apply) op(op Op) (Result, error) {
+	if _, ok := op.(Init); !ok && a.cluster.ID == "" {
+		return Result{}, errors.New("machine: the first command is not Init: this log does not begin a cluster")
+	}
+	switch op := op.(type) {
+	case Init:
+		return a.init(op)
+	case Assert:
+		return a.assert(op)
+	case Retract:
+		return a.retract(op)
+	case Reserve:
+		return a.reserve(op)
+	case Release:
+		return a.release(op)
+	case Deactivate:
+		return a.deactivate(op)
+	case Rename:
+		return a.rename(op)
+	case SetPrimary:
+		return a.setPrimary(op)
+	case SetGroup:
+		return a.setGroup(op)
+	case SetBackend:
+		return a.setBackend(op)
+	case Admit:
+		return a.admit(op)
+	case Confirm:
+		return a.confirm(op)
+	case RenameBackend:
+		return a.renameBackend(op)
+	case Subscribe:
+		return a.subscribe(op)
+	case Unsubscribe:
+		return a.unsubscribe(op)
+	case Settle:
+		return a.settle(op)
+	case Hold:
+		return a.placeHold(op)
+	case ReleaseHold:
+		return a.releaseHold(op)
+	case DecideHeld:
+		return a.decideHeld(op)
+	case SetSettings:
+		return a.setSettings(op)
+	case Tick:
+		return a.tick()
+	case Batch:
+		return a.batch(op)
+	}
+	return Result{}, fmt.Errorf("%w: %T", ErrUnknownCommand, op)
+}
+
+func (a *apply) init(op Init) (Result, error) {
+	if a.cluster.ID != "" {
+		return Result{Effect: Unchanged}, nil
+	}
+	if op.ClusterID == "" || op.Incarnation == 0 || len(op.DigestKey) != 16 {
+		return Result{}, errors.New("machine: Init without cluster id, incarnation or digest key")
+	}
+	c := cluster{ID: op.ClusterID, Incarnation: op.Incarnation, DigestKey: op.DigestKey, NextServer: 1, NextGroup: 1, Version: 1}
+	a.put1(bucketMeta, keyFormat, []byte(formatName))
+	a.changeTopology()
+	a.topology.cluster = c
+	a.topology.settings = directory.DefaultSettings()
+	a.put1(bucketMeta, keyCluster, encodeCluster(c))
+	a.put1(bucketMeta, keySettings, encodeSettings(a.settings))
+	a.schedule(a.clk.Time+a.settings.RequestKeep/2, dueRequests, nil)
+	a.log(directory.Change{Kind: directory.ChangeSettings})
+	return Result{Effect: Added}, nil
+}
+
+func (a *apply) batch(op Batch) (Result, error) {
+	r := Result{Effect: Unchanged, Items: make([]Result, 0, len(op.Ops))}
+	if len(op.Ops) > directory.MaxBatch {
+		return Result{}, fmt.Errorf("%w: %d items in a batch, at most %d; split it", directory.ErrTooLarge, len(op.Ops), directory.MaxBatch)
+	}
+	for _, item := range op.Ops {
+		one, err := a.do(item)
+		if err != nil {
+			return Result{}, err
+		}
+		if one.Refused == nil && one.Effect != Unchanged {
+			r.Effect = Changed
+		}
+		r.Items = append(r.Items, one)
+	}
+	return r, nil
+}
+
+// finish writes what every command changes: clock and counts, and cuts the
+// change log's tail.
+func (a *apply) finish() error {
+	if a.counts != a.countsWere {
+		a.put1(bucketMeta, keyCounts, encodeCounts(a.counts))
+	}
+	if a.clk.LogFrom == 0 {
+		a.clk.LogFrom = 1
+	}
+	const trimEvery = 64
+	if keep := directory.Revision(a.settings.LogKeep); a.clk.Revision > keep && a.clk.Revision%trimEvery == 0 {
+		if err := a.trimLog(a.clk.Revision - keep); err != nil {
+			return err
+		}
+	}
+	if a.topChanged {
+		a.clk.Topology = a.clk.Revision
+		a.topology.revision = a.clk.Revision
+		a.m.top.Store(a.topology)
+	}
+	a.put1(bucketMeta, keyClock, encodeClock(a.clk))
+	return nil
+}
+
+// trimLog deletes the change log's rows before until, some thousands at most.
+func (a *apply) trimLog(until directory.Revision) error {
+	const most = 4096
+	var keys [][]byte
+	end := logKey(until, 0)
+	it := a.tx.Iterate(bucketLog)
+	k, _ := it.Seek(nil)
+	for ; k != nil && string(k) < string(end) && len(keys) < most; k, _ = it.Next() {
+		keys = append(keys, append([]byte(nil), k...))
+	}
+	if k != nil && len(keys) == most {
+		until = revisionOf(k)
+	}
+	for _, k := range keys {
+		a.tx.Delete(bucketLog, k)
+	}
+	a.clk.LogFrom = max(a.clk.LogFrom, until)
+	return nil
+}
+
+// log adds a row to the change log.
+func (a *apply) log(c directory.Change) {
+	if a.ordinal == math.MaxUint32 {
+		return
+	}
+	a.put1(bucketLog, logKey(a.clk.Revision, a.ordinal), encodeChange(&c))
+	a.ordinal++
+}
+
+// put1 seals message under key.
+func (a *apply) put1(b kv.Bucket, key, message []byte) {
+	a.tx.Put(b, key, seal(b, key, message))
+}
+
+// mark writes a row of an index that holds no value.
+func (a *apply) mark(b kv.Bucket, key []byte) { a.tx.Put(b, key, nil) }
+
+// changeTopology makes the topology this command's own, to be changed and
+// shared when the command is done.
+func (a *apply) changeTopology() {
+	if a.topChanged {
+		return
+	}
+	a.topChanged = true
+	a.state.topology = a.topology.clone()
+}
+
+// refuse words a rejection.
+func refuse(sentinel error, format string, args ...any) error {
+	return fmt.Errorf("%w: %s", sentinel, fmt.Sprintf(format, args...))
+}
+
+// Due says what a leader has to propose by itself: in how many milliseconds of
+// directory time, if elapsed of them have passed since the last command, and
+// the encoded command. Nothing due: a negative wait.
+func (m *Machine) Due(r kv.Reader, elapsed directory.Time) (wait int64, command []byte, err error) {
+	clk, err := readClock(r)
+	if err != nil || clk.Revision == 0 {
+		return -1, nil, err
+	}
+	if k, _ := r.Iterate(bucketSweep).Seek(nil); k != nil {
+		return 0, tickCommand, nil
+	}
+	k, _ := r.Iterate(bucketDeadline).Seek(nil)
+	if k == nil {
+		return -1, nil, nil
+	}
+	at, _, _, err := splitDeadline(k)
+	if err != nil {
+		return -1, nil, err
+	}
+	if now := clk.Time + elapsed; at > now {
+		return int64(at - now), tickCommand, nil
+	}
+	return 0, tickCommand, nil
+}
+
+var tickCommand = EncodeCommand(Command{By: "directory", Op: Tick{}})

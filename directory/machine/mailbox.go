@@ -1,0 +1,325 @@
+package machine
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/rookery-mail/rookery/directory"
+)
+
+// edit is a mailbox being changed by a command: what it was, what it is to be.
+type edit struct {
+	was *directory.Mailbox // nil if there was none
+	mb  *directory.Mailbox
+}
+
+// edit reads name for changing; a mailbox that is not there yet has no facts.
+func (a *apply) edit(name directory.MailboxName) (*edit, error) {
+	was, err := a.mailbox(name)
+	if err != nil {
+		return nil, err
+	}
+	e := &edit{was: was, mb: &directory.Mailbox{Name: name}}
+	if was != nil {
+		c := *was
+		c.Facts, c.Stray = slices.Clone(was.Facts), slices.Clone(was.Stray)
+		e.mb = &c
+	}
+	return e, nil
+}
+
+// add puts a fact in its place in server order and returns it.
+func (e *edit) add(f directory.Fact) *directory.Fact {
+	i, _ := slices.BinarySearchFunc(e.mb.Facts, f.Server, func(g directory.Fact, s directory.ServerID) int { return int(int64(g.Server) - int64(s)) })
+	e.mb.Facts = slices.Insert(e.mb.Facts, i, f)
+	return &e.mb.Facts[i]
+}
+
+// remove drops server's fact.
+func (e *edit) remove(server directory.ServerID) {
+	e.mb.Facts = slices.DeleteFunc(e.mb.Facts, func(f directory.Fact) bool { return f.Server == server })
+}
+
+// save writes e.mb and all that is derived from it: rows, indexes, postings,
+// digests, counts, and a row in the change log if anything a reader sees
+// changed. server is whose fact it was about, kind how to log it. Saving what
+// did not change mends the derived rows after groups changed.
+func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.ServerID) error {
+	mb := e.mb
+	changed := false
+	if len(mb.Facts) == 0 {
+		mb.Home, mb.Stray, mb.Forked, mb.Listed = 0, nil, false, false
+	} else {
+		mb.Home = a.settledHome(mb)
+		for i := range mb.Facts {
+			mb.Facts[i].Counted = directory.InHome(mb, &mb.Facts[i], a)
+		}
+		route := directory.Resolve(mb, a)
+		mb.Forked, mb.Listed = route.Forked, route.Fact != nil
+	}
+	rowKey := mailboxKey(mb.Name)
+	switch {
+	case len(mb.Facts) == 0 && e.was != nil:
+		a.tx.Delete(bucketMailbox, rowKey)
+		changed = true
+	case len(mb.Facts) > 0:
+		row := encodeMailboxRow(mb)
+		if e.was == nil || !bytes.Equal(row, encodeMailboxRow(e.was)) {
+			a.put1(bucketMailbox, rowKey, row)
+			changed = true
+		}
+	}
+	err := eachServer(e.was, mb, func(was, is *directory.Fact) error {
+		touched, err := a.saveFact(mb.Name, was, is)
+		changed = changed || touched
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.mendPostings(e.was, mb); err != nil {
+		return err
+	}
+	a.mendMarks(e.was, mb)
+	if !changed {
+		return nil
+	}
+	c := directory.Change{Kind: kind, Name: mb.Name, Server: server}
+	if kind == directory.ChangeMoved && e.was != nil {
+		c.From, c.To = e.was.Home, mb.Home
+	}
+	a.log(c)
+	return nil
+}
+
+// settledHome is the home to store: mergers followed, and found from the facts
+// while none is stored.
+func (a *apply) settledHome(mb *directory.Mailbox) directory.GroupID {
+	if g := a.Group(directory.HomeOf(mb, a)); g != nil {
+		return g.ID
+	}
+	return 0
+}
+
+// eachServer calls f with each server's fact in was and in is, nil where there
+// is none, in server order.
+func eachServer(was, is *directory.Mailbox, f func(was, is *directory.Fact) error) error {
+	var w, n []directory.Fact
+	if was != nil {
+		w = was.Facts
+	}
+	n = is.Facts
+	for len(w) > 0 || len(n) > 0 {
+		var a, b *directory.Fact
+		switch {
+		case len(n) == 0 || len(w) > 0 && w[0].Server < n[0].Server:
+			a, w = &w[0], w[1:]
+		case len(w) == 0 || n[0].Server < w[0].Server:
+			b, n = &n[0], n[1:]
+		default:
+			a, b, w, n = &w[0], &n[0], w[1:], n[1:]
+		}
+		if err := f(a, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveFact writes one fact's row, its by-server row, its server's sums, and
+// its place among the facts the guard holds.
+func (a *apply) saveFact(name directory.MailboxName, was, is *directory.Fact) (touched bool, err error) {
+	switch {
+	case is == nil:
+		a.tx.Delete(bucketMailbox, factKey(name, was.Server))
+		a.tx.Delete(bucketByServer, serverNameKey(was.Server, name))
+		touched = true
+	case was == nil:
+		a.put1(bucketMailbox, factKey(name, is.Server), encodeFact(is))
+		a.mark(bucketByServer, serverNameKey(is.Server, name))
+		touched = true
+	case *was != *is:
+		a.put1(bucketMailbox, factKey(name, is.Server), encodeFact(is))
+		touched = true
+	}
+	if !touched {
+		return false, nil
+	}
+	server := directory.ServerID(0)
+	if is != nil {
+		server = is.Server
+	} else {
+		server = was.Server
+	}
+	wasHeld, isHeld := was != nil && was.State.IsHeld(), is != nil && is.State.IsHeld()
+	switch {
+	case isHeld && !wasHeld:
+		a.mark(bucketHeldFact, serverNameKey(server, name))
+		a.counts.Held++
+	case wasHeld && !isHeld:
+		a.tx.Delete(bucketHeldFact, serverNameKey(server, name))
+		a.counts.Held--
+	}
+	return true, a.mendDigest(server, name, was, is)
+}
+
+// mendMarks keeps the indexes of forks and moves and the counts.
+func (a *apply) mendMarks(was, mb *directory.Mailbox) {
+	key := mb.Name.AppendKey(nil)
+	w := facets(was)
+	n := facets(mb)
+	if n.forked && !w.forked {
+		a.mark(bucketFork, key)
+	}
+	if w.forked && !n.forked {
+		a.tx.Delete(bucketFork, key)
+	}
+	if n.moving && !w.moving {
+		a.mark(bucketMove, key)
+	}
+	if w.moving && !n.moving {
+		a.tx.Delete(bucketMove, key)
+	}
+	a.counts.Mailboxes += count(n.there) - count(w.there)
+	a.counts.Listed += count(n.listed) - count(w.listed)
+	a.counts.Forked += count(n.forked) - count(w.forked)
+	a.counts.Deactivated += count(n.moving) - count(w.moving)
+	if mb.Name.IsInbox() {
+		a.counts.Inboxes += count(n.listed) - count(w.listed)
+	}
+}
+
+type mailboxFacets struct{ there, listed, forked, moving bool }
+
+func facets(m *directory.Mailbox) mailboxFacets {
+	if m == nil || len(m.Facts) == 0 {
+		return mailboxFacets{}
+	}
+	f := mailboxFacets{there: true, listed: m.Listed, forked: m.Forked}
+	for i := range m.Facts {
+		if m.Facts[i].State == directory.Deactivated && m.Facts[i].Standing == directory.InForce {
+			f.moving = true
+		}
+	}
+	return f
+}
+
+func count(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// mendPostings makes the postings of mb what its counted facts grant. Only the
+// identifiers that an ACL names before or after are looked at, and none if no
+// counted ACL changed.
+func (a *apply) mendPostings(was, mb *directory.Mailbox) error {
+	if was != nil && slices.Equal(postingACLs(was), postingACLs(mb)) && !a.sweeping {
+		return nil
+	}
+	want, err := postingsOf(mb)
+	if err != nil {
+		return err
+	}
+	ids := map[string]bool{}
+	var order []string
+	note := func(id string) {
+		if !ids[id] {
+			ids[id] = true
+			order = append(order, id)
+		}
+	}
+	for _, m := range []*directory.Mailbox{was, mb} {
+		if m == nil {
+			continue
+		}
+		for i := range m.Facts {
+			acl, err := storedACL(m.Facts[i].ACL)
+			if err != nil {
+				return err
+			}
+			for _, entry := range acl {
+				if !entry.Negative {
+					note(entry.Identifier)
+				}
+			}
+		}
+	}
+	for _, id := range order {
+		p, posted := want[id]
+		key := postingKey(id, mb.Name)
+		old := a.tx.Get(bucketPosting, key)
+		switch {
+		case !posted && old != nil:
+			a.tx.Delete(bucketPosting, key)
+			a.counts.Postings--
+		case posted:
+			row := seal(bucketPosting, key, encodePosting(p))
+			if bytes.Equal(row, old) {
+				continue
+			}
+			if old == nil {
+				a.counts.Postings++
+			}
+			a.tx.Put(bucketPosting, key, row)
+		}
+	}
+	return nil
+}
+
+// postingACLs lists the ACLs that post, in server order.
+func postingACLs(m *directory.Mailbox) []string {
+	var acls []string
+	for i := range m.Facts {
+		if m.Facts[i].Counted {
+			acls = append(acls, m.Facts[i].ACL)
+		}
+	}
+	return acls
+}
+
+// postingsOf derives what mb posts: every identifier, as written, to which some
+// counted ACL grants l or r, but for the owner, whose mailboxes are a range,
+// and for deleted mailboxes, which no user is shown. Where the ACLs differ, or
+// take rights away, the reader has to weigh them.
+func postingsOf(mb *directory.Mailbox) (map[string]posting, error) {
+	owner, _ := mb.Name.Owner()
+	out := map[string]posting{}
+	if mb.Name.IsDeleted() {
+		return out, nil
+	}
+	acls := postingACLs(mb)
+	weigh := false
+	for _, acl := range acls {
+		weigh = weigh || acl != acls[0]
+	}
+	for i, text := range acls {
+		if i > 0 && text == acls[0] {
+			continue
+		}
+		acl, err := storedACL(text)
+		if err != nil {
+			return nil, err
+		}
+		weigh = weigh || acl.HasNegative()
+		for _, entry := range acl {
+			if entry.Negative || entry.Identifier == string(owner) {
+				continue
+			}
+			p := out[entry.Identifier]
+			p.Rights |= entry.Rights
+			out[entry.Identifier] = p
+		}
+	}
+	for id, p := range out {
+		if !p.Rights.HasAny(directory.RightsPosted) {
+			delete(out, id)
+			continue
+		}
+		if weigh {
+			out[id] = posting{Weigh: true}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,104 @@
+package machine
+
+import "github.com/rookery-mail/rookery/directory"
+
+// retract: facts out. The rule is this package's doc.go, "Retract".
+func (a *apply) retract(op Retract) (Result, error) {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return Result{}, err
+	}
+	b := a.backendBy[op.Server]
+	if b == nil {
+		return Result{Effect: NotHeld}, nil
+	}
+	if err := a.heard(b.ID); err != nil {
+		return Result{}, err
+	}
+	e, err := a.edit(op.Mailbox)
+	if err != nil {
+		return Result{}, err
+	}
+	f := e.mb.Fact(b.ID)
+	switch {
+	case f == nil:
+		return Result{Effect: NotHeld}, nil
+	case f.State == directory.HeldWithdrawal:
+		return Result{Effect: GuardHeld}, nil
+	case op.Tentative && f.State == directory.Active:
+		f.State = directory.Withdrawing
+		a.touch(f)
+		return Result{Effect: Changed}, a.save(e, directory.ChangeMailbox, b.ID)
+	case op.Tentative:
+		return Result{Effect: Unchanged}, nil
+	}
+	held, err := a.guardWithdrawal(b, op.Mailbox, f)
+	if err != nil {
+		return Result{}, err
+	}
+	if held {
+		f.Was, f.State = f.State, directory.HeldWithdrawal
+		a.touch(f)
+		return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
+	}
+	return Result{Effect: Removed}, a.takeBack(e, b, op.Epoch, directory.GoneRetracted, "")
+}
+
+// takeBack removes b's fact from e and saves. If b is the primary of the home,
+// and epoch is zero or the group's, it decides for the group: the members'
+// copies are stale.
+func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how directory.Gone, newName directory.MailboxName) error {
+	mb := e.mb
+	home := a.Group(directory.HomeOf(mb, a))
+	f := mb.Fact(b.ID)
+	decides := home != nil && home.Primary == b.ID && f.Standing == directory.InForce &&
+		f.State != directory.HeldReturn && (epoch == 0 || epoch == home.Epoch)
+	wasLive := directory.HasLive(mb, a)
+	e.remove(b.ID)
+	if i := strayOf(mb, b.ID); i >= 0 {
+		mb.Stray = append(mb.Stray[:i:i], mb.Stray[i+1:]...)
+	}
+	if decides {
+		for i := range mb.Facts {
+			f := &mb.Facts[i]
+			if home.Has(f.Server) && f.Standing == directory.InForce && f.State != directory.HeldReturn {
+				f.Standing = directory.StaleCopy
+				a.touch(f)
+			}
+		}
+	}
+	if wasLive && !directory.HasLive(mb, a) {
+		a.bury(directory.Tombstone{Name: mb.Name, How: how, Server: b.ID, NewName: newName})
+	}
+	return a.save(e, directory.ChangeMailbox, b.ID)
+}
+
+// deactivate gives a mailbox up in a move.
+func (a *apply) deactivate(op Deactivate) (Result, error) {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return Result{}, err
+	}
+	e, err := a.edit(op.Mailbox)
+	if err != nil {
+		return Result{}, err
+	}
+	var f *directory.Fact
+	b := a.backendBy[op.Server]
+	if b != nil {
+		f = e.mb.Fact(b.ID)
+	}
+	if f == nil {
+		return Result{}, refuse(directory.ErrNotHolder, "%s holds no copy of %s to give up", op.Server, op.Mailbox)
+	}
+	if err := a.heard(b.ID); err != nil {
+		return Result{}, err
+	}
+	switch f.State {
+	case directory.Deactivated:
+		return Result{Effect: Unchanged}, nil
+	case directory.HeldReturn, directory.HeldWithdrawal:
+		return Result{Effect: GuardHeld}, nil
+	}
+	f.State = directory.Deactivated
+	a.touch(f)
+	return Result{Effect: Changed}, a.save(e, directory.ChangeMailbox, b.ID)
+}

@@ -1,0 +1,106 @@
+package machine
+
+import (
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/kv"
+)
+
+// Answer is where a mailbox is, with what there is to say about it.
+type Answer struct {
+	Name     directory.MailboxName
+	Revision directory.Revision // of the state that was read
+	Now      directory.Time
+	// Outcome is the route's with holds and completeness weighed. NotFound is
+	// true of this state; whether this state may be trusted to say so is the
+	// caller's to confirm.
+	Outcome directory.Outcome
+	Route   directory.Route
+	Server  *directory.Backend // the one chosen, nil if none
+	Mailbox *directory.Mailbox // nil if nothing is known of the name
+	Hold    *directory.Hold    // for Held, unless the withdrawal guard holds it
+	// Read for names that nothing holds, and with details.
+	Reservation *directory.Reservation
+	Tombstone   *directory.Tombstone
+	Missing     []directory.BackendName // for Incomplete
+	// RecentlyRetracted: an inbox that went so recently that delivery should
+	// answer "later".
+	RecentlyRetracted bool
+	view              *topology
+}
+
+// BackendName names a server of the answer's facts.
+func (a *Answer) BackendName(id directory.ServerID) directory.BackendName { return a.view.name(id) }
+
+// Backend returns a backend as it was at the answer's revision, or nil.
+func (a *Answer) Backend(id directory.ServerID) *directory.Backend { return a.view.Backend(id) }
+
+// Group returns a group as it was at the answer's revision, mergers followed, or nil.
+func (a *Answer) Group(id directory.GroupID) *directory.Group { return a.view.Group(id) }
+
+// Confirmed reports whether a fact was asserted in the present incarnation.
+func (a *Answer) Confirmed(f *directory.Fact) bool { return f.Incarnation == a.view.Incarnation() }
+
+// Lookup says where name, canonical, is. details also reads reservation and
+// tombstone of a name that is held.
+func (m *Machine) Lookup(r kv.Reader, name directory.MailboxName, details bool) (Answer, error) {
+	s, err := m.state(r)
+	if err != nil {
+		return Answer{}, err
+	}
+	return s.lookup(name, details)
+}
+
+// LookupMany looks names up at one revision, in their order.
+func (m *Machine) LookupMany(r kv.Reader, names []directory.MailboxName, details bool) ([]Answer, error) {
+	s, err := m.state(r)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Answer, len(names))
+	for i, n := range names {
+		if out[i], err = s.lookup(n, details); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error) {
+	a := Answer{Name: name, Revision: s.clk.Revision, Now: s.clk.Time, view: s.topology}
+	mb, err := s.mailbox(name)
+	if err != nil {
+		return a, err
+	}
+	a.Route.Outcome = directory.NotFound
+	if mb != nil {
+		a.Mailbox = mb
+		a.Route = directory.Resolve(mb, s)
+	}
+	a.Outcome = a.Route.Outcome
+	if details || a.Outcome == directory.NotFound {
+		if a.Reservation, err = s.reservation(name); err != nil {
+			return a, err
+		}
+		if a.Tombstone, err = s.tombstone(name); err != nil {
+			return a, err
+		}
+	}
+	if h := s.hold(name, a.Route.Home); h != nil {
+		a.Outcome, a.Hold, a.Route.Server = directory.Held, h, 0
+	}
+	if a.Outcome == directory.NotFound {
+		t := a.Tombstone
+		a.RecentlyRetracted = t != nil && t.How != directory.GoneMoved && name.IsInbox() && a.Now-t.Time < s.settings.DeliveryGrace
+		if missing, complete := s.missing(); !complete {
+			a.Outcome, a.Missing = directory.Incomplete, missing
+		}
+	}
+	a.Server = s.Backend(a.Route.Server)
+	return a, nil
+}
+
+// Revision is that of the state r shows.
+func (m *Machine) Revision(r kv.Reader) (directory.Revision, error) {
+	clk, err := readClock(r)
+	return clk.Revision, err
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"unicode/utf8"
 )
 
 // Rights is a set of RFC 4314 rights, one bit for each letter.
@@ -289,6 +290,9 @@ func identifierFault(s string) string {
 		if s[i] < 0x20 || s[i] == 0x7F {
 			return "it has a control octet"
 		}
+	}
+	if !utf8.ValidString(s) {
+		return "it is not UTF-8"
 	}
 	return ""
 }

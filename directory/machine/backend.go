@@ -25,7 +25,7 @@ func (a *apply) backend(name directory.BackendName) (*directory.Backend, error) 
 func (a *apply) newBackend(name directory.BackendName, admitted bool) *directory.Backend {
 	c := a.cluster
 	b := directory.Backend{
-		ID: c.NextServer, Name: name, Group: c.NextGroup, Weight: directory.DefaultWeight,
+		ID: c.NextServer, Name: own(name), Group: c.NextGroup, Weight: directory.DefaultWeight,
 		Admitted: admitted, State: directory.BackendActive, Since: a.clk.Time,
 	}
 	c.NextServer++
@@ -99,6 +99,9 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 	is := *b
 	if op.Addresses != nil {
 		is.Addresses = slices.Clone(*op.Addresses)
+		for i := range is.Addresses {
+			is.Addresses[i].Service, is.Addresses[i].IP = own(is.Addresses[i].Service), own(is.Addresses[i].IP)
+		}
 		slices.SortStableFunc(is.Addresses, func(x, y directory.Address) int { return strings.Compare(string(x.Service), string(y.Service)) })
 	}
 	if op.Weight != nil {
@@ -237,23 +240,27 @@ func (a *apply) renameBackend(op RenameBackend) (Result, error) {
 	if a.backendBy[op.To] != nil {
 		return Result{}, refuse(directory.ErrExists, "there is a backend %s already", op.To)
 	}
-	own := a.Group(b.Group)
-	if own.Own && a.groupBy[directory.GroupName(op.To)] != nil {
+	group := a.Group(b.Group)
+	if group.Own && a.groupBy[directory.GroupName(op.To)] != nil {
 		return Result{}, refuse(directory.ErrExists, "there is a group %s already", op.To)
 	}
 	if b.State == directory.BackendRetired {
 		return Result{}, refuse(directory.ErrInvalid, "backend %s was retired", b.Name)
 	}
 	is := *b
-	is.Name = op.To
+	is.Name = own(op.To)
 	a.putBackend(is)
-	if own.Own {
-		g := *own
-		g.Name = directory.GroupName(op.To)
+	if group.Own {
+		g := *group
+		g.Name = directory.GroupName(is.Name)
 		a.putGroup(g)
 	}
 	return Result{Effect: Changed}, nil
 }
+
+// own copies a text that outlives its command: a command's texts share the
+// octets of the whole entry.
+func own[S ~string](s S) S { return S(strings.Clone(string(s))) }
 
 // listed joins names for a message, the first few of many.
 func listed(names []directory.BackendName) string {

@@ -80,7 +80,7 @@ func (a *apply) setGroup(op SetGroup) (Result, error) {
 	var is directory.Group
 	if g == nil {
 		c := a.cluster
-		is = directory.Group{ID: c.NextGroup, Name: op.Group, Primary: members[0], Epoch: 1, Mode: directory.ModeManual}
+		is = directory.Group{ID: c.NextGroup, Name: own(op.Group), Primary: members[0], Epoch: 1, Mode: directory.ModeManual}
 		c.NextGroup++
 		a.putCluster(c)
 		effect = Added
@@ -201,7 +201,7 @@ func (a *apply) setPrimary(op SetPrimary) (Result, error) {
 	is := *g
 	is.Epoch++
 	is.History = append(slices.Clone(g.History), directory.Switchover{
-		Epoch: is.Epoch, From: g.Primary, To: to.ID, By: a.by, Reason: op.Reason,
+		Epoch: is.Epoch, From: g.Primary, To: to.ID, By: own(a.by), Reason: own(op.Reason),
 		Revision: a.clk.Revision, Time: a.clk.Time, Wall: a.clk.Wall, AcceptMissing: op.AcceptMissing && !same,
 	})
 	if n := len(is.History); n > directory.MaxHistory {

@@ -47,7 +47,7 @@ func (a *apply) placeHold(op Hold) (Result, error) {
 		effect = Changed
 		a.unschedule(was.Until, dueHold, key)
 	}
-	h := directory.Hold{Kind: op.Kind, Key: op.Key, Until: a.clk.Time + op.For, Why: op.Why, By: a.by, Placed: a.clk.Time}
+	h := directory.Hold{Kind: op.Kind, Key: own(op.Key), Until: a.clk.Time + op.For, Why: own(op.Why), By: own(a.by), Placed: a.clk.Time}
 	a.setHold(key, &h)
 	a.put1(bucketHold, key, encodeHold(&h))
 	a.schedule(h.Until, dueHold, key)
@@ -95,6 +95,7 @@ func (a *apply) setHold(key []byte, h *directory.Hold) {
 // setSettings replaces the cluster's settings.
 func (a *apply) setSettings(op SetSettings) (Result, error) {
 	s := op.Settings
+	s.DefaultDomain = own(s.DefaultDomain)
 	if s.DefaultDomain != "" {
 		if _, err := directory.ParseBackend(s.DefaultDomain); err != nil {
 			return Result{}, refuse(directory.ErrInvalid, "default domain %.80q is no domain", s.DefaultDomain)

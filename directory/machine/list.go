@@ -360,14 +360,14 @@ func (l *lister) parent(class directory.Class, below []byte, client string, dept
 }
 
 // parentRow begins the row of a name that is no mailbox the user sees. key is
-// nil if it has no canonical form.
+// as parentKey returns it.
 func (l *lister) parentRow(client string, key []byte) (ListRow, error) {
 	row := ListRow{Name: client, Attributes: AttrNoselect}
 	if l.extended && !l.q.LSUB {
 		row.Attributes = AttrNonExistent // which implies the other
 	}
-	if key == nil {
-		return row, nil
+	if key == nil || string(key[bytes.IndexByte(key, directory.KeyDomainSep)+1:]) == "user" {
+		return row, nil // above all mailboxes of its kind
 	}
 	var err error
 	if row.Mailbox, err = directory.NameFromKey(key); err != nil {

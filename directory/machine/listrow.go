@@ -55,7 +55,8 @@ type ListRow struct {
 	// Name is the client form. Empty only in the answer to an empty pattern.
 	Name string
 	// Mailbox is the canonical form; empty where there is none: the answer to
-	// an empty pattern, and parents above all mailboxes ("Other Users").
+	// an empty pattern, and parents above all mailboxes of a kind ("user",
+	// "Other Users").
 	Mailbox    directory.MailboxName
 	Attributes Attributes
 	// SpecialUse is, of an own mailbox and if it was asked for, its special-use

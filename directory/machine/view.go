@@ -399,7 +399,8 @@ func (v *view) look(key []byte) (visible bool, past []byte, err error) {
 // pastClass returns the key after those around key that are not of the view's
 // class either, nil where only key itself is known not to be.
 func (v *view) pastClass(key []byte) []byte {
-	if v.l.who.Admin {
+	who, ns := v.l.who, v.l.ns
+	if who.Admin && ns.VirtDomains || who.Admin && v.name.Domain() == "" {
 		// The first level decides. Below it only: other domains' names may
 		// stand between a first level and what is below it.
 		if first := cutKey(key, 1); len(first) < len(key) {
@@ -407,7 +408,7 @@ func (v *view) pastClass(key []byte) []byte {
 		}
 		return nil
 	}
-	if !v.l.ns.CrossDomains && v.name.Domain() != v.l.who.User.Domain() {
+	if !ns.CrossDomains && (who.Admin || v.name.Domain() != who.User.Domain()) {
 		if past, ok := directory.KeyAfterDomain(key); ok {
 			return past
 		}

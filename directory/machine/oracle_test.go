@@ -1,0 +1,1618 @@
+package machine_test
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
+)
+
+// oracle is the rules written a second time, without any thought for speed:
+// plain maps, and everything that the machine keeps as an index worked out
+// anew whenever somebody asks. It was written from DESIGN and from doc.go and
+// command.go, not from the code that it is compared with.
+type oracle struct {
+	inited     bool
+	clusterID  string
+	digestKey  []byte
+	life       directory.Incarnation
+	rev        directory.Revision
+	now        directory.Time
+	set        directory.Settings
+	nextServer directory.ServerID
+	nextGroup  directory.GroupID
+	backends   map[directory.ServerID]*directory.Backend
+	groups     map[directory.GroupID]*directory.Group
+	boxes      map[directory.MailboxName]*box
+	claims     map[directory.MailboxName]*directory.Reservation
+	holds      map[holdID]*directory.Hold
+	subs       map[subID]bool
+	tombs      map[directory.MailboxName]*directory.Tombstone
+	requests   map[string]answered
+	guards     map[directory.ServerID][]guardEvent
+	// pending is what a sweep has still to do: decisions about held facts, and
+	// servers that were admitted.
+	decide map[directory.ServerID]bool // server -> approve
+	sweep  bool
+}
+
+type box struct {
+	home  directory.GroupID
+	stray map[directory.ServerID]string
+	facts map[directory.ServerID]*directory.Fact
+}
+
+type holdID struct {
+	kind directory.HoldKind
+	key  string
+}
+
+type subID struct {
+	user directory.UserID
+	name directory.MailboxName
+}
+
+type answered struct {
+	seq    uint64
+	result machine.Result
+}
+
+type guardEvent struct {
+	minute   uint64
+	returned bool
+}
+
+func newOracle() *oracle {
+	return &oracle{
+		backends: map[directory.ServerID]*directory.Backend{},
+		groups:   map[directory.GroupID]*directory.Group{},
+		boxes:    map[directory.MailboxName]*box{},
+		claims:   map[directory.MailboxName]*directory.Reservation{},
+		holds:    map[holdID]*directory.Hold{},
+		subs:     map[subID]bool{},
+		tombs:    map[directory.MailboxName]*directory.Tombstone{},
+		requests: map[string]answered{},
+		guards:   map[directory.ServerID][]guardEvent{},
+		decide:   map[directory.ServerID]bool{},
+		set:      directory.DefaultSettings(),
+	}
+}
+
+// do applies one command.
+func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
+	o.rev++
+	o.now += elapsed
+	if c.Client != "" {
+		if last, ok := o.requests[c.Client]; ok {
+			if last.seq == c.Sequence {
+				return last.result
+			}
+			if c.Sequence < last.seq {
+				return machine.Result{Revision: o.rev, Refused: directory.ErrStaleRequest}
+			}
+		}
+	}
+	r := o.one(c)
+	if c.Client != "" {
+		o.requests[c.Client] = answered{c.Sequence, r}
+	}
+	return r
+}
+
+func (o *oracle) one(c machine.Command) machine.Result {
+	var r machine.Result
+	switch op := c.Op.(type) {
+	case machine.Init:
+		r = o.init(op)
+	case machine.Assert:
+		r = o.assert(op)
+	case machine.Retract:
+		r = o.retract(op)
+	case machine.Reserve:
+		r = o.reserve(op)
+	case machine.Release:
+		r = o.release(op)
+	case machine.Deactivate:
+		r = o.deactivate(op)
+	case machine.Rename:
+		r = o.rename(op)
+	case machine.SetPrimary:
+		r = o.setPrimary(op)
+	case machine.SetGroup:
+		r = o.setGroup(op)
+	case machine.SetBackend:
+		r = o.setBackend(op)
+	case machine.Admit:
+		r = o.admit(op)
+	case machine.Confirm:
+		r = o.confirm(op)
+	case machine.RenameBackend:
+		r = o.renameBackend(op)
+	case machine.Subscribe:
+		r = o.subscribe(op)
+	case machine.Unsubscribe:
+		r = o.unsubscribe(op)
+	case machine.Settle:
+		r = o.settle(op)
+	case machine.Hold:
+		r = o.hold(op)
+	case machine.ReleaseHold:
+		r = o.releaseHold(op)
+	case machine.DecideHeld:
+		r = o.decideHeld(op)
+	case machine.SetSettings:
+		r = o.setSettings(op)
+	case machine.Tick:
+		r = o.tick()
+	case machine.Batch:
+		r = machine.Result{Effect: machine.Unchanged}
+		for _, item := range op.Ops {
+			one := o.one(machine.Command{By: c.By, Op: item})
+			if one.Refused == nil && one.Effect != machine.Unchanged {
+				r.Effect = machine.Changed
+			}
+			r.Items = append(r.Items, one)
+		}
+	}
+	r.Revision = o.rev
+	return r
+}
+
+func (o *oracle) init(op machine.Init) machine.Result {
+	if o.inited {
+		return effect(machine.Unchanged)
+	}
+	o.inited, o.clusterID, o.life, o.digestKey = true, op.ClusterID, op.Incarnation, op.DigestKey
+	o.nextServer, o.nextGroup = 1, 1
+	return effect(machine.Added)
+}
+
+func effect(e machine.Effect) machine.Result { return machine.Result{Effect: e} }
+
+func refused(err error) machine.Result { return machine.Result{Refused: err} }
+
+// Looking things up, the slow way.
+
+func (o *oracle) backend(name directory.BackendName) *directory.Backend {
+	for _, b := range o.backends {
+		if b.Name == name {
+			return b
+		}
+	}
+	return nil
+}
+
+func (o *oracle) group(name directory.GroupName) *directory.Group {
+	for _, g := range o.groups {
+		if g.Name == name && g.MergedInto == 0 {
+			return g
+		}
+	}
+	return nil
+}
+
+// follow returns a group with mergers followed.
+func (o *oracle) follow(id directory.GroupID) *directory.Group {
+	g := o.groups[id]
+	for g != nil && g.MergedInto != 0 {
+		g = o.groups[g.MergedInto]
+	}
+	return g
+}
+
+func (o *oracle) groupOf(server directory.ServerID) *directory.Group {
+	return o.follow(o.backends[server].Group)
+}
+
+// counts reports whether a fact can make a home, a fork or a route.
+func (o *oracle) counts(f *directory.Fact) bool {
+	b := o.backends[f.Server]
+	return b.Admitted && b.State != directory.BackendLost && b.State != directory.BackendRetired &&
+		f.Standing == directory.InForce && f.State != directory.HeldReturn
+}
+
+// homeOf is the home of a mailbox, nil if it has none.
+func (o *oracle) homeOf(b *box) *directory.Group {
+	if b == nil {
+		return nil
+	}
+	if b.home != 0 {
+		return o.follow(b.home)
+	}
+	var first *directory.Fact
+	for _, f := range b.facts {
+		if o.counts(f) && (first == nil || f.First < first.First || f.First == first.First && f.Server < first.Server) {
+			first = f
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	return o.groupOf(first.Server)
+}
+
+func member(g *directory.Group, server directory.ServerID) bool {
+	return g != nil && slices.Contains(g.Members, server)
+}
+
+// live returns the facts that count of the home's members, by server.
+func (o *oracle) live(b *box) []*directory.Fact {
+	if b == nil {
+		return nil
+	}
+	home := o.homeOf(b)
+	var live []*directory.Fact
+	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+		if f := b.facts[s]; o.counts(f) && member(home, s) {
+			live = append(live, f)
+		}
+	}
+	return live
+}
+
+// strangers returns the facts that make a fork, by server.
+func (o *oracle) strangers(b *box) []*directory.Fact {
+	if b == nil {
+		return nil
+	}
+	home := o.homeOf(b)
+	var out []*directory.Fact
+	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+		if f := b.facts[s]; o.counts(f) && !member(home, s) && f.Incarnation == o.life {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// inHome are the facts that list and post: as live, and a lost member's too.
+func (o *oracle) inHome(b *box) []*directory.Fact {
+	home := o.homeOf(b)
+	var out []*directory.Fact
+	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+		f := b.facts[s]
+		if o.backends[s].Admitted && f.Standing == directory.InForce && f.State != directory.HeldReturn && member(home, s) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// gaveUp reports whether the home, not vacant, waits for somebody to take the
+// mailbox over.
+func (o *oracle) gaveUp(b *box) bool {
+	live := o.live(b)
+	if len(live) == 0 {
+		return false
+	}
+	all := true
+	for _, f := range live {
+		if f.State == directory.Deactivated && f.Server == o.homeOf(b).Primary {
+			return true
+		}
+		all = all && f.State == directory.Deactivated
+	}
+	return all
+}
+
+func (o *oracle) fact(name directory.MailboxName, server directory.BackendName) (*box, *directory.Backend, *directory.Fact) {
+	b, be := o.boxes[name], o.backend(server)
+	if b == nil || be == nil {
+		return b, be, nil
+	}
+	return b, be, b.facts[be.ID]
+}
+
+// stated is how many facts a server states.
+func (o *oracle) stated(server directory.ServerID) (n uint64) {
+	for _, b := range o.boxes {
+		if f := b.facts[server]; f != nil && f.State != directory.HeldWithdrawal {
+			n++
+		}
+	}
+	return n
+}
+
+// counted is how many facts of a server are in force inside their home.
+func (o *oracle) counted(server directory.ServerID) map[directory.MailboxName]bool {
+	names := map[directory.MailboxName]bool{}
+	for name, b := range o.boxes {
+		for _, f := range o.inHome(b) {
+			if f.Server == server {
+				names[name] = true
+			}
+		}
+	}
+	return names
+}
+
+// heard starts the grace of what server has reserved.
+func (o *oracle) heard(server directory.BackendName) {
+	b := o.backend(server)
+	if b == nil {
+		return
+	}
+	for _, c := range o.claims {
+		if c.Server == b.ID && !c.Heard {
+			c.Heard = true
+			c.Deadline = min(c.Deadline, o.now+c.Grace)
+		}
+	}
+}
+
+func validNames(name directory.MailboxName, server directory.BackendName) error {
+	if _, err := directory.ParseName(string(name)); err != nil {
+		return err
+	}
+	_, err := directory.ParseBackend(string(server))
+	return err
+}
+
+func validStatement(st directory.Statement) error {
+	switch {
+	case len(st.Partition) > directory.MaxPartition:
+		return directory.ErrTooLarge
+	case st.ACL != nil && directory.CheckACL(*st.ACL) != nil:
+		return directory.CheckACL(*st.ACL)
+	case st.MailboxID != nil && len(*st.MailboxID) > directory.MaxMailboxID:
+		return directory.ErrTooLarge
+	case st.SpecialUse != nil && len(*st.SpecialUse) > directory.MaxSpecialUse:
+		return directory.ErrTooLarge
+	case st.Type != nil && !st.Type.Valid():
+		return directory.ErrInvalid
+	}
+	_, err := directory.ParsePartition(st.Partition)
+	return err
+}
+
+// Backends, as they come to be.
+
+func (o *oracle) addBackend(name directory.BackendName, admitted bool) *directory.Backend {
+	b := &directory.Backend{
+		ID: o.nextServer, Name: name, Weight: directory.DefaultWeight, Admitted: admitted,
+		State: directory.BackendActive, Since: o.now,
+	}
+	o.nextServer++
+	o.backends[b.ID] = b
+	o.ownGroup(b)
+	return b
+}
+
+// ownGroup gives b a new group of one.
+func (o *oracle) ownGroup(b *directory.Backend) {
+	g := &directory.Group{
+		ID: o.nextGroup, Name: directory.GroupName(b.Name), Members: []directory.ServerID{b.ID},
+		Primary: b.ID, Epoch: 1, Mode: directory.ModeManual, Own: true,
+	}
+	o.nextGroup++
+	o.groups[g.ID] = g
+	b.Group = g.ID
+}
+
+// Assert.
+
+func (o *oracle) assert(op machine.Assert) machine.Result {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return refused(err)
+	}
+	if err := validStatement(op.Statement); err != nil {
+		return refused(err)
+	}
+	be := o.backend(op.Server)
+	if be != nil && be.State == directory.BackendRetired {
+		return refused(directory.ErrNotAdmitted)
+	}
+	if o.set.ReadOnly && o.wouldChange(op) {
+		return refused(directory.ErrReadOnly)
+	}
+	if be == nil {
+		be = o.addBackend(op.Server, o.set.AdmissionOpen || op.Imported)
+	}
+	if op.Imported && !be.Admitted {
+		be.Admitted, o.sweep = true, true
+	}
+	if !op.Imported {
+		o.heard(op.Server)
+	}
+	return o.stateFact(be, op)
+}
+
+// wouldChange tries the assertion on a copy of the state.
+func (o *oracle) wouldChange(op machine.Assert) bool {
+	be := o.backend(op.Server)
+	if be == nil {
+		return true
+	}
+	if op.Imported && !be.Admitted {
+		return true
+	}
+	b := o.boxes[op.Mailbox]
+	if b == nil || b.facts[be.ID] == nil || o.claims[op.Mailbox] != nil {
+		return true
+	}
+	before := *b.facts[be.ID]
+	trial := o.clone()
+	trial.set.ReadOnly = false
+	trial.stateFact(trial.backend(op.Server), op)
+	after := trial.boxes[op.Mailbox]
+	if after.home != b.home || len(after.stray) != len(b.stray) || len(after.facts) != len(b.facts) ||
+		(trial.tombs[op.Mailbox] == nil) != (o.tombs[op.Mailbox] == nil) {
+		return true
+	}
+	for s, f := range b.facts {
+		if *after.facts[s] != *f {
+			return true
+		}
+	}
+	return *after.facts[be.ID] != before
+}
+
+// stateFact is an assertion that is accepted, of a backend that is known.
+func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Result {
+	name := op.Mailbox
+	b := o.boxes[name]
+	if b == nil {
+		b = &box{stray: map[directory.ServerID]string{}, facts: map[directory.ServerID]*directory.Fact{}}
+		o.boxes[name] = b
+	}
+	old := b.facts[be.ID]
+	isNew := old == nil
+
+	completes := o.gaveUp(b) && !member(o.homeOf(b), be.ID) && o.countsBackend(be) && !op.Deactivated
+	tomb := o.tombs[name]
+	if isNew && tomb != nil && tomb.Revision > be.ConfirmedRevision && !op.Imported && !completes && !name.IsDeleted() {
+		if o.beyond(be.ID, true) {
+			f := &directory.Fact{
+				Server: be.ID, State: directory.HeldReturn, Was: directory.Active,
+				First: o.rev, Last: o.rev, Changed: o.now, Incarnation: o.life,
+			}
+			*f = f.Merge(op.Statement)
+			b.facts[be.ID] = f
+			return effect(machine.GuardHeld)
+		}
+		o.guards[be.ID] = append(o.guards[be.ID], guardEvent{minute(o.now), true})
+	}
+	if !isNew && old.State == directory.HeldReturn {
+		f := old.Merge(op.Statement)
+		f.Incarnation = o.life
+		if f != *old {
+			f.Last, f.Changed = o.rev, o.now
+			*old = f
+		}
+		return effect(machine.GuardHeld)
+	}
+	return o.weigh(b, be, name, op)
+}
+
+func (o *oracle) countsBackend(be *directory.Backend) bool {
+	return be.Admitted && be.State != directory.BackendLost && be.State != directory.BackendRetired
+}
+
+// weigh finds what an assertion, believed, does to the mailbox.
+func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, op machine.Assert) machine.Result {
+	// What was true before.
+	old := b.facts[be.ID]
+	isNew := old == nil
+	home := o.homeOf(b)
+	live := o.live(b)
+	vacant := len(live) == 0
+	gaveUp := o.gaveUp(b)
+	strangers := o.strangers(b)
+	heardLive := slices.ContainsFunc(live, func(f *directory.Fact) bool { return f.Incarnation == o.life })
+	wasDeactivated := !isNew && old.State == directory.Deactivated
+	claim := o.claims[name]
+
+	var f directory.Fact
+	if isNew {
+		f = directory.Fact{Server: be.ID, First: o.rev}
+	} else {
+		f = *old
+	}
+	f = f.Merge(op.Statement)
+	f.State, f.Was = directory.Active, 0
+	if op.Deactivated {
+		f.State = directory.Deactivated
+	}
+	f.Incarnation = o.life
+	if f.Standing != directory.InForce && f.MailboxID != old.MailboxID {
+		f.Standing = directory.InForce
+	}
+	fact := &f
+	b.facts[be.ID] = fact
+
+	e := machine.Unchanged
+	special := false
+	alive, clearTomb := false, false
+	switch {
+	case !o.countsBackend(be): // 1
+		e, special = machine.NotAdmitted, true
+	case home == nil: // 2
+		b.home = be.Group
+		f.Standing = directory.InForce
+		alive, clearTomb = true, true
+	case member(home, be.ID): // 3
+		if f.Standing == directory.StaleCopy && home.Primary != be.ID {
+			p := b.facts[home.Primary]
+			if p != nil && o.counts(p) && p.State == directory.Active &&
+				(p.MailboxID == f.MailboxID || p.MailboxID == "" || f.MailboxID == "") {
+				f.Standing = directory.InForce
+			}
+		} else {
+			f.Standing = directory.InForce
+		}
+		if f.Standing != directory.InForce {
+			e, special = machine.Overtaken, true
+			break
+		}
+		alive, clearTomb = true, true
+		if wasDeactivated && f.State == directory.Active {
+			e, special = machine.MoveAborted, true
+			for s, other := range b.facts {
+				if !member(home, s) && other.Standing == directory.InForce {
+					other.Standing, other.Changed = directory.LeftBehind, o.now
+				}
+			}
+		}
+	case !vacant && gaveUp && f.State == directory.Active: // 4
+		e, special = machine.MoveCompleted, true
+		t := &directory.Tombstone{
+			Name: name, How: directory.GoneMoved, From: home.ID, To: be.Group,
+			Revision: o.rev, Time: o.now,
+		}
+		for _, l := range live {
+			if l.State == directory.Deactivated && (t.Server == 0 || l.Server == home.Primary) {
+				t.Server = l.Server
+			}
+		}
+		b.home = be.Group
+		f.Standing = directory.InForce
+		for s, other := range b.facts {
+			switch {
+			case s == be.ID || !member(home, s):
+			case other.State == directory.Deactivated && other.Standing == directory.InForce:
+				delete(b.facts, s)
+			case other.Standing == directory.InForce:
+				other.Standing, other.Changed = directory.LeftBehind, o.now
+			}
+		}
+		o.tombs[name] = t
+		alive = true
+	case !vacant && !heardLive: // 5
+		b.home = be.Group
+		f.Standing = directory.InForce
+		alive, clearTomb = true, true
+	case named(b, be.ID, f.MailboxID): // 6
+		f.Standing = directory.Stray
+		e, special = machine.Overtaken, true
+	case f.Standing != directory.InForce: // 7
+		e, special = machine.Overtaken, true
+	case isNew && f.State == directory.Deactivated && !vacant: // 8
+		f.Standing = directory.LeftBehind
+		e, special = machine.Overtaken, true
+	case vacant && len(strangers) == 0: // 9
+		b.home = be.Group
+		alive, clearTomb = true, true
+	default: // 10
+		e, special = machine.Forked, true
+		delete(b.stray, be.ID)
+	}
+
+	if claim != nil {
+		ownGroup := o.groupOf(claim.Server) == o.groupOf(be.ID)
+		if claim.Server == be.ID || alive && !ownGroup {
+			delete(o.claims, name)
+		}
+	}
+	if t := o.tombs[name]; clearTomb && t != nil && t.How != directory.GoneMoved {
+		delete(o.tombs, name)
+	}
+	switch {
+	case isNew:
+		f.Last, f.Changed = o.rev, o.now
+		if !special {
+			e = machine.Added
+		}
+	case f != *old:
+		f.Last, f.Changed = o.rev, o.now
+		if !special {
+			e = machine.Changed
+		}
+	}
+	return effect(e)
+}
+
+func named(b *box, server directory.ServerID, id string) bool {
+	v, ok := b.stray[server]
+	return ok && v == id
+}
+
+// The guard.
+
+func minute(t directory.Time) uint64 { return uint64(t) / 60_000 }
+
+// beyond reports whether one more withdrawal or return of server is too many.
+func (o *oracle) beyond(server directory.ServerID, returned bool) bool {
+	window := uint64(o.set.GuardWindow+59_999) / 60_000
+	var withdrawn, n uint64
+	for _, ev := range o.guards[server] {
+		if ev.minute+window < minute(o.now) {
+			continue
+		}
+		if !ev.returned {
+			withdrawn++
+		}
+		if ev.returned == returned {
+			n++
+		}
+	}
+	limit := max(uint64(o.set.GuardCount), uint64(o.set.GuardPercent)*(o.stated(server)+withdrawn)/100)
+	return n >= limit
+}
+
+// Retract.
+
+func (o *oracle) retract(op machine.Retract) machine.Result {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return refused(err)
+	}
+	o.heard(op.Server)
+	b, be, f := o.fact(op.Mailbox, op.Server)
+	if f == nil {
+		return effect(machine.NotHeld)
+	}
+	if op.Tentative {
+		switch {
+		case f.State.IsHeld():
+			return effect(machine.GuardHeld)
+		case f.State != directory.Active:
+			return effect(machine.Unchanged)
+		}
+		f.State, f.Changed = directory.Withdrawing, o.now
+		return effect(machine.Changed)
+	}
+	if f.State == directory.HeldWithdrawal {
+		return effect(machine.GuardHeld)
+	}
+	guarded := !op.Mailbox.IsDeleted() && f.State != directory.HeldReturn &&
+		!(be.State == directory.BackendDraining && be.DrainApproved)
+	if guarded {
+		if o.beyond(be.ID, false) {
+			f.Was, f.State, f.Changed = f.State, directory.HeldWithdrawal, o.now
+			return effect(machine.GuardHeld)
+		}
+		o.guards[be.ID] = append(o.guards[be.ID], guardEvent{minute(o.now), false})
+	}
+	o.take(b, op.Mailbox, f, op.Epoch, directory.GoneRetracted, "")
+	return effect(machine.Removed)
+}
+
+// take takes a fact away, with all that follows from it.
+func (o *oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, how directory.Gone, newName directory.MailboxName) {
+	home := o.homeOf(b)
+	was := len(o.live(b)) > 0
+	if b.home == 0 && home != nil {
+		b.home = home.ID // the home was there, if not yet written down
+	}
+	delete(b.facts, f.Server)
+	delete(b.stray, f.Server)
+	if home != nil && home.Primary == f.Server && f.Standing == directory.InForce && (epoch == 0 || epoch == home.Epoch) {
+		for s, other := range b.facts {
+			if member(home, s) && other.Standing == directory.InForce {
+				other.Standing, other.Changed = directory.StaleCopy, o.now
+			}
+		}
+	}
+	if was && len(o.live(b)) == 0 {
+		o.tombs[name] = &directory.Tombstone{
+			Name: name, How: how, Server: f.Server, NewName: newName, Revision: o.rev, Time: o.now,
+		}
+	}
+	if len(b.facts) == 0 {
+		delete(o.boxes, name)
+	}
+}
+
+// Reserve and Release.
+
+func (o *oracle) reserve(op machine.Reserve) machine.Result {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return refused(err)
+	}
+	if err := validStatement(directory.Statement{Partition: op.Partition}); err != nil {
+		return refused(err)
+	}
+	o.heard(op.Server)
+	b, be, f := o.fact(op.Mailbox, op.Server)
+	if be == nil {
+		return refused(directory.ErrNotAdmitted)
+	}
+	if f != nil && f.State == directory.Active && f.Standing == directory.InForce {
+		return effect(machine.AlreadyYours)
+	}
+	if live := o.live(b); len(live) > 0 && o.homeOf(b) == o.groupOf(be.ID) {
+		return effect(machine.CopyAllowed)
+	}
+	if b != nil {
+		for _, other := range b.facts {
+			if o.counts(other) {
+				r := refused(directory.ErrExists)
+				r.Holder = o.backends[other.Server].Name
+				if live := o.live(b); len(live) > 0 {
+					r.Holder = o.backends[live[0].Server].Name
+					for _, l := range live {
+						if l.Server == o.homeOf(b).Primary {
+							r.Holder = o.backends[l.Server].Name
+						}
+					}
+				}
+				return r
+			}
+		}
+	}
+	grace := op.Grace
+	if grace == 0 {
+		grace = o.set.ReserveGrace
+	}
+	if c := o.claims[op.Mailbox]; c != nil {
+		switch {
+		case c.Server == be.ID:
+		case o.groupOf(c.Server) == o.groupOf(be.ID):
+			return effect(machine.CopyAllowed)
+		default:
+			return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[c.Server].Name, Age: o.now - c.Made}
+		}
+	}
+	_, renewed := o.claims[op.Mailbox]
+	if o.set.ReadOnly {
+		return refused(directory.ErrReadOnly)
+	}
+	if !renewed {
+		if err := o.mayCreate(op.Mailbox, be); err != nil {
+			return refused(err)
+		}
+	}
+	o.claims[op.Mailbox] = &directory.Reservation{
+		Name: op.Mailbox, Server: be.ID, Partition: op.Partition, Made: o.now, Grace: grace,
+		Deadline: o.now + o.set.ReserveMax, Revision: o.rev,
+	}
+	r := effect(machine.Added)
+	if renewed {
+		r.Effect = machine.Changed
+	}
+	r.Deadline = o.set.ReserveMax
+	return r
+}
+
+// mayCreate says whether a server may make a mailbox of a name that is free.
+func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) error {
+	switch {
+	case !be.Admitted:
+		return directory.ErrNotAdmitted
+	case be.State == directory.BackendDown || be.State == directory.BackendLost || be.State == directory.BackendRetired:
+		return directory.ErrNotPlaceable
+	case o.groupOf(be.ID).Primary != be.ID:
+		return directory.ErrNotPrimary
+	}
+	for n, ok := name.Parent(); ok; n, ok = n.Parent() {
+		if b := o.boxes[n]; len(o.live(b)) > 0 {
+			if o.homeOf(b) == o.groupOf(be.ID) {
+				return nil
+			}
+			break
+		}
+	}
+	if name.IsInbox() && (be.State == directory.BackendDraining || be.Weight == 0) {
+		return directory.ErrNotPlaceable
+	}
+	if len(o.missing()) > 0 || !o.anyAdmitted() {
+		return directory.ErrIncomplete
+	}
+	return nil
+}
+
+func (o *oracle) missing() (names []directory.BackendName) {
+	for _, b := range o.backends {
+		if o.countsBackend(b) && (b.ConfirmedIn != o.life || b.Confirmed == directory.ByNobody) {
+			names = append(names, b.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (o *oracle) anyAdmitted() bool {
+	for _, b := range o.backends {
+		if o.countsBackend(b) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *oracle) release(op machine.Release) machine.Result {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return refused(err)
+	}
+	o.heard(op.Server)
+	be, c := o.backend(op.Server), o.claims[op.Mailbox]
+	if be == nil || c == nil || c.Server != be.ID {
+		return effect(machine.NotHeld)
+	}
+	delete(o.claims, op.Mailbox)
+	return effect(machine.Removed)
+}
+
+// Deactivate.
+
+func (o *oracle) deactivate(op machine.Deactivate) machine.Result {
+	if err := validNames(op.Mailbox, op.Server); err != nil {
+		return refused(err)
+	}
+	o.heard(op.Server)
+	_, _, f := o.fact(op.Mailbox, op.Server)
+	if f == nil || f.State == directory.HeldReturn || f.Standing != directory.InForce {
+		return refused(directory.ErrNotHolder)
+	}
+	if f.State == directory.Deactivated {
+		return effect(machine.Unchanged)
+	}
+	f.State, f.Was, f.Changed = directory.Deactivated, 0, o.now
+	return effect(machine.Changed)
+}
+
+// Rename.
+
+func (o *oracle) rename(op machine.Rename) machine.Result {
+	if err := validNames(op.From, op.Server); err != nil {
+		return refused(err)
+	}
+	if err := validNames(op.To, op.Server); err != nil {
+		return refused(err)
+	}
+	if op.From == op.To || op.Recursive && op.To.IsBelow(op.From) {
+		return refused(directory.ErrInvalid)
+	}
+	o.heard(op.Server)
+	be := o.backend(op.Server)
+	if be == nil {
+		return refused(directory.ErrNotHolder)
+	}
+	type pair struct{ from, to directory.MailboxName }
+	var moves []pair
+	for name, b := range o.boxes {
+		if b.facts[be.ID] != nil && (name == op.From || op.Recursive && name.IsBelow(op.From)) {
+			moves = append(moves, pair{name, op.To + name[len(op.From):]})
+		}
+	}
+	if len(moves) == 0 {
+		return refused(directory.ErrNotHolder)
+	}
+	if len(moves) > directory.MaxRename {
+		return refused(directory.ErrTooLarge)
+	}
+	if o.set.ReadOnly {
+		return refused(directory.ErrReadOnly)
+	}
+	slices.SortFunc(moves, func(a, b pair) int { return directory.CompareNames(a.from, b.from) })
+	if !be.Admitted {
+		return refused(directory.ErrNotAdmitted)
+	}
+	for _, m := range moves {
+		if _, err := directory.ParseName(string(m.to)); err != nil {
+			return refused(err)
+		}
+		if f := o.boxes[m.from].facts[be.ID]; f.State.IsHeld() {
+			return refused(directory.ErrBusy)
+		}
+		if b := o.boxes[m.to]; b != nil {
+			if b.facts[be.ID] != nil {
+				r := refused(directory.ErrExists)
+				r.Holder = be.Name
+				return r
+			}
+			for _, f := range b.facts {
+				if o.counts(f) && o.groupOf(f.Server) != o.groupOf(be.ID) {
+					r := refused(directory.ErrExists)
+					r.Holder = o.backends[f.Server].Name
+					return r
+				}
+			}
+		}
+		if c := o.claims[m.to]; c != nil && o.groupOf(c.Server) != o.groupOf(be.ID) {
+			r := refused(directory.ErrReserved)
+			r.Holder = o.backends[c.Server].Name
+			return r
+		}
+	}
+	for _, m := range moves {
+		b := o.boxes[m.from]
+		f := b.facts[be.ID]
+		o.take(b, m.from, f, 0, directory.GoneRenamed, m.to)
+		t := o.boxes[m.to]
+		if t == nil {
+			t = &box{stray: map[directory.ServerID]string{}, facts: map[directory.ServerID]*directory.Fact{}}
+			o.boxes[m.to] = t
+		}
+		o.weigh(t, be, m.to, machine.Assert{
+			Mailbox: m.to, Server: op.Server,
+			Statement: directory.Statement{
+				Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
+				Type: new(f.Type), SpecialUse: new(f.SpecialUse),
+			},
+			Deactivated: f.State == directory.Deactivated,
+		})
+	}
+	o.moveSubscriptions(op)
+	return machine.Result{Effect: machine.Changed, Count: uint32(len(moves))}
+}
+
+func (o *oracle) moveSubscriptions(op machine.Rename) {
+	from, ok1 := op.From.Owner()
+	to, ok2 := op.To.Owner()
+	if !op.From.IsInbox() || !op.To.IsInbox() || !ok1 || !ok2 {
+		return
+	}
+	moved := map[subID]bool{}
+	for id := range o.subs {
+		if id.user != from {
+			continue
+		}
+		delete(o.subs, id)
+		name := id.name
+		if name == op.From || name.IsBelow(op.From) {
+			name = op.To + name[len(op.From):]
+		}
+		moved[subID{to, name}] = true
+	}
+	maps.Copy(o.subs, moved)
+}
+
+// Groups.
+
+func (o *oracle) setPrimary(op machine.SetPrimary) machine.Result {
+	if _, err := directory.ParseGroup(string(op.Group)); err != nil {
+		return refused(err)
+	}
+	if _, err := directory.ParseBackend(string(op.To)); err != nil {
+		return refused(err)
+	}
+	g := o.group(op.Group)
+	if g == nil {
+		return refused(directory.ErrNotFound)
+	}
+	if op.Epoch != g.Epoch {
+		return machine.Result{Refused: directory.ErrStaleEpoch, Epoch: g.Epoch}
+	}
+	to := o.backend(op.To)
+	if to == nil || !member(g, to.ID) {
+		return refused(directory.ErrNotMember)
+	}
+	if to.ID == g.Primary {
+		return machine.Result{Effect: machine.Unchanged, Epoch: g.Epoch}
+	}
+	if to.State == directory.BackendDown || !o.countsBackend(to) {
+		return refused(directory.ErrNotMember)
+	}
+	if !op.AcceptMissing && !maps.Equal(o.counted(g.Primary), o.counted(to.ID)) {
+		return refused(directory.ErrMissingAtTarget)
+	}
+	g.Primary = to.ID
+	g.Epoch++
+	return machine.Result{Effect: machine.Changed, Epoch: g.Epoch}
+}
+
+func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
+	if _, err := directory.ParseGroup(string(op.Group)); err != nil {
+		return refused(err)
+	}
+	if len(op.Members) == 0 || op.Mode > directory.ModeAutomatic {
+		return refused(directory.ErrInvalid)
+	}
+	var members []directory.ServerID
+	for _, name := range op.Members {
+		b := o.backend(name)
+		switch {
+		case b == nil:
+			return refused(directory.ErrNotFound)
+		case slices.Contains(members, b.ID):
+			return refused(directory.ErrInvalid)
+		}
+		members = append(members, b.ID)
+	}
+	g := o.group(op.Group)
+	primary := members[0]
+	if g != nil {
+		primary = g.Primary
+		if !slices.Contains(members, primary) {
+			return refused(directory.ErrBusy)
+		}
+	}
+	for _, s := range members {
+		if g != nil && member(g, s) {
+			continue
+		}
+		b := o.backends[s]
+		switch {
+		case !b.Admitted:
+			return refused(directory.ErrNotAdmitted)
+		case b.State.Gone():
+			return refused(directory.ErrNotMember)
+		}
+		was := o.groupOf(s)
+		if was.Primary == s && len(was.Members) > 1 {
+			return refused(directory.ErrBusy)
+		}
+		if s != primary && !op.AcceptMissing && len(o.counted(s)) > 0 && was.Primary == s {
+			return refused(directory.ErrMissingAtTarget)
+		}
+	}
+	e := machine.Changed
+	if g == nil {
+		e = machine.Added
+		g = &directory.Group{ID: o.nextGroup, Name: op.Group, Primary: primary, Epoch: 1, Mode: directory.ModeManual}
+		o.nextGroup++
+		o.groups[g.ID] = g
+	} else if slices.Equal(g.Members, members) && (op.Mode == 0 || op.Mode == g.Mode) {
+		return machine.Result{Effect: machine.Unchanged, Epoch: g.Epoch}
+	}
+	leavers := slices.DeleteFunc(slices.Clone(g.Members), func(s directory.ServerID) bool { return slices.Contains(members, s) })
+	for _, s := range members {
+		was := o.groupOf(s)
+		if was == g {
+			continue
+		}
+		was.Members = slices.DeleteFunc(slices.Clone(was.Members), func(m directory.ServerID) bool { return m == s })
+		if len(was.Members) == 0 {
+			was.MergedInto = g.ID
+		}
+		o.backends[s].Group = g.ID
+	}
+	g.Members = members
+	g.Own = g.Own && len(members) == 1
+	if op.Mode != 0 {
+		g.Mode = op.Mode
+	}
+	for _, s := range leavers {
+		o.ownGroup(o.backends[s])
+	}
+	o.sweep = true
+	return machine.Result{Effect: e, Epoch: g.Epoch}
+}
+
+// Backends.
+
+func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
+	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
+		return refused(err)
+	}
+	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) {
+		return refused(directory.ErrInvalid)
+	}
+	if op.Addresses != nil {
+		for _, a := range *op.Addresses {
+			if _, err := netip.ParseAddr(a.IP); err != nil || a.Port == 0 {
+				return refused(directory.ErrInvalid)
+			}
+		}
+	}
+	b := o.backend(op.Server)
+	e := machine.Unchanged
+	if b == nil {
+		if !op.Create {
+			return refused(directory.ErrNotFound)
+		}
+		if o.set.ReadOnly {
+			return refused(directory.ErrReadOnly)
+		}
+		b = o.addBackend(op.Server, true)
+		e = machine.Added
+	}
+	if op.State != nil && *op.State == directory.BackendRetired && b.State != directory.BackendRetired {
+		for _, bx := range o.boxes {
+			if bx.facts[b.ID] != nil {
+				return refused(directory.ErrBusy)
+			}
+		}
+		if len(o.groupOf(b.ID).Members) > 1 {
+			return refused(directory.ErrBusy)
+		}
+	}
+	if b.State == directory.BackendRetired && op.State != nil && *op.State != directory.BackendRetired {
+		return refused(directory.ErrExists)
+	}
+	before := *b
+	if op.Addresses != nil {
+		b.Addresses = slices.SortedFunc(slices.Values(*op.Addresses), func(a, c directory.Address) int {
+			return cmp.Compare(a.Service, c.Service)
+		})
+	}
+	if op.Weight != nil {
+		b.Weight = *op.Weight
+	}
+	if op.State != nil && *op.State != b.State {
+		b.State, b.Since = *op.State, o.now
+		o.sweep = true
+	}
+	if op.DrainApproved != nil {
+		b.DrainApproved = *op.DrainApproved
+	}
+	if e == machine.Unchanged && (before.Weight != b.Weight || before.State != b.State ||
+		before.DrainApproved != b.DrainApproved || !slices.Equal(before.Addresses, b.Addresses)) {
+		e = machine.Changed
+	}
+	return effect(e)
+}
+
+func (o *oracle) admit(op machine.Admit) machine.Result {
+	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
+		return refused(err)
+	}
+	b := o.backend(op.Server)
+	switch {
+	case b == nil:
+		return refused(directory.ErrNotFound)
+	case b.Admitted:
+		return effect(machine.Unchanged)
+	}
+	b.Admitted, o.sweep = true, true
+	return effect(machine.Changed)
+}
+
+func (o *oracle) confirm(op machine.Confirm) machine.Result {
+	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
+		return refused(err)
+	}
+	if op.How < directory.ByResync || op.How > directory.ByOperator {
+		return refused(directory.ErrInvalid)
+	}
+	b := o.backend(op.Server)
+	if b == nil {
+		return refused(directory.ErrNotFound)
+	}
+	if op.How == directory.ByResync {
+		o.heard(op.Server)
+	}
+	b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision, b.ConfirmedTime = op.How, o.life, o.rev, o.now
+	return effect(machine.Changed)
+}
+
+func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
+	if _, err := directory.ParseBackend(string(op.From)); err != nil {
+		return refused(err)
+	}
+	if _, err := directory.ParseBackend(string(op.To)); err != nil {
+		return refused(err)
+	}
+	b := o.backend(op.From)
+	switch {
+	case b == nil:
+		return refused(directory.ErrNotFound)
+	case op.From == op.To:
+		return effect(machine.Unchanged)
+	case o.backend(op.To) != nil:
+		return refused(directory.ErrExists)
+	}
+	g := o.groupOf(b.ID)
+	if g.Own && o.group(directory.GroupName(op.To)) != nil {
+		return refused(directory.ErrExists)
+	}
+	b.Name = op.To
+	if h := o.holds[holdID{directory.HoldBackend, string(op.From)}]; h != nil {
+		delete(o.holds, holdID{directory.HoldBackend, string(op.From)})
+		h.Key = string(op.To)
+		o.holds[holdID{directory.HoldBackend, string(op.To)}] = h
+	}
+	if g.Own {
+		if h := o.holds[holdID{directory.HoldGroup, string(g.Name)}]; h != nil {
+			delete(o.holds, holdID{directory.HoldGroup, string(g.Name)})
+			h.Key = string(op.To)
+			o.holds[holdID{directory.HoldGroup, string(op.To)}] = h
+		}
+		g.Name = directory.GroupName(op.To)
+	}
+	return effect(machine.Changed)
+}
+
+// Subscriptions.
+
+func (o *oracle) subscribe(op machine.Subscribe) machine.Result {
+	if err := validSub(op.User, op.Mailbox); err != nil {
+		return refused(err)
+	}
+	id := subID{op.User, op.Mailbox}
+	if o.subs[id] {
+		return effect(machine.Unchanged)
+	}
+	if o.set.ReadOnly {
+		return refused(directory.ErrReadOnly)
+	}
+	o.subs[id] = true
+	return effect(machine.Added)
+}
+
+func (o *oracle) unsubscribe(op machine.Unsubscribe) machine.Result {
+	if err := validSub(op.User, op.Mailbox); err != nil {
+		return refused(err)
+	}
+	id := subID{op.User, op.Mailbox}
+	if !o.subs[id] {
+		return effect(machine.Unchanged)
+	}
+	delete(o.subs, id)
+	return effect(machine.Removed)
+}
+
+func validSub(user directory.UserID, name directory.MailboxName) error {
+	if _, err := directory.ParseUser(string(user)); err != nil {
+		return err
+	}
+	_, err := directory.ParseName(string(name))
+	return err
+}
+
+// Settle.
+
+func (o *oracle) settle(op machine.Settle) machine.Result {
+	if err := validNames(op.Mailbox, op.Keep); err != nil {
+		return refused(err)
+	}
+	b, be, f := o.fact(op.Mailbox, op.Keep)
+	if be == nil || b == nil || len(o.strangers(b)) == 0 {
+		return refused(directory.ErrNotFound)
+	}
+	if f == nil || !o.counts(f) {
+		return refused(directory.ErrNotHolder)
+	}
+	g := o.groupOf(be.ID)
+	b.home = g.ID
+	for s, other := range b.facts {
+		if !member(g, s) {
+			b.stray[s] = other.MailboxID
+			delete(b.facts, s)
+		} else {
+			delete(b.stray, s)
+		}
+	}
+	return effect(machine.Changed)
+}
+
+// Holds.
+
+func (o *oracle) validHold(kind directory.HoldKind, key string, placing bool) error {
+	var err error
+	switch kind {
+	case directory.HoldUser:
+		_, err = directory.ParseUser(key)
+	case directory.HoldMailbox:
+		_, err = directory.ParseName(key)
+	case directory.HoldBackend:
+		if _, err = directory.ParseBackend(key); err == nil && placing && o.backend(directory.BackendName(key)) == nil {
+			err = directory.ErrNotFound
+		}
+	case directory.HoldGroup:
+		if _, err = directory.ParseGroup(key); err == nil && placing && o.group(directory.GroupName(key)) == nil {
+			err = directory.ErrNotFound
+		}
+	default:
+		err = directory.ErrInvalid
+	}
+	return err
+}
+
+func (o *oracle) hold(op machine.Hold) machine.Result {
+	if err := o.validHold(op.Kind, op.Key, true); err != nil {
+		return refused(err)
+	}
+	if op.For == 0 {
+		return refused(directory.ErrInvalid)
+	}
+	if len(op.Why) > directory.MaxText {
+		return refused(directory.ErrTooLarge)
+	}
+	id := holdID{op.Kind, op.Key}
+	e := machine.Added
+	if o.holds[id] != nil {
+		e = machine.Changed
+	}
+	o.holds[id] = &directory.Hold{Kind: op.Kind, Key: op.Key, Until: o.now + op.For, Why: op.Why, Placed: o.now}
+	return effect(e)
+}
+
+func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
+	if err := o.validHold(op.Kind, op.Key, false); err != nil {
+		return refused(err)
+	}
+	id := holdID{op.Kind, op.Key}
+	if o.holds[id] == nil {
+		return effect(machine.Unchanged)
+	}
+	delete(o.holds, id)
+	return effect(machine.Removed)
+}
+
+// Decisions about what is held, and ticks.
+
+func (o *oracle) decideHeld(op machine.DecideHeld) machine.Result {
+	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
+		return refused(err)
+	}
+	b := o.backend(op.Server)
+	if b == nil {
+		return refused(directory.ErrNotFound)
+	}
+	any := false
+	for _, bx := range o.boxes {
+		any = any || bx.facts[b.ID] != nil && bx.facts[b.ID].State.IsHeld()
+	}
+	if !any {
+		return effect(machine.Unchanged)
+	}
+	o.decide[b.ID] = op.Approve
+	return effect(machine.Changed)
+}
+
+func (o *oracle) names() []directory.MailboxName {
+	return slices.SortedFunc(maps.Keys(o.boxes), directory.CompareNames)
+}
+
+func (o *oracle) tick() machine.Result {
+	r := effect(machine.Unchanged)
+	for id, h := range o.holds {
+		if h.Until <= o.now {
+			delete(o.holds, id)
+			r.Effect = machine.Changed
+		}
+	}
+	for name, c := range o.claims {
+		if c.Deadline <= o.now {
+			delete(o.claims, name)
+			r.Effect = machine.Changed
+		}
+	}
+	for name, t := range o.tombs {
+		if t.Time+o.set.TombstoneKeep <= o.now {
+			delete(o.tombs, name)
+			r.Effect = machine.Changed
+		}
+	}
+	for _, name := range o.names() {
+		if b := o.boxes[name]; b.home == 0 {
+			if home := o.homeOf(b); home != nil {
+				b.home = home.ID
+			}
+		}
+	}
+	o.sweep = false
+	for _, s := range slices.Sorted(maps.Keys(o.decide)) {
+		for _, name := range o.names() {
+			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() {
+				o.decideFact(name, f, o.decide[s])
+			}
+		}
+	}
+	clear(o.decide)
+	return r
+}
+
+func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, approve bool) {
+	b, be := o.boxes[name], o.backends[f.Server]
+	switch {
+	case f.State == directory.HeldWithdrawal && approve, f.State == directory.HeldReturn && !approve:
+		o.take(b, name, f, 0, directory.GoneRetracted, "")
+	case f.State == directory.HeldWithdrawal:
+		f.State, f.Was, f.Changed = directory.Active, 0, o.now
+	default:
+		life := f.Incarnation
+		delete(b.facts, f.Server)
+		o.weigh(b, be, name, machine.Assert{Mailbox: name, Server: be.Name, Statement: directory.Statement{
+			Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
+			Type: new(f.Type), SpecialUse: new(f.SpecialUse),
+		}})
+		b.facts[f.Server].First = f.First
+		b.facts[f.Server].Incarnation = life
+	}
+}
+
+func (o *oracle) setSettings(op machine.SetSettings) machine.Result {
+	s := op.Settings
+	if s.GuardPercent > 100 || s.GuardWindow == 0 || s.ReserveMax == 0 {
+		return refused(directory.ErrInvalid)
+	}
+	if s == o.set {
+		return effect(machine.Unchanged)
+	}
+	o.set = s
+	return effect(machine.Changed)
+}
+
+// restore begins the cluster's next life.
+func (o *oracle) restore() { o.life++ }
+
+// Answers.
+
+type place struct {
+	outcome  directory.Outcome
+	server   directory.BackendName
+	home     directory.GroupName
+	forked   bool
+	lister   directory.BackendName // whose fact rights and listing come from
+	recently bool
+}
+
+// lookup is the route of a name.
+func (o *oracle) lookup(name directory.MailboxName) (p place) {
+	b := o.boxes[name]
+	home := o.homeOf(b)
+	if home != nil {
+		p.home = home.Name
+	}
+	p.outcome = directory.NotFound
+	live := o.live(b)
+	p.forked = len(o.strangers(b)) > 0
+	var primary *directory.Fact
+	for _, f := range live {
+		if f.Server == home.Primary {
+			primary = f
+		}
+	}
+	bname := func(f *directory.Fact) directory.BackendName { return o.backends[f.Server].Name }
+	switch {
+	case primary != nil:
+		p.server, p.lister = bname(primary), bname(primary)
+		switch {
+		case primary.State == directory.HeldWithdrawal:
+			p.outcome, p.server = directory.Held, ""
+		case primary.State == directory.Deactivated || primary.State == directory.Withdrawing:
+			p.outcome = directory.Moving
+		case o.backends[primary.Server].State == directory.BackendDown:
+			p.outcome = directory.BackendIsDown
+		case primary.Incarnation != o.life:
+			p.outcome = directory.Unconfirmed
+		default:
+			p.outcome = directory.Serving
+		}
+	case len(live) > 0:
+		best := slices.MinFunc(live, func(f, g *directory.Fact) int {
+			if a, b := f.State == directory.Active, g.State == directory.Active; a != b {
+				if a {
+					return -1
+				}
+				return 1
+			}
+			return cmp.Or(cmp.Compare(g.Last, f.Last), cmp.Compare(f.Server, g.Server))
+		})
+		p.outcome, p.server, p.lister = directory.NotAtPrimary, bname(best), bname(best)
+	case p.forked:
+		p.outcome = directory.OrphanedFork
+	case b != nil:
+		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+			f := b.facts[s]
+			if be := o.backends[s]; be.Admitted && be.State == directory.BackendLost && f.Standing == directory.InForce {
+				p.outcome, p.server = directory.BackendIsDown, be.Name
+				p.lister = ""
+				if member(home, s) {
+					p.lister = be.Name
+				}
+			}
+		}
+	}
+	if o.held(name, home) {
+		p.outcome, p.server = directory.Held, ""
+	}
+	if p.outcome == directory.NotFound {
+		t := o.tombs[name]
+		p.recently = t != nil && t.How != directory.GoneMoved && name.IsInbox() && o.now-t.Time < o.set.DeliveryGrace
+		if len(o.missing()) > 0 || !o.anyAdmitted() {
+			p.outcome = directory.Incomplete
+		}
+	}
+	return p
+}
+
+func (o *oracle) held(name directory.MailboxName, home *directory.Group) bool {
+	owner, _ := name.Owner()
+	for id := range o.holds {
+		switch id.kind {
+		case directory.HoldUser:
+			if owner != "" && string(owner) == id.key {
+				return true
+			}
+		case directory.HoldMailbox:
+			if n := directory.MailboxName(id.key); n == name || name.IsBelow(n) {
+				return true
+			}
+		case directory.HoldGroup:
+			if home != nil && string(home.Name) == id.key {
+				return true
+			}
+		case directory.HoldBackend:
+			if home != nil && string(o.backends[home.Primary].Name) == id.key {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// postings works out who may look up what: identifier -> names.
+func (o *oracle) postings() map[string][]directory.MailboxName {
+	out := map[string][]directory.MailboxName{}
+	for _, name := range o.names() {
+		if name.IsDeleted() {
+			continue
+		}
+		owner, _ := name.Owner()
+		seen := map[string]bool{}
+		for _, f := range o.inHome(o.boxes[name]) {
+			acl, _ := directory.ParseACL(f.ACL)
+			for _, e := range acl {
+				if e.Negative || e.Identifier == string(owner) || seen[e.Identifier] || !strings.ContainsAny(e.Rights.String(), "lr") {
+					continue
+				}
+				seen[e.Identifier] = true
+				out[e.Identifier] = append(out[e.Identifier], name)
+			}
+		}
+	}
+	return out
+}
+
+// sums works out a server's total: how many facts, and the sums of the hashes
+// of their names and of themselves.
+func (o *oracle) sums(server directory.ServerID) (count uint64, names, facts [16]byte) {
+	n, f := new(big.Int), new(big.Int)
+	hash := func(kind string, parts ...[]byte) *big.Int {
+		h := sha256.New()
+		h.Write(o.digestKey)
+		h.Write([]byte(kind))
+		for _, p := range parts {
+			h.Write(p)
+		}
+		return new(big.Int).SetBytes(h.Sum(nil)[:16])
+	}
+	field := func(p []byte) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(p))), p...)
+	}
+	for name, b := range o.boxes {
+		fact := b.facts[server]
+		if fact == nil || fact.State == directory.HeldWithdrawal {
+			continue
+		}
+		count++
+		key := name.AppendKey(nil)
+		n.Add(n, hash("n", key))
+		f.Add(f, hash("f", key, []byte{0}, field([]byte(fact.Partition)), field([]byte(fact.ACL)), field([]byte(fact.MailboxID)),
+			field(binary.BigEndian.AppendUint32(nil, fact.UIDValidity)), field([]byte{byte(fact.Type)}), field([]byte(fact.SpecialUse))))
+	}
+	mod := new(big.Int).Lsh(big.NewInt(1), 128)
+	n.Mod(n, mod).FillBytes(names[:])
+	f.Mod(f, mod).FillBytes(facts[:])
+	return count, names, facts
+}
+
+func (o *oracle) clone() *oracle {
+	c := *o
+	c.boxes = map[directory.MailboxName]*box{}
+	for name, b := range o.boxes {
+		nb := &box{home: b.home, stray: maps.Clone(b.stray), facts: map[directory.ServerID]*directory.Fact{}}
+		for s, f := range b.facts {
+			nb.facts[s] = new(*f)
+		}
+		c.boxes[name] = nb
+	}
+	c.claims = maps.Clone(o.claims)
+	c.tombs = maps.Clone(o.tombs)
+	c.guards = maps.Clone(o.guards)
+	c.backends = map[directory.ServerID]*directory.Backend{}
+	for id, b := range o.backends {
+		c.backends[id] = new(*b)
+	}
+	return &c
+}

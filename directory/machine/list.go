@@ -117,6 +117,7 @@ type lister struct {
 
 	weigher weigher
 	own     *mailboxScan // of the own classes, one after the other
+	posted  *postings    // of the classes after them; nil until needed
 	other   *mailboxScan // of single mailboxes that are posted; nil until needed
 
 	// The mailbox visited last, and its row if it is still to be emitted.
@@ -124,7 +125,8 @@ type lister struct {
 	pending bool
 	row     ListRow
 
-	scratch []byte
+	scratch []byte // a view's form
+	goal    []byte // a key to look up
 	past    []byte
 }
 
@@ -158,6 +160,8 @@ func newLister(s *state, q ListQuery, emit func(*ListRow) error) (*lister, error
 	}
 	l.extended = q.Extended || q.DAV || len(q.Patterns) > 1 || q.Select != ListSelect{} ||
 		q.Return.Subscribed || q.Return.Children || q.Return.MyRights || q.Return.Status
+	l.q.Return.Subscribed = q.Return.Subscribed || q.Select.Subscribed
+	l.q.Return.SpecialUse = q.Return.SpecialUse || q.Select.SpecialUse
 	for _, p := range q.Patterns {
 		if p == "" {
 			continue // a question for the separator, or nothing
@@ -218,7 +222,7 @@ func (l *lister) walk() error {
 // one of its parents, it returns that parent's depth in client form, and the
 // mailbox is of no further interest; else 0.
 func (l *lister) visit(v *view) (skip int, err error) {
-	now := l.clientForm(v.name)
+	now := l.clientForm(v.name, v.form)
 	now.key, now.lone = v.key, l.last.lone
 	if bytes.IndexByte(v.key, directory.KeyLevelSep) < 0 && bytes.IndexByte(v.key, directory.KeyDomainSep) < 0 {
 		now.lone = v.key
@@ -254,15 +258,14 @@ func (l *lister) visit(v *view) (skip int, err error) {
 		return 0, nil
 	}
 	l.row = ListRow{Name: now.client, Mailbox: v.name}
-	there, err := l.describe(v.class, v.key, v.rights)
+	there, err := l.describe(v.class, v.key)
 	l.pending = there
 	return 0, err
 }
 
-// clientForm returns name as the user sees it.
-func (l *lister) clientForm(name directory.MailboxName) visit {
-	l.scratch, _ = l.ns.AppendClient(l.scratch[:0], name, l.who)
-	client := string(l.scratch)
+// clientForm returns name with its client form, which it copies.
+func (l *lister) clientForm(name directory.MailboxName, form []byte) visit {
+	client := string(form)
 	base := client
 	if l.who.Admin {
 		base = client[:len(name.Local())] // levels keep their length
@@ -312,11 +315,10 @@ func (l *lister) belowDomain(class directory.Class, key, next []byte) (bool, err
 	if len(next) <= len(key) || next[len(key)] != directory.KeyDomainSep || !hasPrefix(next, key) {
 		return false, nil
 	}
+	probe := *l // the views in use stay where they are
+	probe.own, probe.posted, probe.other, probe.scratch = newMailboxScan(l.s), nil, nil, nil
 	below := append(bytes.Clone(key), directory.KeyLevelSep)
-	v := l.view(class, []directory.KeyRange{{Lo: below, Hi: pastBelow(key)}})
-	if class < directory.ClassOtherUsers || l.who.Admin {
-		v.scan = newMailboxScan(l.s) // the other one is in use
-	}
+	v := probe.view(class, []directory.KeyRange{{Lo: below, Hi: pastBelow(key)}})
 	err := v.seek(nil)
 	return v.key != nil, err
 }
@@ -450,8 +452,8 @@ func (l *lister) subscribed(key []byte) bool {
 	if l.who.User == "" {
 		return false
 	}
-	l.scratch = append(append(append(l.scratch[:0], l.who.User...), 0), key...)
-	return l.s.r.Get(bucketSubscription, l.scratch) != nil
+	l.goal = append(append(append(l.goal[:0], l.who.User...), 0), key...)
+	return l.s.r.Get(bucketSubscription, l.goal) != nil
 }
 
 // at moves a scan of single mailboxes to key, unless it is there, and returns it.
@@ -484,7 +486,7 @@ func (l *lister) weighed(key []byte) (directory.Rights, error) {
 // describe fills in of the row of a visible mailbox all but its children. It
 // returns false if the mailbox is not listed after all: what was posted of it
 // is about to go.
-func (l *lister) describe(class directory.Class, key []byte, stored directory.Rights) (bool, error) {
+func (l *lister) describe(class directory.Class, key []byte) (bool, error) {
 	c := l.own
 	if !bytes.Equal(c.key, key) {
 		var err error
@@ -499,17 +501,24 @@ func (l *lister) describe(class directory.Class, key []byte, stored directory.Ri
 	row := &l.row
 	row.Server, row.Outcome = l.s.where(row.Mailbox, c.route)
 	own := class <= directory.ClassAltFolders
-	if own && class != directory.ClassInbox && (l.q.Return.SpecialUse || l.q.Select.SpecialUse) {
+	if own && class != directory.ClassInbox && l.q.Return.SpecialUse {
 		row.SpecialUse = string(fact.SpecialUse)
 	}
 	if class == directory.ClassAltFolders && l.isAltInbox(key) {
 		row.Attributes |= AttrNoinferiors
 	}
-	if l.q.Return.MyRights {
-		row.Rights = directory.MyRights(stored, own, l.who.Admin)
-	}
-	if l.q.Return.Status && !stored.Has(directory.RightRead) && !l.who.Admin {
-		row.Attributes |= AttrNoselect
+	if l.q.Return.MyRights || l.q.Return.Status {
+		// What is posted is not all: entries without l and r are not.
+		stored, err := l.weigher.weigh(fact.ACL)
+		if err != nil {
+			return false, err
+		}
+		if l.q.Return.MyRights {
+			row.Rights = directory.MyRights(stored, own, l.who.Admin)
+		}
+		if l.q.Return.Status && !stored.Has(directory.RightRead) && !l.who.Admin {
+			row.Attributes |= AttrNoselect
+		}
 	}
 	if l.q.Return.Subscribed && l.subscribed(key) {
 		row.Attributes |= AttrSubscribed
@@ -536,16 +545,24 @@ func (s *state) where(name directory.MailboxName, route directory.Route) (direct
 	return s.name(route.Server), route.Outcome
 }
 
-// view returns a view of one class, bounded by ranges.
+var postingClasses = map[directory.Class]byte{
+	directory.ClassOtherUsers: classOtherUsers,
+	directory.ClassShared:     classShared,
+}
+
+// view returns a view of one class, bounded by ranges. It takes the place of
+// the view before it, which must not be used again.
 func (l *lister) view(class directory.Class, ranges []directory.KeyRange) *view {
 	v := &view{l: l, class: class, ranges: ranges}
 	switch {
 	case l.who.Admin || class < directory.ClassOtherUsers:
 		v.scan = l.own
-	case class == directory.ClassOtherUsers:
-		v.posted = newPostings(l.s, l.who, classOtherUsers)
 	default:
-		v.posted = newPostings(l.s, l.who, classShared)
+		if l.posted == nil {
+			l.posted = newPostings(l.s, l.who)
+		}
+		v.posted = l.posted
+		v.posted.enter(postingClasses[class])
 	}
 	return v
 }

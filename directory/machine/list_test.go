@@ -305,7 +305,7 @@ func (s *site) script(t *testing.T, d *datadriven.TestData) string {
 		return "ok\n"
 	case "mailboxes":
 		var ownerRights string
-		d.ScanArgs(t, "owner", &ownerRights)
+		d.MaybeScanArgs(t, "owner", &ownerRights)
 		for line := range strings.SplitSeq(d.Input, "\n") {
 			name, further, _ := strings.Cut(line, ": ")
 			var acl strings.Builder

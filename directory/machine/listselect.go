@@ -19,10 +19,9 @@ type chosen struct {
 	client string
 	base   string // as in visit
 
-	selected   bool // subscribed, or of special use, as was asked
-	subscribed bool
-	matched    bool
-	child      bool // a name below is selected and not in the answer itself
+	selected bool // subscribed, or of special use, as was asked
+	matched  bool
+	child    bool // a name below is selected and not in the answer itself
 }
 
 func compareChosen(a, b *chosen) int {
@@ -36,11 +35,12 @@ func (l *lister) choose(key []byte) (*chosen, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	class := l.ns.Class(name, l.who)
+	var class directory.Class
+	l.scratch, class = l.ns.AppendClient(l.scratch[:0], name, l.who)
 	if class == directory.ClassHidden || !l.who.Admin && !l.dav && name.IsHiddenTree() {
 		return nil, nil
 	}
-	form := l.clientForm(name)
+	form := l.clientForm(name, l.scratch)
 	return &chosen{class: class, key: key, client: form.client, base: form.base, matched: l.matches(form.client)}, nil
 }
 
@@ -59,7 +59,7 @@ func (l *lister) subscriptions() ([]*chosen, error) {
 			return nil, err
 		}
 		if c != nil {
-			c.selected, c.subscribed = true, true
+			c.selected = true
 			subs = append(subs, c)
 		}
 	}
@@ -88,7 +88,6 @@ func (l *lister) specialUse() ([]*chosen, error) {
 			}
 			if c != nil {
 				c.selected = true
-				c.subscribed = l.subscribed(v.key)
 				found = append(found, c)
 			}
 		}
@@ -108,7 +107,7 @@ func (l *lister) selected() error {
 	if l.q.Select.SpecialUse {
 		names, err = l.specialUse()
 		if l.q.Select.Subscribed {
-			names = slices.DeleteFunc(names, func(c *chosen) bool { return !c.subscribed })
+			names = slices.DeleteFunc(names, func(c *chosen) bool { return !l.subscribed(c.key) })
 		} else {
 			option = "SPECIAL-USE"
 		}
@@ -131,7 +130,7 @@ func (l *lister) selected() error {
 			return err
 		}
 		if there {
-			if there, err = l.describeChosen(c, seen.view.rights); err != nil {
+			if there, err = l.describeChosen(c); err != nil {
 				return err
 			}
 		}
@@ -139,9 +138,6 @@ func (l *lister) selected() error {
 			if l.row, err = l.parentRow(c.client, c.key); err != nil {
 				return err
 			}
-		}
-		if c.subscribed && (l.q.Select.Subscribed || l.q.Return.Subscribed) {
-			l.row.Attributes |= AttrSubscribed
 		}
 		if c.child {
 			l.row.ChildInfo = option
@@ -159,13 +155,13 @@ func (l *lister) selected() error {
 }
 
 // describeChosen begins the row of c, which the user sees, as describe does.
-func (l *lister) describeChosen(c *chosen, stored directory.Rights) (bool, error) {
+func (l *lister) describeChosen(c *chosen) (bool, error) {
 	name, err := directory.NameFromKey(c.key)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	l.row = ListRow{Name: c.client, Mailbox: name}
-	return l.describe(c.class, c.key, stored)
+	return l.describe(c.class, c.key)
 }
 
 // withParents adds to the selected names, in their order, the parents that
@@ -252,7 +248,7 @@ func (l *lister) lsub() error {
 		if !c.matched {
 			continue
 		}
-		if l.pending, err = l.describeChosen(c, seen.view.rights); err != nil {
+		if l.pending, err = l.describeChosen(c); err != nil {
 			return err
 		}
 	}

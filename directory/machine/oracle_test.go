@@ -36,11 +36,18 @@ type oracle struct {
 	subs       map[subID]bool
 	tombs      map[directory.MailboxName]*directory.Tombstone
 	requests   map[string]answered
+	forgetAt   directory.Time // when silent clients are forgotten
 	guards     map[directory.ServerID][]guardEvent
 	// pending is what a sweep has still to do: decisions about held facts, and
 	// servers that were admitted.
-	decide map[directory.ServerID]bool // server -> approve
-	sweep  bool
+	decide  map[directory.ServerID]bool // server -> approve
+	enter   map[directory.ServerID]bool // admitted; its facts have still to enter
+	regroup map[directory.ServerID]bool // its group or state changed
+}
+
+// known are the differences already told of; false is what the rules say.
+var known = struct{ confirmSilent, renewChecked, lowestHolder, shortWindow, rejectWas, homeFollows, quietChange, renameDropsHold bool }{
+	true, true, true, true, true, true, true, true,
 }
 
 type box struct {
@@ -61,6 +68,7 @@ type subID struct {
 
 type answered struct {
 	seq    uint64
+	at     directory.Time
 	result machine.Result
 }
 
@@ -81,6 +89,8 @@ func newOracle() *oracle {
 		requests: map[string]answered{},
 		guards:   map[directory.ServerID][]guardEvent{},
 		decide:   map[directory.ServerID]bool{},
+		enter:    map[directory.ServerID]bool{},
+		regroup:  map[directory.ServerID]bool{},
 		set:      directory.DefaultSettings(),
 	}
 }
@@ -101,7 +111,7 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 	}
 	r := o.one(c)
 	if c.Client != "" {
-		o.requests[c.Client] = answered{c.Sequence, r}
+		o.requests[c.Client] = answered{c.Sequence, o.now, r}
 	}
 	return r
 }
@@ -171,6 +181,7 @@ func (o *oracle) init(op machine.Init) machine.Result {
 	}
 	o.inited, o.clusterID, o.life, o.digestKey = true, op.ClusterID, op.Incarnation, op.DigestKey
 	o.nextServer, o.nextGroup = 1, 1
+	o.forgetAt = o.now + o.set.RequestKeep/2
 	return effect(machine.Added)
 }
 
@@ -357,8 +368,6 @@ func validNames(name directory.MailboxName, server directory.BackendName) error 
 
 func validStatement(st directory.Statement) error {
 	switch {
-	case len(st.Partition) > directory.MaxPartition:
-		return directory.ErrTooLarge
 	case st.ACL != nil && directory.CheckACL(*st.ACL) != nil:
 		return directory.CheckACL(*st.ACL)
 	case st.MailboxID != nil && len(*st.MailboxID) > directory.MaxMailboxID:
@@ -416,7 +425,7 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 		be = o.addBackend(op.Server, o.set.AdmissionOpen || op.Imported)
 	}
 	if op.Imported && !be.Admitted {
-		be.Admitted, o.sweep = true, true
+		be.Admitted, o.enter[be.ID] = true, true
 	}
 	if !op.Imported {
 		o.heard(op.Server)
@@ -424,34 +433,10 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 	return o.stateFact(be, op)
 }
 
-// wouldChange tries the assertion on a copy of the state.
+// wouldChange reports whether the assertion states anything new.
 func (o *oracle) wouldChange(op machine.Assert) bool {
-	be := o.backend(op.Server)
-	if be == nil {
-		return true
-	}
-	if op.Imported && !be.Admitted {
-		return true
-	}
-	b := o.boxes[op.Mailbox]
-	if b == nil || b.facts[be.ID] == nil || o.claims[op.Mailbox] != nil {
-		return true
-	}
-	before := *b.facts[be.ID]
-	trial := o.clone()
-	trial.set.ReadOnly = false
-	trial.stateFact(trial.backend(op.Server), op)
-	after := trial.boxes[op.Mailbox]
-	if after.home != b.home || len(after.stray) != len(b.stray) || len(after.facts) != len(b.facts) ||
-		(trial.tombs[op.Mailbox] == nil) != (o.tombs[op.Mailbox] == nil) {
-		return true
-	}
-	for s, f := range b.facts {
-		if *after.facts[s] != *f {
-			return true
-		}
-	}
-	return *after.facts[be.ID] != before
+	_, _, f := o.fact(op.Mailbox, op.Server)
+	return f == nil || f.Merge(op.Statement) != *f
 }
 
 // stateFact is an assertion that is accepted, of a backend that is known.
@@ -500,7 +485,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	// What was true before.
 	old := b.facts[be.ID]
 	isNew := old == nil
-	home := o.homeOf(b)
+	home, homeWas := o.homeOf(b), b.home
 	live := o.live(b)
 	vacant := len(live) == 0
 	gaveUp := o.gaveUp(b)
@@ -508,6 +493,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	heardLive := slices.ContainsFunc(live, func(f *directory.Fact) bool { return f.Incarnation == o.life })
 	wasDeactivated := !isNew && old.State == directory.Deactivated
 	claim := o.claims[name]
+	defer o.settleHome(b)
 
 	var f directory.Fact
 	if isNew {
@@ -533,6 +519,9 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	switch {
 	case !o.countsBackend(be): // 1
 		e, special = machine.NotAdmitted, true
+		if be.Admitted {
+			e = machine.Overtaken
+		}
 	case home == nil: // 2
 		b.home = be.Group
 		f.Standing = directory.InForce
@@ -555,8 +544,9 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 		if wasDeactivated && f.State == directory.Active {
 			e, special = machine.MoveAborted, true
 			for s, other := range b.facts {
-				if !member(home, s) && other.Standing == directory.InForce {
-					other.Standing, other.Changed = directory.LeftBehind, o.now
+				if !member(home, s) && o.counts(other) {
+					other.Standing = directory.LeftBehind
+					o.touch(other)
 				}
 			}
 		}
@@ -579,7 +569,8 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			case other.State == directory.Deactivated && other.Standing == directory.InForce:
 				delete(b.facts, s)
 			case other.Standing == directory.InForce:
-				other.Standing, other.Changed = directory.LeftBehind, o.now
+				other.Standing = directory.LeftBehind
+				o.touch(other)
 			}
 		}
 		o.tombs[name] = t
@@ -596,7 +587,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	case isNew && f.State == directory.Deactivated && !vacant: // 8
 		f.Standing = directory.LeftBehind
 		e, special = machine.Overtaken, true
-	case vacant && len(strangers) == 0: // 9
+	case vacant && (len(strangers) == 0 || o.enter[be.ID] && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
 		b.home = be.Group
 		alive, clearTomb = true, true
 	default: // 10
@@ -619,14 +610,21 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 		if !special {
 			e = machine.Added
 		}
-	case f != *old:
-		f.Last, f.Changed = o.rev, o.now
-		if !special {
+	case f != *old || b.home != homeWas:
+		restated := f
+		restated.Standing, restated.Incarnation = old.Standing, old.Incarnation
+		if restated != *old {
+			o.touch(&f)
+		}
+		if !special && (restated != *old || !known.quietChange && (f.Standing != old.Standing || b.home != homeWas)) {
 			e = machine.Changed
 		}
 	}
 	return effect(e)
 }
+
+// touch marks a fact as changed by this command.
+func (o *oracle) touch(f *directory.Fact) { f.Last, f.Changed = o.rev, o.now }
 
 func named(b *box, server directory.ServerID, id string) bool {
 	v, ok := b.stray[server]
@@ -642,7 +640,7 @@ func (o *oracle) beyond(server directory.ServerID, returned bool) bool {
 	window := uint64(o.set.GuardWindow+59_999) / 60_000
 	var withdrawn, n uint64
 	for _, ev := range o.guards[server] {
-		if ev.minute+window < minute(o.now) {
+		if ev.minute+window < minute(o.now) || known.shortWindow && ev.minute+window == minute(o.now) {
 			continue
 		}
 		if !ev.returned {
@@ -669,12 +667,13 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 	}
 	if op.Tentative {
 		switch {
-		case f.State.IsHeld():
+		case f.State == directory.HeldWithdrawal:
 			return effect(machine.GuardHeld)
 		case f.State != directory.Active:
 			return effect(machine.Unchanged)
 		}
-		f.State, f.Changed = directory.Withdrawing, o.now
+		f.State = directory.Withdrawing
+		o.touch(f)
 		return effect(machine.Changed)
 	}
 	if f.State == directory.HeldWithdrawal {
@@ -684,7 +683,8 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 		!(be.State == directory.BackendDraining && be.DrainApproved)
 	if guarded {
 		if o.beyond(be.ID, false) {
-			f.Was, f.State, f.Changed = f.State, directory.HeldWithdrawal, o.now
+			f.Was, f.State = f.State, directory.HeldWithdrawal
+			o.touch(f)
 			return effect(machine.GuardHeld)
 		}
 		o.guards[be.ID] = append(o.guards[be.ID], guardEvent{minute(o.now), false})
@@ -697,15 +697,13 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 func (o *oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, how directory.Gone, newName directory.MailboxName) {
 	home := o.homeOf(b)
 	was := len(o.live(b)) > 0
-	if b.home == 0 && home != nil {
-		b.home = home.ID // the home was there, if not yet written down
-	}
 	delete(b.facts, f.Server)
 	delete(b.stray, f.Server)
-	if home != nil && home.Primary == f.Server && f.Standing == directory.InForce && (epoch == 0 || epoch == home.Epoch) {
+	if home != nil && home.Primary == f.Server && f.Standing == directory.InForce && f.State != directory.HeldReturn && (epoch == 0 || epoch == home.Epoch) {
 		for s, other := range b.facts {
-			if member(home, s) && other.Standing == directory.InForce {
-				other.Standing, other.Changed = directory.StaleCopy, o.now
+			if member(home, s) && other.Standing == directory.InForce && other.State != directory.HeldReturn {
+				other.Standing = directory.StaleCopy
+				o.touch(other)
 			}
 		}
 	}
@@ -714,6 +712,7 @@ func (o *oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epo
 			Name: name, How: how, Server: f.Server, NewName: newName, Revision: o.rev, Time: o.now,
 		}
 	}
+	o.settleHome(b)
 	if len(b.facts) == 0 {
 		delete(o.boxes, name)
 	}
@@ -728,73 +727,84 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 	if err := validStatement(directory.Statement{Partition: op.Partition}); err != nil {
 		return refused(err)
 	}
-	o.heard(op.Server)
 	b, be, f := o.fact(op.Mailbox, op.Server)
-	if be == nil {
-		return refused(directory.ErrNotAdmitted)
-	}
 	if f != nil && f.State == directory.Active && f.Standing == directory.InForce {
+		o.heard(op.Server)
 		return effect(machine.AlreadyYours)
 	}
-	if live := o.live(b); len(live) > 0 && o.homeOf(b) == o.groupOf(be.ID) {
+	if live := o.live(b); len(live) > 0 && be != nil && o.homeOf(b) == o.groupOf(be.ID) {
+		o.heard(op.Server)
 		return effect(machine.CopyAllowed)
 	}
-	if b != nil {
-		for _, other := range b.facts {
-			if o.counts(other) {
-				r := refused(directory.ErrExists)
-				r.Holder = o.backends[other.Server].Name
-				if live := o.live(b); len(live) > 0 {
-					r.Holder = o.backends[live[0].Server].Name
-					for _, l := range live {
-						if l.Server == o.homeOf(b).Primary {
-							r.Holder = o.backends[l.Server].Name
-						}
-					}
-				}
-				return r
-			}
-		}
+	if holder := o.holder(b); holder != nil {
+		return machine.Result{Refused: directory.ErrExists, Holder: o.backends[holder.Server].Name, Age: o.now - holder.Changed}
 	}
-	grace := op.Grace
-	if grace == 0 {
-		grace = o.set.ReserveGrace
-	}
-	if c := o.claims[op.Mailbox]; c != nil {
-		switch {
-		case c.Server == be.ID:
-		case o.groupOf(c.Server) == o.groupOf(be.ID):
+	claim := o.claims[op.Mailbox]
+	own := claim != nil && be != nil && claim.Server == be.ID
+	if claim != nil && !own {
+		if be != nil && o.groupOf(claim.Server) == o.groupOf(be.ID) {
+			o.heard(op.Server)
 			return effect(machine.CopyAllowed)
-		default:
-			return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[c.Server].Name, Age: o.now - c.Made}
 		}
+		return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[claim.Server].Name, Age: o.now - claim.Made}
 	}
-	_, renewed := o.claims[op.Mailbox]
 	if o.set.ReadOnly {
 		return refused(directory.ErrReadOnly)
 	}
-	if !renewed {
+	if !own || known.renewChecked {
 		if err := o.mayCreate(op.Mailbox, be); err != nil {
 			return refused(err)
 		}
 	}
+	if be == nil {
+		be = o.addBackend(op.Server, true)
+	}
+	o.heard(op.Server)
+	r := machine.Result{Effect: machine.Added, Deadline: o.set.ReserveMax}
+	made := o.now
+	if own {
+		r.Effect, made = machine.Changed, claim.Made
+	}
 	o.claims[op.Mailbox] = &directory.Reservation{
-		Name: op.Mailbox, Server: be.ID, Partition: op.Partition, Made: o.now, Grace: grace,
-		Deadline: o.now + o.set.ReserveMax, Revision: o.rev,
+		Name: op.Mailbox, Server: be.ID, Partition: op.Partition, Made: made,
+		Grace: min(cmp.Or(op.Grace, o.set.ReserveGrace), o.set.ReserveMax), Deadline: o.now + o.set.ReserveMax, Revision: o.rev,
 	}
-	r := effect(machine.Added)
-	if renewed {
-		r.Effect = machine.Changed
-	}
-	r.Deadline = o.set.ReserveMax
 	return r
+}
+
+// holder is whose fact is in the way of a claim: the home's primary's, another
+// live one, a stranger's.
+func (o *oracle) holder(b *box) *directory.Fact {
+	if b == nil {
+		return nil
+	}
+	var any *directory.Fact
+	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+		if f := b.facts[s]; o.counts(f) && any == nil {
+			any = f
+		}
+	}
+	if known.lowestHolder {
+		return any
+	}
+	live := o.live(b)
+	for _, f := range live {
+		if f.Server == o.homeOf(b).Primary {
+			return f
+		}
+	}
+	if len(live) > 0 {
+		return live[0]
+	}
+	return any
 }
 
 // mayCreate says whether a server may make a mailbox of a name that is free.
 func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) error {
 	switch {
-	case !be.Admitted:
+	case be == nil && !o.set.AdmissionOpen || be != nil && !be.Admitted:
 		return directory.ErrNotAdmitted
+	case be == nil:
 	case be.State == directory.BackendDown || be.State == directory.BackendLost || be.State == directory.BackendRetired:
 		return directory.ErrNotPlaceable
 	case o.groupOf(be.ID).Primary != be.ID:
@@ -802,13 +812,13 @@ func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) er
 	}
 	for n, ok := name.Parent(); ok; n, ok = n.Parent() {
 		if b := o.boxes[n]; len(o.live(b)) > 0 {
-			if o.homeOf(b) == o.groupOf(be.ID) {
+			if be != nil && o.homeOf(b) == o.groupOf(be.ID) {
 				return nil
 			}
 			break
 		}
 	}
-	if name.IsInbox() && (be.State == directory.BackendDraining || be.Weight == 0) {
+	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.Weight == 0) {
 		return directory.ErrNotPlaceable
 	}
 	if len(o.missing()) > 0 || !o.anyAdmitted() {
@@ -855,15 +865,19 @@ func (o *oracle) deactivate(op machine.Deactivate) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
-	o.heard(op.Server)
 	_, _, f := o.fact(op.Mailbox, op.Server)
-	if f == nil || f.State == directory.HeldReturn || f.Standing != directory.InForce {
+	if f == nil {
 		return refused(directory.ErrNotHolder)
 	}
-	if f.State == directory.Deactivated {
+	o.heard(op.Server)
+	switch {
+	case f.State.IsHeld():
+		return effect(machine.GuardHeld)
+	case f.State == directory.Deactivated:
 		return effect(machine.Unchanged)
 	}
-	f.State, f.Was, f.Changed = directory.Deactivated, 0, o.now
+	f.State = directory.Deactivated
+	o.touch(f)
 	return effect(machine.Changed)
 }
 
@@ -876,13 +890,12 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 	if err := validNames(op.To, op.Server); err != nil {
 		return refused(err)
 	}
-	if op.From == op.To || op.Recursive && op.To.IsBelow(op.From) {
-		return refused(directory.ErrInvalid)
-	}
-	o.heard(op.Server)
 	be := o.backend(op.Server)
 	if be == nil {
-		return refused(directory.ErrNotHolder)
+		return refused(directory.ErrNotFound)
+	}
+	if op.From == op.To || op.Recursive && (op.To.IsBelow(op.From) || op.From.IsBelow(op.To)) {
+		return refused(directory.ErrInvalid)
 	}
 	type pair struct{ from, to directory.MailboxName }
 	var moves []pair
@@ -897,13 +910,8 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 	if len(moves) > directory.MaxRename {
 		return refused(directory.ErrTooLarge)
 	}
-	if o.set.ReadOnly {
-		return refused(directory.ErrReadOnly)
-	}
 	slices.SortFunc(moves, func(a, b pair) int { return directory.CompareNames(a.from, b.from) })
-	if !be.Admitted {
-		return refused(directory.ErrNotAdmitted)
-	}
+	group := o.groupOf(be.ID)
 	for _, m := range moves {
 		if _, err := directory.ParseName(string(m.to)); err != nil {
 			return refused(err)
@@ -912,34 +920,31 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 			return refused(directory.ErrBusy)
 		}
 		if b := o.boxes[m.to]; b != nil {
-			if b.facts[be.ID] != nil {
-				r := refused(directory.ErrExists)
-				r.Holder = be.Name
-				return r
-			}
-			for _, f := range b.facts {
-				if o.counts(f) && o.groupOf(f.Server) != o.groupOf(be.ID) {
-					r := refused(directory.ErrExists)
-					r.Holder = o.backends[f.Server].Name
-					return r
+			for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+				f := b.facts[s]
+				ours := o.homeOf(b) == group && member(group, s)
+				if s == be.ID && f.Standing == directory.InForce || o.counts(f) && !ours {
+					return machine.Result{Refused: directory.ErrExists, Holder: o.backends[s].Name, Age: o.now - f.Changed}
 				}
 			}
 		}
-		if c := o.claims[m.to]; c != nil && o.groupOf(c.Server) != o.groupOf(be.ID) {
-			r := refused(directory.ErrReserved)
-			r.Holder = o.backends[c.Server].Name
-			return r
+		if c := o.claims[m.to]; c != nil && o.groupOf(c.Server) != group {
+			return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[c.Server].Name, Age: o.now - c.Made}
 		}
 	}
+	o.heard(op.Server)
+	from := o.boxes[op.From]
+	decides := from != nil && o.homeOf(from) != nil && o.homeOf(from).Primary == be.ID
 	for _, m := range moves {
 		b := o.boxes[m.from]
-		f := b.facts[be.ID]
-		o.take(b, m.from, f, 0, directory.GoneRenamed, m.to)
+		f := *b.facts[be.ID]
+		o.take(b, m.from, b.facts[be.ID], 0, directory.GoneRenamed, m.to)
 		t := o.boxes[m.to]
 		if t == nil {
 			t = &box{stray: map[directory.ServerID]string{}, facts: map[directory.ServerID]*directory.Fact{}}
 			o.boxes[m.to] = t
 		}
+		delete(t.facts, be.ID)
 		o.weigh(t, be, m.to, machine.Assert{
 			Mailbox: m.to, Server: op.Server,
 			Statement: directory.Statement{
@@ -948,6 +953,10 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 			},
 			Deactivated: f.State == directory.Deactivated,
 		})
+		t.facts[be.ID].First = f.First
+	}
+	if !decides {
+		return machine.Result{Effect: machine.Changed, Count: uint32(len(moves))}
 	}
 	o.moveSubscriptions(op)
 	return machine.Result{Effect: machine.Changed, Count: uint32(len(moves))}
@@ -987,21 +996,24 @@ func (o *oracle) setPrimary(op machine.SetPrimary) machine.Result {
 	if g == nil {
 		return refused(directory.ErrNotFound)
 	}
+	to := o.backend(op.To)
+	if to == nil {
+		return refused(directory.ErrNotFound)
+	}
 	if op.Epoch != g.Epoch {
 		return machine.Result{Refused: directory.ErrStaleEpoch, Epoch: g.Epoch}
 	}
-	to := o.backend(op.To)
-	if to == nil || !member(g, to.ID) {
-		return refused(directory.ErrNotMember)
+	if !member(g, to.ID) {
+		return machine.Result{Refused: directory.ErrNotMember, Epoch: g.Epoch}
 	}
 	if to.ID == g.Primary {
 		return machine.Result{Effect: machine.Unchanged, Epoch: g.Epoch}
 	}
 	if to.State == directory.BackendDown || !o.countsBackend(to) {
-		return refused(directory.ErrNotMember)
+		return machine.Result{Refused: directory.ErrNotMember, Epoch: g.Epoch}
 	}
 	if !op.AcceptMissing && !maps.Equal(o.counted(g.Primary), o.counted(to.ID)) {
-		return refused(directory.ErrMissingAtTarget)
+		return machine.Result{Refused: directory.ErrMissingAtTarget, Epoch: g.Epoch}
 	}
 	g.Primary = to.ID
 	g.Epoch++
@@ -1021,6 +1033,8 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 		switch {
 		case b == nil:
 			return refused(directory.ErrNotFound)
+		case !b.Admitted || b.State == directory.BackendRetired:
+			return refused(directory.ErrNotAdmitted)
 		case slices.Contains(members, b.ID):
 			return refused(directory.ErrInvalid)
 		}
@@ -1029,6 +1043,9 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 	g := o.group(op.Group)
 	primary := members[0]
 	if g != nil {
+		if g.Own && (len(members) != 1 || members[0] != g.Primary) {
+			return refused(directory.ErrExists)
+		}
 		primary = g.Primary
 		if !slices.Contains(members, primary) {
 			return refused(directory.ErrBusy)
@@ -1038,18 +1055,11 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 		if g != nil && member(g, s) {
 			continue
 		}
-		b := o.backends[s]
-		switch {
-		case !b.Admitted:
-			return refused(directory.ErrNotAdmitted)
-		case b.State.Gone():
-			return refused(directory.ErrNotMember)
-		}
 		was := o.groupOf(s)
 		if was.Primary == s && len(was.Members) > 1 {
 			return refused(directory.ErrBusy)
 		}
-		if s != primary && !op.AcceptMissing && len(o.counted(s)) > 0 && was.Primary == s {
+		if s != primary && !op.AcceptMissing && len(o.counted(s)) > 0 {
 			return refused(directory.ErrMissingAtTarget)
 		}
 	}
@@ -1073,6 +1083,7 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 			was.MergedInto = g.ID
 		}
 		o.backends[s].Group = g.ID
+		o.regroup[s] = true
 	}
 	g.Members = members
 	g.Own = g.Own && len(members) == 1
@@ -1081,8 +1092,8 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 	}
 	for _, s := range leavers {
 		o.ownGroup(o.backends[s])
+		o.regroup[s] = true
 	}
-	o.sweep = true
 	return machine.Result{Effect: e, Epoch: g.Epoch}
 }
 
@@ -1108,9 +1119,6 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		if !op.Create {
 			return refused(directory.ErrNotFound)
 		}
-		if o.set.ReadOnly {
-			return refused(directory.ErrReadOnly)
-		}
 		b = o.addBackend(op.Server, true)
 		e = machine.Added
 	}
@@ -1125,7 +1133,7 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		}
 	}
 	if b.State == directory.BackendRetired && op.State != nil && *op.State != directory.BackendRetired {
-		return refused(directory.ErrExists)
+		return refused(directory.ErrInvalid)
 	}
 	before := *b
 	if op.Addresses != nil {
@@ -1137,8 +1145,10 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		b.Weight = *op.Weight
 	}
 	if op.State != nil && *op.State != b.State {
+		if b.State.Gone() != op.State.Gone() {
+			o.regroup[b.ID] = true
+		}
 		b.State, b.Since = *op.State, o.now
-		o.sweep = true
 	}
 	if op.DrainApproved != nil {
 		b.DrainApproved = *op.DrainApproved
@@ -1160,8 +1170,10 @@ func (o *oracle) admit(op machine.Admit) machine.Result {
 		return refused(directory.ErrNotFound)
 	case b.Admitted:
 		return effect(machine.Unchanged)
+	case b.State == directory.BackendRetired:
+		return refused(directory.ErrInvalid)
 	}
-	b.Admitted, o.sweep = true, true
+	b.Admitted, o.enter[b.ID] = true, true
 	return effect(machine.Changed)
 }
 
@@ -1173,14 +1185,21 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 		return refused(directory.ErrInvalid)
 	}
 	b := o.backend(op.Server)
-	if b == nil {
+	if b == nil && op.How != directory.ByImport {
 		return refused(directory.ErrNotFound)
 	}
-	if op.How == directory.ByResync {
+	if b == nil {
+		b = o.addBackend(op.Server, true)
+	}
+	if op.How == directory.ByResync && !known.confirmSilent {
 		o.heard(op.Server)
 	}
+	e := machine.Changed
+	if op.How != directory.ByResync && b.Confirmed == op.How && b.ConfirmedIn == o.life {
+		e = machine.Unchanged
+	}
 	b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision, b.ConfirmedTime = op.How, o.life, o.rev, o.now
-	return effect(machine.Changed)
+	return effect(e)
 }
 
 func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
@@ -1203,7 +1222,16 @@ func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
 	if g.Own && o.group(directory.GroupName(op.To)) != nil {
 		return refused(directory.ErrExists)
 	}
+	if b.State == directory.BackendRetired {
+		return refused(directory.ErrInvalid)
+	}
 	b.Name = op.To
+	if known.renameDropsHold {
+		if g.Own {
+			g.Name = directory.GroupName(op.To)
+		}
+		return effect(machine.Changed)
+	}
 	if h := o.holds[holdID{directory.HoldBackend, string(op.From)}]; h != nil {
 		delete(o.holds, holdID{directory.HoldBackend, string(op.From)})
 		h.Key = string(op.To)
@@ -1273,12 +1301,13 @@ func (o *oracle) settle(op machine.Settle) machine.Result {
 	g := o.groupOf(be.ID)
 	b.home = g.ID
 	for s, other := range b.facts {
-		if !member(g, s) {
+		if !member(g, s) && o.backends[s].Admitted {
 			b.stray[s] = other.MailboxID
 			delete(b.facts, s)
-		} else {
-			delete(b.stray, s)
 		}
+	}
+	for _, s := range g.Members {
+		delete(b.stray, s)
 	}
 	return effect(machine.Changed)
 }
@@ -1322,7 +1351,7 @@ func (o *oracle) hold(op machine.Hold) machine.Result {
 		e = machine.Changed
 	}
 	o.holds[id] = &directory.Hold{Kind: op.Kind, Key: op.Key, Until: o.now + op.For, Why: op.Why, Placed: o.now}
-	return effect(e)
+	return machine.Result{Effect: e, Deadline: op.For}
 }
 
 func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
@@ -1377,46 +1406,93 @@ func (o *oracle) tick() machine.Result {
 		}
 	}
 	for name, t := range o.tombs {
-		if t.Time+o.set.TombstoneKeep <= o.now {
+		if end := (t.Time + o.set.TombstoneKeep + 3_599_999) / 3_600_000 * 3_600_000; end <= o.now {
 			delete(o.tombs, name)
 			r.Effect = machine.Changed
 		}
 	}
-	for _, name := range o.names() {
-		if b := o.boxes[name]; b.home == 0 {
-			if home := o.homeOf(b); home != nil {
-				b.home = home.ID
+	if o.forgetAt <= o.now {
+		maps.DeleteFunc(o.requests, func(_ string, a answered) bool { return a.at+o.set.RequestKeep <= o.now })
+		o.forgetAt = o.now + o.set.RequestKeep/2
+	}
+	o.sweepOne()
+	return r
+}
+
+// sweepOne carries one sweep to its end: memberships, then admissions, then
+// decisions, by server.
+func (o *oracle) sweepOne() {
+	for _, s := range slices.Sorted(maps.Keys(o.regroup)) {
+		delete(o.regroup, s)
+		for _, name := range o.names() {
+			b := o.boxes[name]
+			if f := b.facts[s]; f != nil {
+				live, strangers := o.live(b), o.strangers(b)
+				if home := o.homeOf(b); known.homeFollows && home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0] == f {
+					b.home = o.backends[s].Group
+				}
+				o.settleHome(b)
 			}
 		}
+		return
 	}
-	o.sweep = false
+	for _, s := range slices.Sorted(maps.Keys(o.enter)) {
+		for _, name := range o.names() {
+			b := o.boxes[name]
+			if f := b.facts[s]; f != nil && f.State != directory.HeldReturn {
+				o.reenter(b, name, f, f.State)
+			}
+		}
+		delete(o.enter, s)
+		return
+	}
 	for _, s := range slices.Sorted(maps.Keys(o.decide)) {
 		for _, name := range o.names() {
 			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() {
 				o.decideFact(name, f, o.decide[s])
 			}
 		}
+		delete(o.decide, s)
+		return
 	}
-	clear(o.decide)
-	return r
+}
+
+func (o *oracle) settleHome(b *box) {
+	if home := o.homeOf(b); home != nil {
+		b.home = home.ID
+	}
+}
+
+// reenter weighs a fact that is there already, as if it were asserted now in
+// the given state; what it states, and when it did, stays.
+func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, state directory.FactState) {
+	before := *f
+	o.weigh(b, o.backends[f.Server], name, machine.Assert{Mailbox: name, Deactivated: state == directory.Deactivated})
+	f = b.facts[f.Server]
+	standing := f.Standing
+	*f = before
+	f.State, f.Was, f.Standing = state, 0, standing
 }
 
 func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, approve bool) {
-	b, be := o.boxes[name], o.backends[f.Server]
+	b := o.boxes[name]
 	switch {
-	case f.State == directory.HeldWithdrawal && approve, f.State == directory.HeldReturn && !approve:
+	case f.State == directory.HeldWithdrawal && approve:
 		o.take(b, name, f, 0, directory.GoneRetracted, "")
-	case f.State == directory.HeldWithdrawal:
-		f.State, f.Was, f.Changed = directory.Active, 0, o.now
-	default:
-		life := f.Incarnation
+	case f.State == directory.HeldReturn && !approve:
 		delete(b.facts, f.Server)
-		o.weigh(b, be, name, machine.Assert{Mailbox: name, Server: be.Name, Statement: directory.Statement{
-			Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
-			Type: new(f.Type), SpecialUse: new(f.SpecialUse),
-		}})
-		b.facts[f.Server].First = f.First
-		b.facts[f.Server].Incarnation = life
+		if len(b.facts) == 0 {
+			delete(o.boxes, name)
+		}
+	case f.State == directory.HeldWithdrawal:
+		if f.Was == directory.Withdrawing && !known.rejectWas {
+			f.Was = directory.Active
+		}
+		f.State, f.Was = f.Was, 0
+		o.touch(f)
+	default:
+		o.reenter(b, name, f, f.Was)
+		o.touch(b.facts[f.Server])
 	}
 }
 
@@ -1595,24 +1671,4 @@ func (o *oracle) sums(server directory.ServerID) (count uint64, names, facts [16
 	n.Mod(n, mod).FillBytes(names[:])
 	f.Mod(f, mod).FillBytes(facts[:])
 	return count, names, facts
-}
-
-func (o *oracle) clone() *oracle {
-	c := *o
-	c.boxes = map[directory.MailboxName]*box{}
-	for name, b := range o.boxes {
-		nb := &box{home: b.home, stray: maps.Clone(b.stray), facts: map[directory.ServerID]*directory.Fact{}}
-		for s, f := range b.facts {
-			nb.facts[s] = new(*f)
-		}
-		c.boxes[name] = nb
-	}
-	c.claims = maps.Clone(o.claims)
-	c.tombs = maps.Clone(o.tombs)
-	c.guards = maps.Clone(o.guards)
-	c.backends = map[directory.ServerID]*directory.Backend{}
-	for id, b := range o.backends {
-		c.backends[id] = new(*b)
-	}
-	return &c
 }

@@ -46,7 +46,7 @@ func (c *mailboxScan) next() error {
 		return nil
 	}
 	row := c.k
-	if i := bytes.IndexByte(row, 0); i < 0 || i != len(row)-1 {
+	if n := len(row); n < 2 || row[n-1] != 0 || n > 5 && row[n-5] == 0 {
 		return fmt.Errorf("%w: bucket %q, key %q: a fact without its mailbox's row", ErrCorrupt, string(bucketMailbox), row)
 	}
 	b, err := unseal(bucketMailbox, row, c.v)
@@ -145,7 +145,8 @@ func (w *weigher) weigh(acl []byte) (directory.Rights, error) {
 // postings merges what is posted in one class under each of a user's
 // identifiers. It can be moved upward only.
 type postings struct {
-	lists []postingList // a heap, least key first, without those at their end
+	all   []postingList
+	lists []postingList // a heap of those not at their end, least key first
 	begun bool
 	key   []byte  // order key of the present mailbox, nil at the end
 	sum   posting // of all lists that have it
@@ -154,24 +155,34 @@ type postings struct {
 // postingList is one identifier's part of bucketPosting.
 type postingList struct {
 	it     kv.Iterator
-	prefix []byte // identifier 0x00 class
-	goal   []byte // scratch
+	prefix []byte // identifier 0x00 class, with room behind it for a key
 	k, v   []byte // k is the whole key; nil at the end
 }
 
-func newPostings(s *state, who directory.Principal, class byte) *postings {
-	p := &postings{}
+func newPostings(s *state, who directory.Principal) *postings {
+	p := &postings{all: make([]postingList, 0, 2+len(who.Groups))}
 	for id := range who.Identifiers() {
-		p.lists = append(p.lists, postingList{it: s.r.Iterate(bucketPosting), prefix: append(postingPrefix(id), class)})
+		const room = 64 // for most keys
+		prefix := append(make([]byte, 0, len(id)+2+room), id...)
+		p.all = append(p.all, postingList{it: s.r.Iterate(bucketPosting), prefix: append(prefix, 0, 0)})
 	}
+	p.lists = make([]postingList, len(p.all))
 	return p
+}
+
+// enter begins with another class.
+func (p *postings) enter(class byte) {
+	p.lists, p.begun, p.key = p.lists[:len(p.all)], false, nil
+	copy(p.lists, p.all)
+	for _, l := range p.lists {
+		l.prefix[len(l.prefix)-1] = class
+	}
 }
 
 func (l *postingList) name() []byte { return l.k[len(l.prefix):] }
 
 func (l *postingList) seek(key []byte) {
-	l.goal = append(append(l.goal[:0], l.prefix...), key...)
-	l.k, l.v = l.it.Seek(l.goal)
+	l.k, l.v = l.it.Seek(append(l.prefix, key...))
 	l.check()
 }
 
@@ -263,9 +274,9 @@ type view struct {
 	scan   *mailboxScan         // own mailboxes and an administrator's; else nil
 	posted *postings            // other users' and shared ones; else nil
 
-	key    []byte // belongs to the Reader
-	name   directory.MailboxName
-	rights directory.Rights // of the stored ACL
+	key  []byte // belongs to the Reader
+	name directory.MailboxName
+	form []byte // name in client form, in the lister's scratch until the next move
 }
 
 // seek moves to the first visible mailbox at or after key.
@@ -365,13 +376,14 @@ func (v *view) candidate() []byte {
 }
 
 // look decides whether the candidate at key is visible, and sets name and
-// rights. If it is not, past may say up to where nothing else is either.
+// form. If it is not, past may say up to where nothing else is either.
 func (v *view) look(key []byte) (visible bool, past []byte, err error) {
 	l := v.l
-	if v.name, err = directory.NameFromKey(key); err != nil {
-		return false, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if l.ns.Class(v.name, l.who) != v.class {
+	l.scratch = appendName(l.scratch[:0], key)
+	v.name = directory.MailboxName(l.scratch)
+	var class directory.Class
+	l.scratch, class = l.ns.AppendClient(l.scratch[:0], v.name, l.who)
+	if v.form = l.scratch; class != v.class {
 		return false, v.pastClass(key), nil
 	}
 	if !l.who.Admin && !l.dav && v.name.IsHiddenTree() {
@@ -381,39 +393,60 @@ func (v *view) look(key []byte) (visible bool, past []byte, err error) {
 		}
 		return false, pastBelow(cutKey(key, top)), nil
 	}
+	var rights directory.Rights // l, if it is there
 	switch {
 	case v.scan != nil:
 		fact := v.scan.listed()
 		if fact == nil {
 			return false, nil, nil
 		}
-		v.rights, err = l.weigher.weigh(fact.ACL)
+		rights, err = l.weigher.weigh(fact.ACL)
 	case v.posted.sum.Weigh:
-		v.rights, err = l.weighed(key)
+		rights, err = l.weighed(key)
 	default:
-		v.rights = v.posted.sum.Rights
+		rights = v.posted.sum.Rights
 	}
-	return err == nil && (l.who.Admin || v.rights.Has(directory.RightLookup)), nil, err
+	return err == nil && (l.who.Admin || rights.Has(directory.RightLookup)), nil, err
 }
 
 // pastClass returns the key after those around key that are not of the view's
 // class either, nil where only key itself is known not to be.
 func (v *view) pastClass(key []byte) []byte {
 	who, ns := v.l.who, v.l.ns
-	if who.Admin && ns.VirtDomains || who.Admin && v.name.Domain() == "" {
-		// The first level decides. Below it only: other domains' names may
-		// stand between a first level and what is below it.
-		if first := cutKey(key, 1); len(first) < len(key) {
-			return pastBelow(first)
-		}
+	if !ns.CrossDomains && !(who.Admin && ns.VirtDomains) && v.name.Domain() != who.User.Domain() {
+		past, _ := directory.KeyAfterDomain(key)
+		return past
+	}
+	if !who.Admin {
 		return nil
 	}
-	if !ns.CrossDomains && (who.Admin || v.name.Domain() != who.User.Domain()) {
-		if past, ok := directory.KeyAfterDomain(key); ok {
-			return past
-		}
+	// The first level decides. Below it only: other domains' names may stand
+	// between a first level and what is below it.
+	if first := cutKey(key, 1); len(first) < len(key) {
+		return pastBelow(first)
 	}
 	return nil
+}
+
+// appendName appends to dst, which is empty, the name that has that order key:
+// directory.NameFromKey without its checks. The key is known to be one, since
+// the checksum of its value covers it.
+func appendName(dst, key []byte) []byte {
+	dst = append(dst, key...)
+	i := 0
+	if d := bytes.IndexByte(dst, directory.KeyDomainSep); d >= 0 {
+		dst[d] = '!'
+		i = d + 1
+	}
+	for ; i < len(dst); i++ {
+		switch dst[i] {
+		case directory.KeyLevelSep:
+			dst[i] = '.'
+		case '.':
+			dst[i] = '^'
+		}
+	}
+	return dst
 }
 
 // cutKey returns the part of an order key that holds the domain and the first

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+// settings are what rookeryd is told, by flags and by the file of -config. A
+// flag beats the file.
+type settings struct {
+	name           string
+	data           string
+	listenClient   string
+	listenPeer     string
+	listenHTTP     string
+	listenDebug    string
+	initialCluster string
+	clusterToken   string
+	config         string
+	logLevel       slog.Level
+	logFormat      string
+	version        bool
+}
+
+// errUsage: the command line or the file is wrong; the text says how.
+var errUsage = errors.New("usage")
+
+const synopsis = `rookeryd - one node of a Rookery directory
+
+Usage:
+  rookeryd --name NAME --data DIR [flags]
+
+Examples:
+  rookeryd --name n1 --data /var/lib/rookery
+  rookeryd --config /etc/rookery/rookeryd.conf
+
+The file of --config holds "name: value" lines, a name being a flag's without
+the dashes; "#" begins a comment. A flag beats the file; an unknown name stops
+the start. Without certificates, plain text is spoken on loopback addresses only.
+
+Flags:
+`
+
+// parseSettings reads the command line and the file it names.
+func parseSettings(args []string, out io.Writer) (settings, error) {
+	var s settings
+	fs := flag.NewFlagSet("rookeryd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&s.name, "name", "", "this node's `name`; fixed when the data directory is made")
+	fs.StringVar(&s.data, "data", "", "the data `directory`; made if missing")
+	fs.StringVar(&s.listenClient, "listen-client", "127.0.0.1:7905", "`address` for clients (gRPC)")
+	fs.StringVar(&s.listenPeer, "listen-peer", "127.0.0.1:7906", "`address` for the other nodes")
+	fs.StringVar(&s.listenHTTP, "listen-http", "127.0.0.1:7907", "`address` for /livez, /readyz and /metrics")
+	fs.StringVar(&s.listenDebug, "listen-debug", "", "`address` for profiles; none by default")
+	fs.StringVar(&s.initialCluster, "initial-cluster", "", "`members` of a new cluster, name=peer-address, separated by commas; default this node alone")
+	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	fs.StringVar(&s.config, "config", "", "`file` with more settings")
+	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
+	fs.BoolVar(&s.version, "version", false, "print the version and exit")
+	usage := func() {
+		fmt.Fprint(out, synopsis)
+		fs.SetOutput(out)
+		fs.PrintDefaults()
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			usage()
+			return s, err
+		}
+		return s, fmt.Errorf("%w: %w; `rookeryd --help` lists the flags", errUsage, err)
+	}
+	if fs.NArg() > 0 {
+		return s, fmt.Errorf("%w: %q is no flag; `rookeryd --help` lists them", errUsage, fs.Arg(0))
+	}
+	if s.version {
+		return s, nil
+	}
+	if s.config != "" {
+		if err := readConfig(fs, s.config); err != nil {
+			return s, err
+		}
+	}
+	return s, s.check()
+}
+
+// readConfig sets from file what no flag has set.
+func readConfig(fs *flag.FlagSet, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	defer f.Close()
+	given := map[string]bool{"config": true}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	lines := bufio.NewScanner(f)
+	seen := map[string]bool{}
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		switch {
+		case !ok:
+			return fmt.Errorf("%w: %s:%d: %q is no \"name: value\" line", errUsage, file, n, line)
+		case fs.Lookup(name) == nil || name == "config" || name == "version":
+			return fmt.Errorf("%w: %s:%d: no setting is called %q; `rookeryd --help` lists them", errUsage, file, n, name)
+		case seen[name]:
+			return fmt.Errorf("%w: %s:%d: %s stands twice", errUsage, file, n, name)
+		}
+		seen[name] = true
+		if given[name] {
+			continue
+		}
+		if err := fs.Set(name, value); err != nil {
+			return fmt.Errorf("%w: %s:%d: %s: %w", errUsage, file, n, name, err)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%w: %s: %w", errUsage, file, err)
+	}
+	return nil
+}
+
+// check refuses what cannot work before anything is opened.
+func (s *settings) check() error {
+	if s.name == "" || strings.ContainsAny(s.name, " \t=,/") {
+		return fmt.Errorf("%w: --name is needed: a word without blanks, '=', ',' and '/'", errUsage)
+	}
+	if s.data == "" {
+		return fmt.Errorf("%w: --data is needed: the directory for this node's state", errUsage)
+	}
+	if s.logFormat != "text" && s.logFormat != "json" {
+		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
+	}
+	for _, l := range []struct{ flag, address string }{
+		{"listen-client", s.listenClient}, {"listen-peer", s.listenPeer}, {"listen-http", s.listenHTTP}, {"listen-debug", s.listenDebug},
+	} {
+		if l.address == "" && l.flag == "listen-debug" {
+			continue
+		}
+		if err := onLoopback(l.address); err != nil {
+			return fmt.Errorf("%w: --%s: %w", errUsage, l.flag, err)
+		}
+	}
+	return nil
+}
+
+// onLoopback refuses an address on which plain text could be overheard.
+func onLoopback(address string) error {
+	if strings.HasPrefix(address, "localhost:") {
+		return nil
+	}
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is no ip:port", address)
+	}
+	if !a.Addr().IsLoopback() {
+		return fmt.Errorf("%s is not on loopback, and without certificates only plain text can be spoken there: listen on 127.0.0.1 or [::1]", address)
+	}
+	return nil
+}

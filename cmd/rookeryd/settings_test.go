@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSettings(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+		file string
+		want string // in the error; "" is none
+	}{
+		{name: "enough", args: []string{"--name", "n1", "--data", "d"}},
+		{name: "file", file: "# a comment\n\nname: n1\ndata: /d\nlisten-client: [::1]:7905\n"},
+		{name: "localhost", args: []string{"--name", "n1", "--data", "d", "--listen-client", "localhost:1"}},
+		{name: "no name", args: []string{"--data", "d"}, want: "--name is needed"},
+		{name: "no data", args: []string{"--name", "n1"}, want: "--data is needed"},
+		{name: "not loopback", args: []string{"--name", "n1", "--data", "d", "--listen-client", "0.0.0.0:7905"}, want: "not on loopback"},
+		{name: "any address", args: []string{"--name", "n1", "--data", "d", "--listen-peer", ":7906"}, want: "is no ip:port"},
+		{name: "http not loopback", args: []string{"--name", "n1", "--data", "d", "--listen-http", "192.0.2.1:80"}, want: "--listen-http"},
+		{name: "unknown flag", args: []string{"--nmae", "n1"}, want: "nmae"},
+		{name: "stray word", args: []string{"--name", "n1", "--data", "d", "serve"}, want: `"serve" is no flag`},
+		{name: "unknown setting", file: "nmae: n1\n", want: `:1: no setting is called "nmae"`},
+		{name: "no colon", file: "name n1\n", want: `:1: "name n1" is no`},
+		{name: "twice", file: "name: n1\nname: n2\n", want: ":2: name stands twice"},
+		{name: "bad value", file: "log-level: loud\n", want: ":1: log-level"},
+		{name: "config in config", file: "config: other\n", want: "no setting"},
+		{name: "bad format", args: []string{"--name", "n1", "--data", "d", "--log-format", "xml"}, want: "text or json"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			args := tt.args
+			if tt.file != "" {
+				file := filepath.Join(t.TempDir(), "rookeryd.conf")
+				if err := os.WriteFile(file, []byte(tt.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				args = append([]string{"--config", file}, args...)
+			}
+			_, err := parseSettings(args, &bytes.Buffer{})
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v, want no error", err)
+			case tt.want != "" && (!errors.Is(err, errUsage) || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want a usage error with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestFlagBeatsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "rookeryd.conf")
+	if err := os.WriteFile(file, []byte("name: file\ndata: fromfile\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := parseSettings([]string{"--config", file, "--name", "flag"}, &bytes.Buffer{})
+	if err != nil || s.name != "flag" || s.data != "fromfile" {
+		t.Errorf("got name %q data %q err %v, want flag, fromfile", s.name, s.data, err)
+	}
+}
+
+func TestMissingConfig(t *testing.T) {
+	_, err := parseSettings([]string{"--config", filepath.Join(t.TempDir(), "none")}, &bytes.Buffer{})
+	if !errors.Is(err, errUsage) {
+		t.Errorf("got %v, want a usage error", err)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var out bytes.Buffer
+	_, err := parseSettings([]string{"--help"}, &out)
+	if !errors.Is(err, flag.ErrHelp) {
+		t.Errorf("got %v, want ErrHelp", err)
+	}
+	for _, want := range []string{"Examples:", "-listen-client", "127.0.0.1:7905", "-initial-cluster"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("help lacks %q:\n%s", want, out.String())
+		}
+	}
+}
+
+func TestInitialMembers(t *testing.T) {
+	base := settings{name: "n1", listenPeer: "127.0.0.1:7906"}
+	for _, tt := range []struct{ cluster, want string }{
+		{"", ""},
+		{"n1=127.0.0.1:7906", ""},
+		{"n2=127.0.0.1:7906", "does not name this node"},
+		{"n1", "is no name=peer-address"},
+		{"n1=a:1,n2=b:1", "a cluster of one"},
+	} {
+		s := base
+		s.initialCluster = tt.cluster
+		members, err := initialMembers(s)
+		if tt.want == "" && (err != nil || len(members) != 1 || members[0].Name != "n1") {
+			t.Errorf("%q: got %v, %v, want n1 alone", tt.cluster, members, err)
+		}
+		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%q: got %v, want %q", tt.cluster, err, tt.want)
+		}
+	}
+}

@@ -1,0 +1,704 @@
+package machine_test
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
+)
+
+var (
+	modelSeeds = flag.Int("model.seeds", 1500, "how many random sequences TestModel plays")
+	modelSeed  = flag.Uint64("model.seed", 0, "play this sequence alone")
+	modelSteps = flag.Int("model.steps", 60, "commands in a sequence")
+)
+
+// TestModel plays random commands to the machine and to the oracle and
+// compares what each says of every command, and now and then all that they
+// keep. A sequence that differs is made as short as it gets and printed as a
+// script.
+func TestModel(t *testing.T) {
+	first, n := uint64(1), uint64(*modelSeeds)
+	if *modelSeed != 0 {
+		first, n = *modelSeed, 1
+	} else if testing.Short() {
+		n /= 10
+	}
+	found := 0
+	for seed := first; seed < first+n; seed++ {
+		steps := generate(seed, *modelSteps)
+		if difference := play(t, steps); difference != "" {
+			steps, difference = shorten(t, steps)
+			t.Errorf("seed %d: %s\nafter\n%s", seed, difference, script(steps))
+			if found++; found >= 5 {
+				return
+			}
+		}
+	}
+}
+
+// step is one command, or the beginning of the next life.
+type step struct {
+	elapsed directory.Time
+	c       machine.Command
+	restore bool
+	lazy    bool // leave open sweeps open after it
+}
+
+func script(steps []step) string {
+	var b strings.Builder
+	for _, s := range steps {
+		if s.elapsed != 0 {
+			fmt.Fprintf(&b, "wait %s\n", s.elapsed)
+		}
+		if s.restore {
+			b.WriteString("restore\n")
+		} else {
+			b.WriteString(formatCommand(s.c) + "\n")
+			if s.lazy {
+				b.WriteString("# its sweep stays open\n")
+			}
+		}
+	}
+	return b.String()
+}
+
+// play returns the first difference, or "".
+func play(t testing.TB, steps []step) string {
+	w, o := newWorld(t), newOracle()
+	for i, s := range steps {
+		if s.restore {
+			// The fork index depends on the incarnation; a restore begins with
+			// none, and with no sweep open.
+			drain(w, o, s)
+			if raw := readRaw(t, w); len(raw.Forks) > 0 {
+				continue
+			}
+			w.restore()
+			o.restore()
+			o.rev++
+			continue
+		}
+		got, want := w.apply(s.elapsed, s.c), o.do(s.elapsed, s.c)
+		if d := compareResults(s.c.Op, got, want); d != "" {
+			return fmt.Sprintf("step %d, %s: %s", i+1, formatCommand(s.c), d)
+		}
+		if !s.lazy {
+			if d := drain(w, o, s); d != "" {
+				return d
+			}
+			if i%4 == 0 || i == len(steps)-1 {
+				if d := compareStates(t, w, o); d != "" {
+					return fmt.Sprintf("after step %d, %s: %s", i+1, formatCommand(s.c), d)
+				}
+			}
+		}
+		if d := compareRoutes(t, w, o); d != "" {
+			return fmt.Sprintf("after step %d, %s: %s", i+1, formatCommand(s.c), d)
+		}
+	}
+	if d := drain(w, o, step{}); d != "" {
+		return d
+	}
+	if d := compareStates(t, w, o); d != "" {
+		return "at the end: " + d
+	}
+	return ""
+}
+
+// drain ticks until no sweep is open.
+func drain(w *world, o *oracle, _ step) string {
+	for range 100 {
+		wait, _, err := w.m.Due(w.store.Snapshot(), 0)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if wait != 0 {
+			return ""
+		}
+		w.apply(0, machine.Command{Op: machine.Tick{}})
+		o.do(0, machine.Command{Op: machine.Tick{}})
+	}
+	return "a hundred ticks did not end what is due"
+}
+
+// shorten drops what the difference does not need.
+func shorten(t testing.TB, steps []step) ([]step, string) {
+	last := play(t, steps)
+	for size := len(steps) / 2; size > 0; {
+		dropped := false
+		for at := 1; at+size <= len(steps); { // the first is Init
+			trial := slices.Concat(steps[:at], steps[at+size:])
+			if d := play(t, trial); d != "" {
+				steps, last, dropped = trial, d, true
+				continue
+			}
+			at += size
+		}
+		if !dropped || size > 1 {
+			size /= 2
+		}
+	}
+	return steps, last
+}
+
+func compareResults(op machine.Op, got, want machine.Result) string {
+	if _, ok := op.(machine.Tick); ok {
+		return ""
+	}
+	_, switchover := op.(machine.SetPrimary)
+	g, w := sentinelName(got.Refused), sentinelName(want.Refused)
+	switch {
+	case g != w:
+		return fmt.Sprintf("got refusal %q (%v), want %q (%v)", g, got.Refused, w, want.Refused)
+	case got.Refused == nil && got.Effect != want.Effect:
+		return fmt.Sprintf("got %s, want %s", effects[got.Effect], effects[want.Effect])
+	case got.Revision != want.Revision:
+		return fmt.Sprintf("got revision %d, want %d", got.Revision, want.Revision)
+	case got.Count != want.Count:
+		return fmt.Sprintf("got count %d, want %d", got.Count, want.Count)
+	case got.Epoch != want.Epoch:
+		return fmt.Sprintf("got epoch %d, want %d", got.Epoch, want.Epoch)
+	case got.Refused != nil && want.Holder != got.Holder && !switchover:
+		return fmt.Sprintf("got holder %q, want %q", got.Holder, want.Holder)
+	case got.Deadline != want.Deadline:
+		return fmt.Sprintf("got deadline %s, want %s", got.Deadline, want.Deadline)
+	case len(got.Items) != len(want.Items):
+		return fmt.Sprintf("got %d items, want %d", len(got.Items), len(want.Items))
+	}
+	for i := range got.Items {
+		item := op.(machine.Batch).Ops[i]
+		if d := compareResults(item, got.Items[i], want.Items[i]); d != "" {
+			return fmt.Sprintf("item %d, %s: %s", i, formatOp(item), d)
+		}
+	}
+	return ""
+}
+
+func readRaw(t testing.TB, w *world) machine.RawIndexes {
+	raw, err := machine.ReadRaw(w.store.Snapshot())
+	if err != nil {
+		t.Fatalf("reading the buckets: %v", err)
+	}
+	return raw
+}
+
+// compareRoutes asks both where every name is.
+func compareRoutes(t testing.TB, w *world, o *oracle) string {
+	snap := w.store.Snapshot()
+	answers, err := w.m.LookupMany(snap, everyName, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range answers {
+		a := &answers[i]
+		got := place{outcome: a.Outcome, forked: a.Route.Forked, recently: a.RecentlyRetracted}
+		if a.Server != nil {
+			got.server = a.Server.Name
+		}
+		if a.Route.Home != nil {
+			got.home = a.Route.Home.Name
+		}
+		if a.Route.Fact != nil {
+			got.lister = a.BackendName(a.Route.Fact.Server)
+		}
+		if want := o.lookup(a.Name); got != want {
+			return fmt.Sprintf("%s: got %+v, want %+v", a.Name, got, want)
+		}
+		if a.Outcome == directory.Incomplete && !slices.Equal(a.Missing, o.missing()) {
+			return fmt.Sprintf("%s: got missing %v, want %v", a.Name, a.Missing, o.missing())
+		}
+	}
+	return ""
+}
+
+// compareStates compares all that is kept and indexed, while no sweep is open.
+func compareStates(t testing.TB, w *world, o *oracle) string {
+	raw := readRaw(t, w)
+	if f := slices.DeleteFunc(w.faults(), func(s string) bool { return strings.Contains(s, "beside a live fact") }); len(f) > 0 {
+		return "check: " + strings.Join(f, "; ")
+	}
+	for _, c := range []struct {
+		what string
+		pair func() (got, want []string)
+	}{
+		{"facts", func() ([]string, []string) { return rawFacts(raw), o.factLines() }},
+		{"forks", func() ([]string, []string) {
+			return texts(raw.Forks), o.namesWhere(func(b *box) bool { return len(o.strangers(b)) > 0 })
+		}},
+		{"moves", func() ([]string, []string) {
+			return texts(raw.Moves), o.namesWhere(func(b *box) bool {
+				return slices.ContainsFunc(slices.Collect(maps.Values(b.facts)), func(f *directory.Fact) bool {
+					return f.State == directory.Deactivated && f.Standing == directory.InForce
+				})
+			})
+		}},
+		{"by-server", func() ([]string, []string) {
+			return perServer(raw.ByServer), o.perServer(func(*directory.Fact) bool { return true })
+		}},
+		{"held", func() ([]string, []string) {
+			return perServer(raw.Held), o.perServer(func(f *directory.Fact) bool { return f.State.IsHeld() })
+		}},
+		{"postings", func() (got, want []string) {
+			for _, p := range raw.Postings {
+				got = append(got, fmt.Sprintf("%s %s", p.Identifier, p.Name))
+			}
+			for id, names := range o.postings() {
+				for _, n := range names {
+					want = append(want, fmt.Sprintf("%s %s", id, n))
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return got, want
+		}},
+		{"reservations", func() (got, want []string) {
+			for _, r := range raw.Reservations {
+				got = append(got, claimLine(&r))
+			}
+			for _, n := range slices.SortedFunc(maps.Keys(o.claims), directory.CompareNames) {
+				want = append(want, claimLine(o.claims[n]))
+			}
+			return got, want
+		}},
+		{"unheard", func() (got, want []string) {
+			m := map[directory.ServerID][]directory.MailboxName{}
+			for _, n := range slices.SortedFunc(maps.Keys(o.claims), directory.CompareNames) {
+				if c := o.claims[n]; !c.Heard {
+					m[c.Server] = append(m[c.Server], n)
+				}
+			}
+			return perServer(raw.Unheard), perServer(m)
+		}},
+		{"tombstones", func() (got, want []string) {
+			for _, x := range raw.Tombstones {
+				got = append(got, tombLine(o, &x))
+			}
+			for _, n := range slices.SortedFunc(maps.Keys(o.tombs), directory.CompareNames) {
+				want = append(want, tombLine(o, o.tombs[n]))
+			}
+			return got, want
+		}},
+		{"digests", func() (got, want []string) {
+			for s := range o.backends {
+				count, names, facts := o.sums(s)
+				want = append(want, fmt.Sprintf("%d: %d %x %x counted %d", s, count, names, facts, len(o.counted(s))))
+				d := raw.Totals[s]
+				got = append(got, fmt.Sprintf("%d: %d %x %x counted %d", s, d.Count, d.Names, d.Facts, d.Counted))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return got, want
+		}},
+		{"subscriptions", func() (got, want []string) {
+			for id := range o.subs {
+				want = append(want, fmt.Sprintf("%s %s", id.user, id.name))
+			}
+			slices.Sort(want)
+			got = slices.Clone(raw.Subs)
+			slices.Sort(got)
+			return got, want
+		}},
+		{"backends", func() (got, want []string) {
+			infos, err := w.m.Backends(w.store.Snapshot(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range infos {
+				got = append(got, fmt.Sprintf("%d %s group %s %s weight %d admitted %t drain %t confirmed %s in %d at %d",
+					b.ID, b.Name, b.GroupName, b.State, b.Weight, b.Admitted, b.DrainApproved, b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision))
+			}
+			for _, b := range o.backends {
+				want = append(want, fmt.Sprintf("%d %s group %s %s weight %d admitted %t drain %t confirmed %s in %d at %d",
+					b.ID, b.Name, o.groupOf(b.ID).Name, b.State, b.Weight, b.Admitted, b.DrainApproved, b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return got, want
+		}},
+		{"groups", func() (got, want []string) {
+			infos, err := w.m.Groups(w.store.Snapshot(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, g := range infos {
+				got = append(got, fmt.Sprintf("%s %v primary %d epoch %d own %t mode %d", g.Name, g.Members, g.Primary, g.Epoch, g.Own, g.Mode))
+			}
+			for _, g := range o.groups {
+				if g.MergedInto == 0 {
+					want = append(want, fmt.Sprintf("%s %v primary %d epoch %d own %t mode %d", g.Name, g.Members, g.Primary, g.Epoch, g.Own, g.Mode))
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return got, want
+		}},
+		{"holds", func() (got, want []string) {
+			holds, _, err := w.m.Holds(w.store.Snapshot())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range holds {
+				got = append(got, fmt.Sprintf("%s %s %s", h.Kind, h.Key, h.Until))
+			}
+			for _, h := range o.holds {
+				want = append(want, fmt.Sprintf("%s %s %s", h.Kind, h.Key, h.Until))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return got, want
+		}},
+	} {
+		got, want := c.pair()
+		if d := compareLines(got, want); d != "" {
+			return c.what + ":\n" + d
+		}
+	}
+	return ""
+}
+
+func compareLines(got, want []string) string {
+	var b strings.Builder
+	for _, g := range got {
+		if !slices.Contains(want, g) {
+			fmt.Fprintf(&b, "  got  %s\n", g)
+		}
+	}
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			fmt.Fprintf(&b, "  want %s\n", w)
+		}
+	}
+	return b.String()
+}
+
+func texts(names []directory.MailboxName) (out []string) {
+	for _, n := range names {
+		out = append(out, string(n))
+	}
+	return out
+}
+
+func perServer(m map[directory.ServerID][]directory.MailboxName) (out []string) {
+	for _, s := range slices.Sorted(maps.Keys(m)) {
+		for _, n := range m[s] {
+			out = append(out, fmt.Sprintf("%d %s", s, n))
+		}
+	}
+	return out
+}
+
+func (o *oracle) perServer(is func(*directory.Fact) bool) (out []string) {
+	for name, b := range o.boxes {
+		for s, f := range b.facts {
+			if is(f) {
+				out = append(out, fmt.Sprintf("%d %s", s, name))
+			}
+		}
+	}
+	return out
+}
+
+func (o *oracle) namesWhere(is func(*box) bool) (out []string) {
+	for name, b := range o.boxes {
+		if is(b) {
+			out = append(out, string(name))
+		}
+	}
+	return out
+}
+
+func factLine(name directory.MailboxName, f *directory.Fact) string {
+	return fmt.Sprintf("%s: %d %s was %s %s %q %q %q %d %c %q first %d last %d changed %s life %d", name, f.Server, f.State, f.Was, f.Standing,
+		f.Partition, f.ACL, f.MailboxID, f.UIDValidity, f.Type, f.SpecialUse, f.First, f.Last, f.Changed, f.Incarnation)
+}
+
+func strayLine(name directory.MailboxName, server directory.ServerID, id string) string {
+	return fmt.Sprintf("%s: settled against %d %q", name, server, id)
+}
+
+func rawFacts(raw machine.RawIndexes) (out []string) {
+	for _, mb := range raw.Mailboxes {
+		for i := range mb.Facts {
+			out = append(out, factLine(mb.Name, &mb.Facts[i]))
+		}
+		for _, v := range mb.Stray {
+			out = append(out, strayLine(mb.Name, v.Server, v.MailboxID))
+		}
+	}
+	return out
+}
+
+func (o *oracle) factLines() (out []string) {
+	for name, b := range o.boxes {
+		for _, f := range b.facts {
+			out = append(out, factLine(name, f))
+		}
+		for s, id := range b.stray {
+			out = append(out, strayLine(name, s, id))
+		}
+	}
+	return out
+}
+
+func claimLine(r *directory.Reservation) string {
+	return fmt.Sprintf("%s %d %q made %s grace %s deadline %s heard %t revision %d", r.Name, r.Server, r.Partition, r.Made, r.Grace, r.Deadline, r.Heard, r.Revision)
+}
+
+func tombLine(o *oracle, t *directory.Tombstone) string {
+	name := func(id directory.GroupID) directory.GroupName {
+		if g := o.follow(id); g != nil {
+			return g.Name
+		}
+		return ""
+	}
+	return fmt.Sprintf("%s how %d server %d from %q to %q new %q revision %d time %s", t.Name, t.How, t.Server, name(t.From), name(t.To), t.NewName, t.Revision, t.Time)
+}
+
+// The generator: a small world in which things meet.
+
+var (
+	users     = []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"}
+	servers   = []directory.BackendName{"be1", "be2", "be3", "be4", "be5"}
+	everyName = func() (names []directory.MailboxName) {
+		for _, u := range users {
+			for _, f := range []string{"", ".Sent", ".Sent.old", ".Trash"} {
+				names = append(names, directory.MailboxName("user."+u+f))
+			}
+		}
+		return append(names, "shared", "shared.news", "DELETED.user.alice.5F000001", "DELETED.user.bob.5F000002",
+			"example.org!user.alice", "user.alice^b", "DELETED.user.carol.Sent.5F000003")
+	}()
+	acls = []string{
+		"%s lrswipkxtecda", "%s lrswipkxtecda anyone p", "%s lrswipkxtecda bob lrs", "%s lrswipkxtecda anyone lr",
+		"%s lrswipkxtecda group:staff lr -bob lr", "%s lrs carol l", "",
+	}
+	groupNames = []directory.GroupName{"g1", "g2", "g3"}
+)
+
+type generator struct {
+	r     *rand.Rand
+	names []directory.MailboxName // those this sequence uses: few, so that they meet
+	seq   map[string]uint64
+}
+
+func generate(seed uint64, n int) []step {
+	g := &generator{r: rand.New(rand.NewPCG(seed, 1)), seq: map[string]uint64{}}
+	// A few neighbours.
+	u := g.r.IntN(len(users) - 1)
+	for _, name := range everyName {
+		owner, ok := name.Owner()
+		if !ok || owner == directory.UserID(users[u]) || g.r.IntN(3) == 0 && owner == directory.UserID(users[u+1]) {
+			g.names = append(g.names, name)
+		}
+	}
+	g.r.Shuffle(len(g.names), func(i, j int) { g.names[i], g.names[j] = g.names[j], g.names[i] })
+	g.names = g.names[:min(len(g.names), 2+g.r.IntN(8))]
+	steps := []step{{c: machine.Command{Op: machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}}}}
+	if g.r.IntN(2) == 0 {
+		steps = append(steps, step{c: machine.Command{Op: g.settings()}})
+	}
+	// Most sequences begin with backends that are whole.
+	if g.r.IntN(4) > 0 {
+		for _, s := range servers[:2+g.r.IntN(4)] {
+			steps = append(steps, step{c: machine.Command{Op: machine.SetBackend{Server: s, Create: true}}},
+				step{c: machine.Command{Op: machine.Confirm{Server: s, How: directory.ByResync}}})
+		}
+	}
+	calm := g.r.IntN(2) == 0 // few changes by operators
+	for len(steps) < n {
+		s := step{}
+		switch g.r.IntN(20) {
+		case 0:
+			s.elapsed = directory.Time(g.r.IntN(120_000))
+		case 1:
+			s.elapsed = directory.Time(g.r.IntN(2_000_000))
+		case 2:
+			s.elapsed = directory.Time(g.r.IntN(20)) * 60_000
+		default:
+			s.elapsed = directory.Time(g.r.IntN(3)) * 100
+		}
+		s.lazy = g.r.IntN(6) == 0
+		if g.r.IntN(60) == 0 {
+			steps = append(steps, step{restore: true})
+			continue
+		}
+		s.c = g.command(calm)
+		steps = append(steps, s)
+		if s.c.Client != "" && g.r.IntN(3) == 0 { // sent again
+			steps = append(steps, step{c: s.c})
+		}
+	}
+	return steps
+}
+
+func (g *generator) command(calm bool) machine.Command {
+	c := machine.Command{By: "test", Op: g.op(calm)}
+	if g.r.IntN(6) == 0 {
+		c.Client = []string{"c1", "c2"}[g.r.IntN(2)]
+		g.seq[c.Client]++
+		c.Sequence = g.seq[c.Client]
+		if c.Sequence > 2 && g.r.IntN(8) == 0 {
+			c.Sequence -= 2 // a late repeat
+		}
+	}
+	return c
+}
+
+func (g *generator) name() directory.MailboxName { return g.names[g.r.IntN(len(g.names))] }
+func (g *generator) server() directory.BackendName {
+	return servers[min(g.r.IntN(len(servers)), g.r.IntN(len(servers)+1))]
+}
+
+func (g *generator) statement(name directory.MailboxName) (st directory.Statement) {
+	owner := "alice"
+	if u, ok := name.Owner(); ok {
+		owner = string(u)
+	}
+	if g.r.IntN(3) > 0 {
+		acl := acls[g.r.IntN(len(acls))]
+		if strings.Contains(acl, "%s") {
+			acl = fmt.Sprintf(acl, owner)
+		}
+		st.ACL = new(tabbed(acl))
+	}
+	if g.r.IntN(3) == 0 {
+		st.Partition = []string{"default", "p2"}[g.r.IntN(2)]
+	}
+	if g.r.IntN(3) == 0 {
+		st.MailboxID = new([]string{"id1", "id2", ""}[g.r.IntN(3)])
+	}
+	if g.r.IntN(10) == 0 {
+		st.UIDValidity = new(uint32(g.r.IntN(2)))
+	}
+	if g.r.IntN(10) == 0 {
+		st.Type = new([]directory.MailboxType{0, 'e', 'c'}[g.r.IntN(3)])
+	}
+	if g.r.IntN(10) == 0 {
+		st.SpecialUse = new([]string{"", `\Sent`}[g.r.IntN(2)])
+	}
+	return st
+}
+
+func (g *generator) op(calm bool) machine.Op {
+	n := g.r.IntN(100)
+	if calm && n >= 72 && g.r.IntN(3) > 0 {
+		n = g.r.IntN(72)
+	}
+	switch {
+	case n < 30:
+		name := g.name()
+		return machine.Assert{
+			Mailbox: name, Server: g.server(), Statement: g.statement(name),
+			Imported: g.r.IntN(12) == 0, Deactivated: g.r.IntN(25) == 0,
+		}
+	case n < 44:
+		op := machine.Retract{Mailbox: g.name(), Server: g.server(), Tentative: g.r.IntN(6) == 0}
+		if g.r.IntN(5) == 0 {
+			op.Epoch = uint64(1 + g.r.IntN(2))
+		}
+		return op
+	case n < 52:
+		op := machine.Reserve{Mailbox: g.name(), Server: g.server()}
+		if g.r.IntN(3) == 0 {
+			op.Grace = 30_000
+		}
+		return op
+	case n < 54:
+		return machine.Release{Mailbox: g.name(), Server: g.server()}
+	case n < 62:
+		return machine.Deactivate{Mailbox: g.name(), Server: g.server()}
+	case n < 69:
+		op := machine.Rename{From: g.name(), To: g.name(), Server: g.server(), Recursive: g.r.IntN(2) == 0}
+		return op
+	case n < 72:
+		var b machine.Batch
+		for range g.r.IntN(5) {
+			op := g.op(true)
+			switch op.(type) {
+			case machine.Batch, machine.Tick:
+				continue
+			}
+			b.Ops = append(b.Ops, op)
+		}
+		return b
+	case n < 75:
+		return machine.Settle{Mailbox: g.name(), Keep: g.server()}
+	case n < 80:
+		op := machine.SetGroup{Group: groupNames[g.r.IntN(len(groupNames))], AcceptMissing: g.r.IntN(2) == 0}
+		for range 1 + g.r.IntN(3) {
+			if s := g.server(); !slices.Contains(op.Members, s) {
+				op.Members = append(op.Members, s)
+			}
+		}
+		return op
+	case n < 84:
+		return machine.SetPrimary{
+			Group: groupNames[g.r.IntN(len(groupNames))], To: g.server(), Epoch: uint64(1 + g.r.IntN(3)), AcceptMissing: g.r.IntN(2) == 0, Reason: "test",
+		}
+	case n < 88:
+		op := machine.SetBackend{Server: g.server(), Create: g.r.IntN(4) == 0}
+		switch g.r.IntN(6) {
+		case 0:
+			op.Weight = new(uint32(g.r.IntN(2) * 50))
+		case 1:
+			op.State = new(directory.BackendDraining)
+			op.DrainApproved = new(g.r.IntN(2) == 0)
+		default:
+			op.State = new(directory.BackendState(1 + g.r.IntN(5)))
+		}
+		return op
+	case n < 90:
+		return machine.Admit{Server: g.server()}
+	case n < 92:
+		return machine.Confirm{Server: g.server(), How: directory.ConfirmedBy(1 + g.r.IntN(3))}
+	case n < 94:
+		return machine.DecideHeld{Server: g.server(), Approve: g.r.IntN(2) == 0}
+	case n < 96:
+		kind := directory.HoldKind(1 + g.r.IntN(4))
+		key := map[directory.HoldKind]string{
+			directory.HoldUser: users[g.r.IntN(3)], directory.HoldMailbox: string(g.name()),
+			directory.HoldBackend: string(g.server()), directory.HoldGroup: string(groupNames[g.r.IntN(len(groupNames))]),
+		}[kind]
+		if g.r.IntN(3) == 0 {
+			return machine.ReleaseHold{Kind: kind, Key: key}
+		}
+		return machine.Hold{Kind: kind, Key: key, For: directory.Time(1+g.r.IntN(3)) * 60_000}
+	case n < 97:
+		name := g.name()
+		user, ok := name.Owner()
+		if !ok {
+			user = "alice"
+		}
+		if g.r.IntN(3) == 0 {
+			return machine.Unsubscribe{User: user, Mailbox: name}
+		}
+		return machine.Subscribe{User: user, Mailbox: name}
+	case n < 98:
+		return g.settings()
+	case n < 99:
+		return machine.RenameBackend{From: g.server(), To: g.server()}
+	}
+	return machine.Tick{}
+}
+
+func (g *generator) settings() machine.SetSettings {
+	s := directory.DefaultSettings()
+	s.GuardCount = uint32(1 + g.r.IntN(4))
+	s.GuardPercent = uint32(g.r.IntN(2) * 50)
+	s.GuardWindow = directory.Time(1+g.r.IntN(5)) * 60_000
+	s.AdmissionOpen = g.r.IntN(3) > 0
+	s.ReadOnly = g.r.IntN(8) == 0
+	s.ReserveGrace = 10_000
+	s.ReserveMax = 600_000
+	if g.r.IntN(2) == 0 {
+		s.GuardCount = 500
+	}
+	return machine.SetSettings{Settings: s}
+}

@@ -1,0 +1,145 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Network carries messages to the other nodes.
+type Network interface {
+	// Send takes messages for the nodes they are addressed to. It does not
+	// block and may lose, delay, double or reorder them. It does not change
+	// them. Inbound messages go to Store.Step.
+	Send(messages []*raftpb.Message)
+}
+
+// Config says what to open. Zero values take the defaults that stand beside
+// the fields.
+type Config struct {
+	// Dir is the node's data directory; the shard has a directory of its own
+	// in it. It is made if missing.
+	Dir string
+	// Shard is which Raft group this is; default 1.
+	Shard uint32
+	// Name is this node's name. A directory made for another name is refused.
+	Name string
+	// Initial is the cluster as it first starts, the same list on every node.
+	// It is used when the directory is empty. Later it may be left out; if it
+	// names several nodes it must be the list that the directory was made from.
+	Initial []Member
+	// Token sets this cluster apart from others with the same list. If given,
+	// it is checked at every start.
+	Token string
+
+	Machine Machine
+	Network Network               // default: none, for a single node
+	Clock   Clock                 // default: SystemClock()
+	Log     *slog.Logger          // default: nowhere
+	Metrics prometheus.Registerer // default: nowhere
+
+	// Tick is Raft's unit of time; default 25 ms. HeartbeatTicks (2) and
+	// ElectionTicks (12) are counted in it.
+	Tick           time.Duration
+	HeartbeatTicks int
+	ElectionTicks  int
+
+	// MaxCommand is the size of the largest command; default 1 MiB.
+	MaxCommand int
+	// MaxBatch is how many octets of commands go into one Raft entry; default
+	// 256 KiB. A larger command has an entry to itself.
+	MaxBatch int
+	// MaxWaiting and MaxWaitingBytes bound the proposals that have no answer
+	// yet; default 16,384 and 64 MiB.
+	MaxWaiting      int
+	MaxWaitingBytes int64
+	// MaxReads bounds the linearizable reads that wait; default 65,536.
+	MaxReads int
+	// MaxLag is how far apply may be behind commit before proposals are
+	// refused; default 5,000 entries.
+	MaxLag uint64
+
+	// FlushKeys, FlushBytes and FlushInterval say when what was applied goes to
+	// the state file: at that many changed keys (10,000) or octets (32 MiB), or
+	// that long after the first change (1 s). At twice FlushKeys or FlushBytes,
+	// apply waits.
+	FlushKeys     int
+	FlushBytes    int
+	FlushInterval time.Duration
+
+	// LogEntries and LogBytes bound the log that is kept for nodes that lag;
+	// default 200,000 and 128 MiB. MarkBytes is how much log is written between
+	// two points that a restart can read from; default 64 MiB.
+	LogEntries int
+	LogBytes   int64
+	MarkBytes  int64
+
+	// MmapSize is the address space kept for the state file; default 64 GiB. A
+	// file that outgrows it stalls for as long as any View is held.
+	MmapSize int
+	// VerifyBytes is the size up to which the state file is read and verified
+	// before the store opens; default 64 MiB. A larger one is verified in the
+	// background, unless NoBackgroundVerify.
+	VerifyBytes        int64
+	NoBackgroundVerify bool
+}
+
+func (c Config) withDefaults() (Config, error) {
+	set(&c.Shard, 1)
+	set(&c.Tick, 25*time.Millisecond)
+	set(&c.HeartbeatTicks, 2)
+	set(&c.ElectionTicks, 12)
+	set(&c.MaxCommand, 1<<20)
+	set(&c.MaxBatch, 256<<10)
+	set(&c.MaxWaiting, 16<<10)
+	set(&c.MaxWaitingBytes, 64<<20)
+	set(&c.MaxReads, 64<<10)
+	set(&c.MaxLag, 5000)
+	set(&c.FlushKeys, 10_000)
+	set(&c.FlushBytes, 32<<20)
+	set(&c.FlushInterval, time.Second)
+	set(&c.LogEntries, 200_000)
+	set(&c.LogBytes, 128<<20)
+	set(&c.MarkBytes, 64<<20)
+	set(&c.MmapSize, 64<<30)
+	set(&c.VerifyBytes, 64<<20)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Clock == nil {
+		c.Clock = SystemClock()
+	}
+	if c.Network == nil {
+		c.Network = noNetwork{}
+	}
+	switch {
+	case c.Dir == "":
+		return c, errors.New("raftstore: no data directory given")
+	case c.Name == "":
+		return c, errors.New("raftstore: no node name given")
+	case c.Machine == nil:
+		return c, errors.New("raftstore: no machine given")
+	case c.ElectionTicks <= c.HeartbeatTicks:
+		return c, fmt.Errorf("raftstore: an election after %d ticks needs more than the %d of a heartbeat", c.ElectionTicks, c.HeartbeatTicks)
+	}
+	return c, nil
+}
+
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// noNetwork is the network of a node without peers.
+type noNetwork struct{}
+
+func (noNetwork) Send([]*raftpb.Message) {}

@@ -1,0 +1,2 @@
+// Package raftstore keeps one deterministic machine equal and durable on every node.
+package raftstore

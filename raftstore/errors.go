@@ -1,0 +1,64 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// What a Store says when it cannot do as asked. Those marked "not done" are
+// promises: the command is not in the log and never will be.
+var (
+	// ErrNoLeader: there is no leader that this node knows of. Not done; try again.
+	ErrNoLeader = errors.New("raftstore: no leader")
+	// ErrOverloaded: too much is waiting already. Not done; slow down.
+	ErrOverloaded = errors.New("raftstore: overloaded")
+	// ErrTooLarge: the command is over Config.MaxCommand. Not done.
+	ErrTooLarge = errors.New("raftstore: command too large")
+	// ErrUnknown: the node lost its leadership before it knew the outcome. The
+	// command may have been applied, or may be yet.
+	ErrUnknown = errors.New("raftstore: outcome unknown")
+	// ErrClosed: the store was closed. The outcome of what was waiting is unknown.
+	ErrClosed = errors.New("raftstore: closed")
+	// ErrStopped: the node failed and serves nothing any more; see StoppedError
+	// for the cause. The outcome of what was waiting is unknown.
+	ErrStopped = errors.New("raftstore: node stopped")
+	// ErrLocked: another process has the data directory open.
+	ErrLocked = errors.New("raftstore: data directory is in use")
+	// ErrCorrupt: a file is not what was written to it. The text names the file
+	// and what to do.
+	ErrCorrupt = errors.New("raftstore: corrupt")
+	// ErrIdentity: the data directory, or a file in it, belongs to another
+	// cluster, node, incarnation or shard.
+	ErrIdentity = errors.New("raftstore: wrong identity")
+)
+
+// NotLeaderError says that another node is the leader, so that the caller can
+// ask there. The command was not done.
+type NotLeaderError struct {
+	Leader uint64 // node id, never 0
+}
+
+func (e *NotLeaderError) Error() string {
+	return fmt.Sprintf("raftstore: not the leader, node %x is", e.Leader)
+}
+
+// StoppedError carries why the node stopped. errors.Is finds ErrStopped and
+// the cause in it.
+type StoppedError struct {
+	Cause error
+}
+
+func (e *StoppedError) Error() string {
+	return fmt.Sprintf("%v: %v", ErrStopped, e.Cause)
+}
+
+// Unwrap returns ErrStopped and the cause.
+func (e *StoppedError) Unwrap() []error { return []error{ErrStopped, e.Cause} }
+
+// cure is what a corrupt file's error ends with. There is one remedy only:
+// nothing here can tell good bytes from bad ones better than the checks did.
+const cure = "move the data directory away, then re-seed this node from its peers or restore it from a snapshot"
+
+func corrupt(file, format string, args ...any) error {
+	return fmt.Errorf("%w: %s: %w; %s", ErrCorrupt, file, fmt.Errorf(format, args...), cure)
+}

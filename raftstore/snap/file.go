@@ -1,0 +1,95 @@
+package snap
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// Save writes a snapshot to path, with the payload that write produces. The
+// file appears under its name only when it is whole, on disk and proved by
+// reading it back; an older file of that name is replaced.
+func Save(path string, h Header, write func(io.Writer) error) (err error) {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("snap: save: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("snap: save %s: %w", path, errors.Join(err, os.Remove(tmp)))
+		}
+	}()
+	if err := fill(f, h, write); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	// The order matters: a name must never lead to octets that a power cut can
+	// still take away, nor to octets that nobody could read back.
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if _, err := Verify(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+func fill(f io.Writer, h Header, write func(io.Writer) error) error {
+	w, err := NewWriter(f, h)
+	if err != nil {
+		return err
+	}
+	if err := write(w); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+// File is an open snapshot file.
+type File struct {
+	*Reader
+	f *os.File
+}
+
+// Open opens the snapshot at path and checks its header.
+func Open(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("snap: open: %w", err)
+	}
+	r, err := NewReader(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, errors.Join(err, f.Close()))
+	}
+	return &File{r, f}, nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.f.Close() }
+
+// Verify reads the snapshot at path to its end.
+func Verify(path string) (Header, error) {
+	f, err := Open(path)
+	if err != nil {
+		return Header{}, err
+	}
+	defer f.Close()
+	if _, err := io.Copy(io.Discard, f.Reader); err != nil {
+		return Header{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return f.Header, nil
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

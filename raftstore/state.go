@@ -1,0 +1,321 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore/snap"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// The state file has a bucket for each of the machine's, by name, and one for
+// the store's own meta record.
+var (
+	metaBucket = []byte("raftstore")
+	metaKey    = []byte("meta")
+)
+
+// stateFile is a Disk in a bbolt file.
+type stateFile struct {
+	db      *bolt.DB
+	buckets []kv.Bucket
+	meta    Meta
+}
+
+func boltOptions(mmapSize int) *bolt.Options {
+	return &bolt.Options{
+		// Waiting for the lock means that somebody else has the file, which the
+		// lock on the directory has ruled out, save for foreign tools.
+		Timeout: time.Second,
+		// The free list on disk costs little to write and saves a walk over
+		// every page at start.
+		NoFreelistSync: false,
+		FreelistType:   bolt.FreelistMapType,
+		// Growing the map waits for all readers, of which there is always one.
+		InitialMmapSize: mmapSize,
+		NoStatistics:    true,
+	}
+}
+
+// createStateFile makes a state file with meta and no keys. The caller makes
+// its name durable.
+func createStateFile(path string, buckets []kv.Bucket, meta Meta) error {
+	db, err := bolt.Open(path, 0o600, boltOptions(0))
+	if err != nil {
+		return fmt.Errorf("raftstore: create %s: %w", path, err)
+	}
+	s := &stateFile{db: db, buckets: buckets}
+	if err := errors.Join(s.Write(meta, nil), db.Close()); err != nil {
+		return fmt.Errorf("raftstore: create %s: %w", path, err)
+	}
+	return nil
+}
+
+// openStateFile opens the file after checking what can be checked without
+// mapping it. A machine may have more buckets than it had: they are made.
+func openStateFile(path string, buckets []kv.Bucket, mmapSize int) (s *stateFile, err error) {
+	if err := checkFile(path); err != nil {
+		return nil, err
+	}
+	// Reading a mapped page that is not there, or is none, ends in a fault or a
+	// panic; here both become errors.
+	defer guard(path, &err)()
+	db, err := bolt.Open(path, 0o600, boltOptions(mmapSize))
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("%w: %s is locked", ErrLocked, path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, corrupt(path, "%w", err)
+	case err != nil:
+		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
+	}
+	s = &stateFile{db: db, buckets: buckets}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, db.Close())
+		}
+	}()
+	missing := false
+	err = db.View(func(tx *bolt.Tx) error {
+		var record []byte
+		if b := tx.Bucket(metaBucket); b != nil {
+			record = b.Get(metaKey)
+		}
+		if s.meta, err = unmarshalMeta(record); err != nil {
+			return corrupt(path, "%w", err)
+		}
+		for _, name := range buckets {
+			missing = missing || tx.Bucket([]byte(name)) == nil
+		}
+		return nil
+	})
+	if err == nil && missing {
+		err = s.Write(s.meta, nil)
+	}
+	return s, err
+}
+
+// guard turns panics and faults over what stands in a file into ErrCorrupt.
+// It is used as: defer guard(path, &err)().
+func guard(path string, err *error) func() {
+	old := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(old)
+		if p := recover(); p != nil {
+			*err = corrupt(path, "unreadable: %v", p)
+		}
+	}
+}
+
+func (s *stateFile) Meta() Meta { return s.meta.clone() }
+
+// Write implements Disk: keys in order, so that each page is visited once.
+func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
+	defer guard(s.db.Path(), &err)()
+	record, err := meta.marshal()
+	if err != nil {
+		return err
+	}
+	err = s.db.Update(func(tx *bolt.Tx) error {
+		for i, name := range s.buckets {
+			b, err := tx.CreateBucketIfNotExists([]byte(name))
+			if err != nil {
+				return err
+			}
+			if i < len(changes) {
+				if err := writeBucket(b, &changes[i]); err != nil {
+					return fmt.Errorf("bucket %q: %w", name, err)
+				}
+			}
+		}
+		b, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil {
+			return err
+		}
+		return b.Put(metaKey, record)
+	})
+	if err != nil {
+		return fmt.Errorf("raftstore: write %s: %w", s.db.Path(), err)
+	}
+	return nil
+}
+
+func writeBucket(b *bolt.Bucket, changes *kv.Tree) error {
+	it := changes.Iter()
+	k, v := it.Seek(nil)
+	if k == nil {
+		return nil
+	}
+	// Keys that all come after what is there, as a log's or an import's in
+	// order, leave pages that nothing will be put into: fill them.
+	if last, _ := b.Cursor().Last(); bytes.Compare(last, k) < 0 {
+		b.FillPercent = 0.9
+	}
+	for ; k != nil; k, v = it.Next() {
+		var err error
+		if v == nil {
+			err = b.Delete(k)
+		} else {
+			err = b.Put(k, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Begin implements Disk.
+func (s *stateFile) Begin() (_ DiskReader, err error) {
+	defer guard(s.db.Path(), &err)()
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return nil, fmt.Errorf("raftstore: read %s: %w", s.db.Path(), err)
+	}
+	r := &stateReader{tx: tx, buckets: make([]*bolt.Bucket, len(s.buckets)), cursors: make([]sync.Pool, len(s.buckets))}
+	for i, name := range s.buckets {
+		r.buckets[i] = tx.Bucket([]byte(name))
+	}
+	return r, nil
+}
+
+// Image implements Disk.
+func (s *stateFile) Image(save func(Meta, func(io.Writer) error) error) (err error) {
+	defer guard(s.db.Path(), &err)()
+	return s.db.View(func(tx *bolt.Tx) error {
+		meta, err := unmarshalMeta(tx.Bucket(metaBucket).Get(metaKey))
+		if err != nil {
+			return corrupt(s.db.Path(), "%w", err)
+		}
+		return save(meta, func(w io.Writer) error {
+			_, err := tx.WriteTo(w)
+			return err
+		})
+	})
+}
+
+// Kind implements Disk.
+func (s *stateFile) Kind() snap.Kind { return snap.Image }
+
+// Close implements Disk.
+func (s *stateFile) Close() error { return s.db.Close() }
+
+// size returns the file's size and how much of it is in use.
+func (s *stateFile) size() (total, used int64) {
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		used = tx.Size()
+		return nil
+	})
+	if info, err := os.Stat(s.db.Path()); err == nil {
+		total = info.Size()
+	}
+	return total, used
+}
+
+// stateReader is a DiskReader over one read transaction of bbolt.
+type stateReader struct {
+	tx      *bolt.Tx
+	buckets []*bolt.Bucket
+	// cursors are kept for Get: a new one costs more than the search.
+	cursors []sync.Pool
+}
+
+func (r *stateReader) Get(bucket int, key []byte) []byte {
+	c, ok := r.cursors[bucket].Get().(*bolt.Cursor)
+	if !ok {
+		c = r.buckets[bucket].Cursor()
+	}
+	k, v := c.Seek(key)
+	if !bytes.Equal(k, key) || k == nil {
+		v = nil
+	}
+	r.cursors[bucket].Put(c)
+	return v
+}
+
+func (r *stateReader) Iterate(bucket int) kv.Iterator {
+	return &stateIterator{c: r.buckets[bucket].Cursor()}
+}
+
+// stateIterator is a cursor that starts with the first key by itself.
+type stateIterator struct {
+	c      *bolt.Cursor
+	placed bool
+}
+
+func (i *stateIterator) Seek(key []byte) (k, v []byte) {
+	i.placed = true
+	return i.c.Seek(key)
+}
+
+func (i *stateIterator) Next() (k, v []byte) {
+	if !i.placed {
+		return i.Seek(nil)
+	}
+	return i.c.Next()
+}
+
+func (r *stateReader) Close() error { return r.tx.Rollback() }
+
+// verify reads the whole file in order, until stop is closed. It finds pages
+// that are none, keys out of order and a bucket that nobody knows; damage
+// within a value only the machine can find.
+func (s *stateFile) verify(log *slog.Logger, stop <-chan struct{}) (err error) {
+	path := s.db.Path()
+	defer guard(path, &err)()
+	start := time.Now()
+	v := fileVerifier{path: path, stop: stop, known: append(slices.Clone(s.buckets), kv.Bucket(metaBucket))}
+	if err := s.db.View(v.file); err != nil {
+		return err
+	}
+	log.Info("state file verified", "file", path, "keys", v.keys, "crc", v.sum, "dur", time.Since(start))
+	return nil
+}
+
+type fileVerifier struct {
+	path  string
+	stop  <-chan struct{}
+	known []kv.Bucket
+	keys  int
+	sum   uint32 // makes sure that every octet is read
+}
+
+func (v *fileVerifier) file(tx *bolt.Tx) error {
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+		if !slices.Contains(v.known, kv.Bucket(name)) {
+			return corrupt(v.path, "there is a bucket %q that this program does not know", name)
+		}
+		return v.bucket(name, b)
+	})
+}
+
+func (v *fileVerifier) bucket(name []byte, b *bolt.Bucket) error {
+	var last []byte
+	c := b.Cursor()
+	for k, value := c.First(); k != nil; k, value = c.Next() {
+		if value == nil || last != nil && bytes.Compare(last, k) >= 0 {
+			return corrupt(v.path, "bucket %q is out of order at key %x", name, k)
+		}
+		v.sum = crc32.Update(v.sum, crc32.IEEETable, value)
+		last = append(last[:0], k...)
+		if v.keys++; v.keys%1024 == 0 {
+			select {
+			case <-v.stop:
+				return nil
+			default:
+			}
+		}
+	}
+	return nil
+}

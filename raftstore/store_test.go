@@ -1,0 +1,116 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore/wal"
+)
+
+func TestMain(m *testing.M) {
+	wal.SetSegmentBytes(1 << 20)
+	os.Exit(m.Run())
+}
+
+func testConfig(t testing.TB) Config {
+	return Config{Dir: t.TempDir(), Name: "n1", Machine: testMachine{}, Log: testLog(t), MmapSize: 1 << 30}
+}
+
+func open(t testing.TB, cfg Config) *Store {
+	t.Helper()
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { s.Close() })
+	waitLeader(t, s)
+	return s
+}
+
+func waitLeader(t testing.TB, s *Store) {
+	t.Helper()
+	for range 1000 {
+		if s.Status().Leading {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("no leader after a second")
+}
+
+func propose(t testing.TB, s *Store, command string) string {
+	t.Helper()
+	result, err := s.Propose(context.Background(), []byte(command))
+	if err != nil {
+		t.Fatalf("Propose(%q): %v", command, err)
+	}
+	return string(result)
+}
+
+func get(t testing.TB, s *Store, key string) string {
+	t.Helper()
+	v, err := s.Read(context.Background(), Linearizable)
+	if err != nil {
+		t.Fatalf("Read: %v", err)
+	}
+	defer v.Release()
+	return string(v.Get(rowsBucket, []byte(key)))
+}
+
+func TestProposeReadReopen(t *testing.T) {
+	cfg := testConfig(t)
+	s := open(t, cfg)
+	for i := range 100 {
+		if got, want := propose(t, s, fmt.Sprintf("put k%d v%d", i, i)), fmt.Sprint(i+1); got != want {
+			t.Fatalf("revision: got %s, want %s", got, want)
+		}
+		if got, want := get(t, s, fmt.Sprintf("k%d", i)), fmt.Sprintf("v%d", i); got != want {
+			t.Fatalf("k%d: got %q, want %q", i, got, want)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+	s = open(t, cfg)
+	for i := range 100 {
+		if got, want := get(t, s, fmt.Sprintf("k%d", i)), fmt.Sprintf("v%d", i); got != want {
+			t.Errorf("after reopening, k%d: got %q, want %q", i, got, want)
+		}
+	}
+	if got := propose(t, s, "nothing"); got != "101" {
+		t.Errorf("revision after reopening: got %s, want 101", got)
+	}
+}
+
+func TestDue(t *testing.T) {
+	s := open(t, testConfig(t))
+	propose(t, s, "alarm rang 50")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	v, err := s.ReadWhen(ctx, func(r kv.Reader) bool { return r.Get(rowsBucket, []byte("rang")) != nil })
+	if err != nil {
+		t.Fatalf("the alarm did not ring: %v", err)
+	}
+	v.Release()
+}
+
+func TestConcurrentProposals(t *testing.T) {
+	s := open(t, testConfig(t))
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			for j := range 50 {
+				propose(t, s, fmt.Sprintf("put k%d-%d %d", i, j, j))
+			}
+		})
+	}
+	wg.Wait()
+	if got, want := propose(t, s, "nothing"), fmt.Sprint(64*50+1); got != want {
+		t.Errorf("revision: got %s, want %s", got, want)
+	}
+}

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore"
+)
+
+// This file is where the rules and the replication meet: neither knows the
+// other, and each is given the other through the few lines here.
+
+// Applied returns m as a shard applies it.
+func Applied(m *machine.Machine) raftstore.Machine { return applied{m} }
+
+type applied struct{ m *machine.Machine }
+
+var _ raftstore.Verifier = applied{}
+
+func (a applied) Buckets() []kv.Bucket { return a.m.Buckets() }
+
+func (a applied) Apply(tx kv.Tx, s raftstore.Stamp, command []byte) ([]byte, error) {
+	return a.m.Apply(tx, directory.Time(s.Elapsed), s.Wall, command)
+}
+
+func (a applied) Due(r kv.Reader, elapsed uint64) (wait int64, command []byte) {
+	wait, command, err := a.m.Due(r, directory.Time(elapsed))
+	if err != nil {
+		// A record that cannot be read. The Tick it leads to finds it again and
+		// stops the node, which Due cannot.
+		return 0, machine.EncodeCommand(machine.Command{By: "directory", Op: machine.Tick{}})
+	}
+	return wait, command
+}
+
+func (a applied) Verify(r kv.Reader) error { return a.m.Verify(r) }
+
+// Shard returns s as a Store.
+func Shard(s *raftstore.Store) Store { return shard{s} }
+
+type shard struct{ s *raftstore.Store }
+
+func (h shard) Propose(ctx context.Context, command []byte) ([]byte, error) {
+	return h.s.Propose(ctx, command)
+}
+
+func (h shard) Local() (View, error) { return view(h.s.Read(context.Background(), raftstore.Local)) }
+
+func (h shard) Linearizable(ctx context.Context) (View, error) {
+	return view(h.s.Read(ctx, raftstore.Linearizable))
+}
+
+func (h shard) When(ctx context.Context, ready func(kv.Reader) bool) (View, error) {
+	return view(h.s.ReadWhen(ctx, ready))
+}
+
+// view keeps a nil *raftstore.View from becoming a View that is not nil.
+func view(v *raftstore.View, err error) (View, error) {
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// Begin makes sure that the shard's cluster has begun: that its first command
+// is in the log. Every node calls it once after its start; it returns when this
+// node has applied that command, however long a first leader takes.
+func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
+	const again = 100 * time.Millisecond
+	for {
+		v, err := s.Read(ctx, raftstore.Local)
+		if err != nil {
+			return err
+		}
+		rev, err := m.Revision(v)
+		v.Release()
+		if err != nil || rev > 0 {
+			return err
+		}
+		id := s.Identity()
+		key := make([]byte, 16)
+		if _, err := rand.Read(key); err != nil {
+			return fmt.Errorf("server: draw the digests' key: %w", err)
+		}
+		if st := s.Status(); st.Leading {
+			_, err = s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: machine.Init{
+				ClusterID:   id.Cluster.String(),
+				Incarnation: directory.Incarnation(id.Incarnation),
+				DigestKey:   key,
+			}}))
+			if err == nil {
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.Done():
+			return s.Err()
+		case <-time.After(again):
+		}
+	}
+}

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -112,7 +111,10 @@ func (s *Session) ListEach(ctx context.Context, q ListQuery, each func(ListRow) 
 		}
 		return err
 	})
-	if err = errors.Join(err, broken); err != nil {
+	if err == nil {
+		err = broken
+	}
+	if err != nil {
 		return Listing{}, err
 	}
 	return l, nil

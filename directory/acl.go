@@ -150,6 +150,7 @@ const (
 const (
 	MaxACL            = 64 << 10 // octets
 	MaxACLIdentifiers = 1000     // entries
+	MaxIdentifier     = 512      // octets of one identifier
 )
 
 // An ACL is a mailbox's access control list, in the order it was written.
@@ -285,6 +286,9 @@ func ValidIdentifier(s string) bool {
 func identifierFault(s string) string {
 	if s == "" {
 		return "it is empty"
+	}
+	if len(s) > MaxIdentifier {
+		return fmt.Sprintf("it is longer than %d octets", MaxIdentifier)
 	}
 	for i := range len(s) {
 		if s[i] < 0x20 || s[i] == 0x7F {

@@ -41,7 +41,8 @@ const (
 	// believes it yet. Still listed; routes as Held.
 	HeldWithdrawal FactState = 4
 	// HeldReturn: the server asserted it, one of so many names that had been
-	// retracted that nobody believes it yet. Neither listed nor routed.
+	// retracted that nobody believes it yet. Not listed; routes as Held if it is
+	// all that is known of the name.
 	HeldReturn FactState = 5
 )
 
@@ -148,7 +149,7 @@ type Fact struct {
 	Standing Standing
 
 	First       Revision    // the first assertion
-	Last        Revision    // the last assertion that changed anything; repeating a fact writes nothing
+	Last        Revision    // the last command that changed the fact; repeating it writes nothing
 	Changed     Time        // directory time of Last, or of the last change of State
 	Incarnation Incarnation // of the last assertion: confirmed if it is the cluster's
 	// Counted says that the fact is in force inside its home: derived from the
@@ -232,7 +233,10 @@ type Reservation struct {
 
 // Limits of names and ACLs (octets, identifiers) and of single commands.
 const (
-	MaxRename     = 20_000 // mailboxes in one rename
+	MaxRename     = 20_000 // mailboxes renamed by one command
+	MaxFacts      = 64     // servers that state one mailbox
+	MaxBackends   = 10_000 // backends, retired ones too
+	MaxClientID   = 64     // octets of a client id
 	MaxBatch      = 10_000 // items in one batch
 	MaxMailboxID  = 255    // octets
 	MaxSpecialUse = 255    // octets

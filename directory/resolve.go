@@ -73,19 +73,16 @@ type Route struct {
 }
 
 // Resolve routes m, leaving holds and completeness to its caller: it returns
-// NotFound where nothing that counts holds the name. It is a pure function of
+// NotFound where nothing that counts, or is held back, holds the name. It is a pure function of
 // what it is given; m is not changed, and Route.Fact points into it.
 func Resolve(m *Mailbox, v View) Route {
 	home := v.Group(HomeOf(m, v))
 	r := Route{Outcome: NotFound, Home: home}
-	var primary, member, stranger, lost *Fact
+	var primary, member, stranger, lost, returned *Fact
 	for i := range m.Facts {
 		f := &m.Facts[i]
 		switch place(f, home, v) {
 		case placeHome:
-			if f.State == HeldReturn {
-				continue
-			}
 			if home.Primary == f.Server {
 				primary = f
 			}
@@ -97,6 +94,8 @@ func Resolve(m *Mailbox, v View) Route {
 			stranger = f
 		case placeLost:
 			lost = f
+		case placeReturned:
+			returned = f
 		}
 	}
 	switch {
@@ -123,6 +122,10 @@ func Resolve(m *Mailbox, v View) Route {
 		if home != nil && home.Has(lost.Server) {
 			r.Fact = lost
 		}
+	case returned != nil:
+		// Its server says that it holds it, and nobody has decided whether that
+		// is to be believed: no reason to bounce mail.
+		r.Outcome = Held
 	}
 	return r
 }
@@ -159,6 +162,7 @@ const (
 	placeHome                      // in force, its server a member of the home
 	placeStranger                  // in force and confirmed, outside the home: a fork
 	placeLost                      // its server is lost: history
+	placeReturned                  // the guard holds it back
 )
 
 func place(f *Fact, home *Group, v View) factPlace {
@@ -168,9 +172,11 @@ func place(f *Fact, home *Group, v View) factPlace {
 		return placeNowhere
 	case b.State.Gone():
 		return placeLost
+	case f.State == HeldReturn:
+		return placeReturned
 	case home != nil && home.Has(f.Server):
 		return placeHome
-	case f.State == HeldReturn || f.Incarnation != v.Incarnation():
+	case f.Incarnation != v.Incarnation():
 		return placeNowhere
 	}
 	return placeStranger
@@ -189,7 +195,7 @@ func InHome(m *Mailbox, f *Fact, v View) bool {
 func HasLive(m *Mailbox, v View) bool {
 	home := v.Group(HomeOf(m, v))
 	for i := range m.Facts {
-		if place(&m.Facts[i], home, v) == placeHome && m.Facts[i].State != HeldReturn {
+		if place(&m.Facts[i], home, v) == placeHome {
 			return true
 		}
 	}

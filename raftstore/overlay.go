@@ -139,7 +139,7 @@ func (o *overlay) freeze() layer {
 // in one step.
 func (o *overlay) flushed(b *base, applied wal.Position) {
 	old := o.base
-	o.base, o.frozen, o.active = b, nil, make(layer, len(o.buckets))
+	o.base, o.frozen = b, nil
 	o.publish(applied)
 	old.release()
 }

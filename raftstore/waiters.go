@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/rookery-mail/rookery/raftstore/wal"
@@ -45,7 +47,7 @@ func (w *waiters) failAll(err error) {
 	all := w.byIx
 	w.byIx = make(map[uint64]waiting)
 	w.mu.Unlock()
-	for _, x := range all {
-		finish(x.proposals, err)
+	for _, index := range slices.Sorted(maps.Keys(all)) { // alike in every run of a simulation
+		finish(all[index].proposals, err)
 	}
 }

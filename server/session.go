@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -111,9 +112,14 @@ func (s *Server) read(ctx context.Context, c *apiv1.Consistency) (read, error) {
 	}
 	var seen token
 	if t := c.GetToken(); len(t) > 0 {
-		var err error
-		if seen, err = decodeToken(t); err != nil {
-			return read{}, err
+		// Most callers send what was told last.
+		if last := s.issued.Load(); last != nil && bytes.Equal(last.encoded, t) {
+			seen = last.token
+		} else {
+			var err error
+			if seen, err = decodeToken(t); err != nil {
+				return read{}, err
+			}
 		}
 	}
 	switch mode := c.GetMode(); mode {
@@ -269,17 +275,18 @@ func (s *Server) headerOf(r *read) (*apiv1.ResponseHeader, error) {
 
 // issued is the token last made: while nothing is written, all reads send the same.
 type issued struct {
-	revision directory.Revision
-	token    []byte
+	token   token
+	encoded []byte
 }
 
 func (s *Server) token(id *identity, revision directory.Revision) []byte {
-	if last := s.issued.Load(); last != nil && last.revision == revision {
-		return last.token
+	if last := s.issued.Load(); last != nil && last.token.revision == revision {
+		return last.encoded
 	}
-	t := token{cluster: id.cluster, incarnation: id.incarnation, shard: s.shard, revision: revision}.encode()
-	s.issued.Store(&issued{revision: revision, token: t})
-	return t
+	t := token{cluster: id.cluster, incarnation: id.incarnation, shard: s.shard, revision: revision}
+	last := &issued{token: t, encoded: t.encode()}
+	s.issued.Store(last)
+	return last.encoded
 }
 
 // bound gives ctx the server's timeout if the caller set no deadline.

@@ -61,25 +61,38 @@ func (a *apply) assert(op Assert) (Result, error) {
 	if err := validAssert(op); err != nil {
 		return Result{}, err
 	}
-	if b := a.backendBy[op.Server]; b != nil && b.State == directory.BackendRetired {
+	b := a.backendBy[op.Server]
+	switch {
+	case b != nil && b.State == directory.BackendRetired:
 		return Result{}, refuse(directory.ErrNotAdmitted, "backend %s was retired; its name is not used again", op.Server)
+	case b == nil && len(a.backends) >= directory.MaxBackends:
+		return Result{}, refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
 	}
 	e, err := a.edit(op.Mailbox)
 	if err != nil {
 		return Result{}, err
 	}
-	b := a.backendBy[op.Server]
 	var f *directory.Fact
 	if b != nil {
 		f = e.mb.Fact(b.ID)
 	}
-	if a.settings.ReadOnly && (f == nil || f.Merge(op.Statement) != *f) {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read-only=no`")
+	switch {
+	case a.settings.ReadOnly && (f == nil || f.Merge(op.Statement) != *f):
+		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
+	case f == nil && len(e.mb.Facts) >= directory.MaxFacts:
+		return Result{}, refuse(directory.ErrTooLarge, "%d servers state %s already", len(e.mb.Facts), op.Mailbox)
+	}
+	if op.Since != 0 {
+		if newer, err := a.newerThan(op.Mailbox, f, b, op.Since); newer || err != nil {
+			return Result{Effect: NotSince}, err
+		}
 	}
 	if b == nil {
 		b = a.newBackend(op.Server, op.Imported || a.settings.AdmissionOpen)
 	} else if op.Imported && !b.Admitted {
-		a.admitNow(b)
+		if err := a.admitNow(b); err != nil {
+			return Result{}, err
+		}
 		b = a.Backend(b.ID)
 	}
 	if !op.Imported {
@@ -93,6 +106,15 @@ func (a *apply) assert(op Assert) (Result, error) {
 	return a.assertAgain(op, e, b, f)
 }
 
+// newerThan reports whether what is known of b's fact is younger than since.
+func (a *apply) newerThan(name directory.MailboxName, f *directory.Fact, b *directory.Backend, since directory.Revision) (bool, error) {
+	if f != nil {
+		return f.Last > since, nil
+	}
+	t, err := a.tombstone(name)
+	return t != nil && b != nil && t.Server == b.ID && t.Revision > since, err
+}
+
 // assertNew adds a server's first fact of a mailbox.
 func (a *apply) assertNew(op Assert, e *edit, b *directory.Backend) (Result, error) {
 	f := directory.Fact{
@@ -102,14 +124,14 @@ func (a *apply) assertNew(op Assert, e *edit, b *directory.Backend) (Result, err
 	if op.Deactivated {
 		f.State = directory.Deactivated
 	}
-	effect, entry := a.entry(e.mb, b, &f)
+	effect, entry := a.entry(e.mb, b, &f, asserted{fresh: true})
 	if !op.Imported && entry != entryCompletes {
 		held, err := a.guardReturn(b, op.Mailbox)
 		if err != nil {
 			return Result{}, err
 		}
 		if held {
-			f.Was, f.State = f.State, directory.HeldReturn
+			f.Was, f.State, f.Standing = f.State, directory.HeldReturn, directory.InForce
 			e.add(f)
 			return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
 		}
@@ -123,15 +145,12 @@ func (a *apply) assertAgain(op Assert, e *edit, b *directory.Backend, f *directo
 	was := *f
 	*f = f.Merge(op.Statement)
 	f.Incarnation = a.cluster.Incarnation
-	restated := !sameStatement(f, &was)
 	if f.State == directory.HeldReturn {
-		if !restated && was.Incarnation == f.Incarnation {
-			return Result{Effect: GuardHeld}, nil
+		if *f != was {
+			a.touch(f)
 		}
-		a.touch(f)
 		return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
 	}
-	given := was.State == directory.Deactivated && !op.Deactivated
 	f.State, f.Was = directory.Active, 0
 	if op.Deactivated {
 		f.State = directory.Deactivated
@@ -139,17 +158,20 @@ func (a *apply) assertAgain(op Assert, e *edit, b *directory.Backend, f *directo
 	if f.Standing != directory.InForce && !was.SameCopy(*f) {
 		f.Standing = directory.InForce
 	}
-	effect, entry := a.entry(e.mb, b, f)
-	if given && entry == entryHome {
+	home := a.Group(directory.HomeOf(e.mb, a))
+	effect, entry := a.entry(e.mb, b, f, asserted{fresh: true, stranger: a.stranger(&was, b, home)})
+	if entry == entryHome && was.State == directory.Deactivated && f.State == directory.Active {
 		effect, entry = MoveAborted, entryAborts
 	}
-	if restated || f.State != was.State {
+	restated := !sameStatement(f, &was) || f.State != was.State || f.Standing != was.Standing
+	if restated {
 		a.touch(f)
-		if effect == Added {
+	}
+	if effect == Added {
+		effect = Unchanged
+		if restated || entry == entryTakes {
 			effect = Changed
 		}
-	} else if effect == Added {
-		effect = Unchanged
 	}
 	return Result{Effect: effect}, a.enter(e, b, entry)
 }
@@ -172,9 +194,21 @@ const (
 	entryOvertaken              // left behind, stale or stray, and it stays so
 )
 
+// asserted tells entry how a fact came to be looked at.
+type asserted struct {
+	fresh    bool // by an assertion now, not by an operator's decision about an old one
+	stranger bool // it was a stranger before
+}
+
+// stranger reports whether a stored fact of b is a stranger to home.
+func (a *apply) stranger(f *directory.Fact, b *directory.Backend, home *directory.Group) bool {
+	return b.Counts() && home != nil && !home.Has(b.ID) && f.Standing == directory.InForce &&
+		f.State != directory.HeldReturn && f.Incarnation == a.cluster.Incarnation
+}
+
 // entry decides how fact f of backend b enters mb. f need not be in mb.Facts
 // yet. Changes nothing but f.Standing.
-func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.Fact) (Effect, entry) {
+func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.Fact, how asserted) (Effect, entry) {
 	if !b.Counts() {
 		if b.Admitted {
 			return Overtaken, entryOutside
@@ -183,7 +217,6 @@ func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.
 	}
 	group := a.Group(b.Group)
 	home := a.Group(directory.HomeOf(mb, a))
-	others := a.others(mb, home, f.Server)
 	if home == nil {
 		f.Standing = directory.InForce
 		return Added, entryTakes
@@ -198,11 +231,12 @@ func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.
 		f.Standing = directory.InForce
 		return Added, entryHome
 	}
+	others := a.others(mb, home, f.Server)
 	switch {
-	case others.live > 0 && others.givenUp && f.State == directory.Active:
+	case how.fresh && others.live > 0 && others.givenUp && f.State == directory.Active:
 		f.Standing = directory.InForce
 		return MoveCompleted, entryCompletes
-	case others.live > 0 && others.confirmed == 0:
+	case others.live > 0 && others.confirmed == 0 && f.Incarnation == a.cluster.Incarnation:
 		f.Standing = directory.InForce
 		return Added, entryTakes
 	}
@@ -218,7 +252,7 @@ func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.
 		f.Standing = directory.LeftBehind
 		return Overtaken, entryOvertaken
 	}
-	if others.live == 0 && others.strangers == 0 && !a.isStranger(mb, home, f) {
+	if others.live == 0 && others.strangers == 0 && !how.stranger {
 		return Added, entryTakes
 	}
 	return Forked, entryForks
@@ -260,12 +294,6 @@ func (a *apply) others(mb *directory.Mailbox, home *directory.Group, but directo
 	return c
 }
 
-// isStranger reports whether f is already stored in force outside a home that
-// is vacant: an orphaned fork, which nobody inherits.
-func (a *apply) isStranger(mb *directory.Mailbox, home *directory.Group, f *directory.Fact) bool {
-	return mb.Forked && mb.Fact(f.Server) != nil && !home.Has(f.Server)
-}
-
 func strayOf(mb *directory.Mailbox, server directory.ServerID) int {
 	for i := range mb.Stray {
 		if mb.Stray[i].Server == server {
@@ -300,13 +328,8 @@ func (a *apply) enter(e *edit, b *directory.Backend, how entry) error {
 			mb.Stray = append(mb.Stray[:i:i], mb.Stray[i+1:]...)
 		}
 	}
-	if err := a.endReservation(mb.Name, b, how); err != nil {
+	if err := a.fulfil(mb.Name, b); err != nil {
 		return err
-	}
-	if how == entryTakes || how == entryHome || how == entryAborts {
-		if err := a.exhume(mb.Name); err != nil {
-			return err
-		}
 	}
 	return a.save(e, kind, b.ID)
 }
@@ -340,17 +363,14 @@ func (a *apply) completeMove(e *edit, from, to *directory.Group) {
 	a.bury(directory.Tombstone{Name: e.mb.Name, How: directory.GoneMoved, Server: gave, From: from.ID, To: to.ID})
 }
 
-// endReservation drops the reservation that an assertion by b fulfils or
-// overtakes.
-func (a *apply) endReservation(name directory.MailboxName, b *directory.Backend, how entry) error {
-	res, err := a.reservation(name)
-	if res == nil || err != nil {
-		return err
+// fulfil drops the reservation that b made of a name it now holds.
+func (a *apply) fulfil(name directory.MailboxName, b *directory.Backend) error {
+	if a.counts.Reservations == 0 {
+		return nil
 	}
-	inHome := how == entryHome || how == entryTakes || how == entryCompletes || how == entryAborts
-	holder := a.Backend(res.Server)
-	if res.Server == b.ID || inHome && (holder == nil || a.Group(holder.Group) != a.Group(b.Group)) {
+	res, err := a.reservation(name)
+	if err == nil && res != nil && res.Server == b.ID {
 		a.dropReservation(res)
 	}
-	return nil
+	return err
 }

@@ -40,8 +40,14 @@ func (a *apply) ownGroup(b *directory.Backend) {
 	c := a.cluster
 	c.NextGroup = max(c.NextGroup, b.Group+1)
 	a.putCluster(c)
+	// The backend's own name, unless a group has it: an assertion is not
+	// refused for that.
+	name := directory.GroupName(b.Name)
+	for n := b.Group; a.groupBy[name] != nil; n++ {
+		name = directory.GroupName(fmt.Sprintf("%.200s-own%d", b.Name, n))
+	}
 	a.putGroup(directory.Group{
-		ID: b.Group, Name: directory.GroupName(b.Name), Members: []directory.ServerID{b.ID},
+		ID: b.Group, Name: name, Members: []directory.ServerID{b.ID},
 		Primary: b.ID, Epoch: 1, Mode: directory.ModeManual, Own: true,
 	})
 }
@@ -78,6 +84,12 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 		return Result{}, err
 	}
 	b := a.backendBy[op.Server]
+	if b == nil && op.Create && len(a.backends) >= directory.MaxBackends {
+		return Result{}, refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
+	}
+	if b == nil && op.Create && a.settings.ReadOnly {
+		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	}
 	if b == nil && !op.Create {
 		return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
 	}
@@ -111,6 +123,9 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 		is.DrainApproved = *op.DrainApproved
 	}
 	if op.State != nil && *op.State != is.State {
+		if op.DrainApproved == nil && (is.State == directory.BackendDraining || *op.State == directory.BackendDraining) {
+			is.DrainApproved = false // an approval is for one drain
+		}
 		is.State, is.Since = *op.State, a.clk.Time
 	}
 	if slices.Equal(is.Addresses, b.Addresses) && is.Weight == b.Weight && is.State == b.State && is.DrainApproved == b.DrainApproved {
@@ -141,7 +156,7 @@ func (a *apply) mayBecome(name directory.BackendName, b *directory.Backend, s di
 	if s != directory.BackendRetired {
 		return nil
 	}
-	total, err := a.state.digest(serverKey(b.ID))
+	total, err := a.total(b.ID)
 	if err != nil {
 		return err
 	}
@@ -212,17 +227,29 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 		if op.How != directory.ByImport {
 			return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
 		}
+		if a.settings.ReadOnly || len(a.backends) >= directory.MaxBackends {
+			return Result{}, refuse(directory.ErrReadOnly, "no new backend %s now: the cluster takes no growth", op.Server)
+		}
 		b = a.newBackend(op.Server, true)
 	}
-	effect := Changed
-	if b.Confirmed == op.How && b.ConfirmedIn == a.cluster.Incarnation && op.How != directory.ByResync {
-		effect = Unchanged
+	switch {
+	case b.State == directory.BackendRetired:
+		return Result{}, refuse(directory.ErrInvalid, "backend %s was retired", b.Name)
+	case op.How == directory.ByResync:
+		if err := a.heard(b.ID); err != nil {
+			return Result{}, err
+		}
+	case op.How == directory.ByImport && !b.Admitted:
+		if err := a.admitNow(b); err != nil {
+			return Result{}, err
+		}
+		b = a.Backend(b.ID)
 	}
 	is := *b
 	is.Confirmed, is.ConfirmedIn = op.How, a.cluster.Incarnation
 	is.ConfirmedRevision, is.ConfirmedTime = a.clk.Revision, a.clk.Time
 	a.putBackend(is)
-	return Result{Effect: effect}, nil
+	return Result{Effect: Changed}, nil
 }
 
 // renameBackend gives a backend another name.
@@ -241,7 +268,7 @@ func (a *apply) renameBackend(op RenameBackend) (Result, error) {
 		return Result{}, refuse(directory.ErrExists, "there is a backend %s already", op.To)
 	}
 	group := a.Group(b.Group)
-	if group.Own && a.groupBy[directory.GroupName(op.To)] != nil {
+	if a.groupBy[directory.GroupName(op.To)] != nil {
 		return Result{}, refuse(directory.ErrExists, "there is a group %s already", op.To)
 	}
 	if b.State == directory.BackendRetired {
@@ -250,10 +277,12 @@ func (a *apply) renameBackend(op RenameBackend) (Result, error) {
 	is := *b
 	is.Name = own(op.To)
 	a.putBackend(is)
+	a.moveHold(directory.HoldBackend, string(op.From), string(is.Name))
 	if group.Own {
 		g := *group
 		g.Name = directory.GroupName(is.Name)
 		a.putGroup(g)
+		a.moveHold(directory.HoldGroup, string(group.Name), string(g.Name))
 	}
 	return Result{Effect: Changed}, nil
 }

@@ -52,6 +52,9 @@ func (m *Machine) Check(r kv.Reader, progress func(done, total uint64), found fu
 	}
 	k, _ := r.Iterate(bucketSweep).Seek(nil)
 	c.sweeping = k != nil
+	if err := c.schedule(); err != nil {
+		return err
+	}
 	for _, step := range []func() error{c.mailboxes, c.postings, c.indexes, c.sums, c.reservations, c.subscriptions, c.countsRow} {
 		if err := step(); err != nil {
 			return err
@@ -79,6 +82,42 @@ func (c *checker) fault(kind string, name directory.MailboxName, format string, 
 
 func (c *checker) advise(kind string, name directory.MailboxName, format string, args ...any) error {
 	return c.found(Finding{Kind: kind, Mailbox: name, Detail: fmt.Sprintf(format, args...), Advisory: true})
+}
+
+// schedule checks what the leader is told to wait for, and the names of groups
+// and backends.
+func (c *checker) schedule() error {
+	if c.sweeping && !c.clk.Sweeping {
+		if err := c.fault(FindIndex, "", "a sweep is open that nobody carries on"); err != nil {
+			return err
+		}
+	}
+	if k, _ := c.r.Iterate(bucketDeadline).Seek(nil); k != nil {
+		at, _, _, err := splitDeadline(k)
+		if err != nil || c.clk.Due == 0 || c.clk.Due > max(at, 1) {
+			if err := c.fault(FindIndex, "", "the nearest deadline is %d, the clock says %d", at, c.clk.Due); err != nil {
+				return err
+			}
+		}
+	}
+	named := map[directory.GroupName]directory.GroupID{}
+	for _, g := range c.groups {
+		if g.MergedInto != 0 {
+			continue
+		}
+		if other := named[g.Name]; other != 0 {
+			if err := c.fault(FindRow, "", "groups #%d and #%d are both called %s", other, g.ID, g.Name); err != nil {
+				return err
+			}
+		}
+		named[g.Name] = g.ID
+		if !g.Has(g.Primary) {
+			if err := c.fault(FindRow, "", "the primary of group %s is no member", g.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // mailboxes walks all rows and facts, and checks that every index has what
@@ -162,10 +201,13 @@ func (c *checker) mailbox(mb *directory.Mailbox) error {
 			return err
 		}
 	}
-	w := facets(&want)
+	w := c.facets(&want)
 	key := mb.Name.AppendKey(nil)
 	if err := c.marked(bucketFork, key, mb.Name, w.forked, &c.forks); err != nil {
 		return err
+	}
+	if c.sweeping {
+		w.moving = c.r.Get(bucketMove, key) != nil
 	}
 	if err := c.marked(bucketMove, key, mb.Name, w.moving, &c.moves); err != nil {
 		return err
@@ -214,7 +256,7 @@ func (c *checker) fact(mb *directory.Mailbox, f *directory.Fact) error {
 		total.Count++
 		total.Names, total.Facts = total.Names.Add(nameSum), total.Facts.Add(factSum)
 	}
-	if f.Counted {
+	if present(f) {
 		total.Counted++
 		total.CountedNames = total.CountedNames.Add(nameSum)
 	}
@@ -394,7 +436,7 @@ func (c *checker) reservations() error {
 			return err
 		}
 		holder := c.Backend(res.Server)
-		if home := c.Group(directory.HomeOf(mb, c)); directory.HasLive(mb, c) && (holder == nil || c.Group(holder.Group) != home) {
+		if home := c.Group(directory.HomeOf(mb, c)); !c.sweeping && directory.HasLive(mb, c) && (holder == nil || c.Group(holder.Group) != home) {
 			return c.fault(FindIndex, name, "reserved by %s beside a live fact of group %s", c.name(res.Server), home.Name)
 		}
 		return nil

@@ -93,6 +93,7 @@ func putOp(b []byte, op Op) []byte {
 		b = putString(b, 2, string(v.Server))
 		b = putUint(b, 3, v.Epoch)
 		b = putBool(b, 4, v.Tentative)
+		b = putUint(b, 5, uint64(v.Since))
 	case Reserve:
 		b, at = openMessage(b, opReserve)
 		b = putString(b, 1, string(v.Mailbox))
@@ -211,7 +212,8 @@ func putAssert(b []byte, v *Assert) []byte {
 		b = putOptionalString(b, 8, *st.SpecialUse)
 	}
 	b = putBool(b, 9, v.Imported)
-	return putBool(b, 10, v.Deactivated)
+	b = putBool(b, 10, v.Deactivated)
+	return putUint(b, 11, uint64(v.Since))
 }
 
 func putSetBackend(b []byte, v *SetBackend) []byte {
@@ -475,6 +477,8 @@ func (r *opReader) assert() (v Assert) {
 			v.Imported = r.bool()
 		case 10<<3 | varint:
 			v.Deactivated = r.bool()
+		case 11<<3 | varint:
+			v.Since = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}
@@ -493,6 +497,8 @@ func (r *opReader) retract() (v Retract) {
 			v.Epoch = r.uint64()
 		case 4<<3 | varint:
 			v.Tentative = r.bool()
+		case 5<<3 | varint:
+			v.Since = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}

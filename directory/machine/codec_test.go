@@ -31,18 +31,18 @@ var opCases = []struct {
 				Partition: "default", ACL: new("anna\tlrs\t"), MailboxID: new("id"), UIDValidity: new(uint32(1 << 31)),
 				Type: new(directory.TypeCalendar), SpecialUse: new(`\Drafts \Sent`),
 			},
-			Imported: true, Deactivated: true,
+			Imported: true, Deactivated: true, Since: 77,
 		},
 		&recordv1.Op{Op: &recordv1.Op_Assert{Assert: &recordv1.Assert{
 			Mailbox: "user.anna", Server: "be1",
 			Partition: "default", Acl: new("anna\tlrs\t"), MailboxId: new("id"), UidValidity: new(uint32(1 << 31)),
 			Type: new(uint32('c')), SpecialUse: new(`\Drafts \Sent`),
-			Imported: true, Deactivated: true,
+			Imported: true, Deactivated: true, Since: 77,
 		}}},
 	},
 	{
-		Retract{Mailbox: "user.anna", Server: "be1", Epoch: 1<<32 + 1, Tentative: true},
-		&recordv1.Op{Op: &recordv1.Op_Retract{Retract: &recordv1.Retract{Mailbox: "user.anna", Server: "be1", Epoch: 1<<32 + 1, Tentative: true}}},
+		Retract{Mailbox: "user.anna", Server: "be1", Epoch: 1<<32 + 1, Tentative: true, Since: 78},
+		&recordv1.Op{Op: &recordv1.Op_Retract{Retract: &recordv1.Retract{Mailbox: "user.anna", Server: "be1", Epoch: 1<<32 + 1, Tentative: true, Since: 78}}},
 	},
 	{
 		Reserve{Mailbox: "user.anna", Server: "be1", Partition: "p1", Grace: 60_000},

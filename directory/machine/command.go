@@ -39,6 +39,10 @@ type Assert struct {
 	Imported bool
 	// Deactivated: the dump says the mailbox is being moved.
 	Deactivated bool
+	// Since, if not zero, is the revision that a resync compared its list at: if
+	// the server's fact changed after it, the assertion is NotSince and writes
+	// nothing, for what it says may be older than what is known.
+	Since directory.Revision
 }
 
 // Retract takes back Server's fact, and only that. Unknown: NotHeld. By the
@@ -51,6 +55,8 @@ type Retract struct {
 	// Tentative: a rename may be under way. The fact becomes Withdrawing and
 	// routes as Moving until it is retracted or asserted again.
 	Tentative bool
+	// Since is Assert's.
+	Since directory.Revision
 }
 
 // Reserve claims a name for Server before the mailbox exists.
@@ -157,8 +163,9 @@ type ReleaseHold struct {
 }
 
 // DecideHeld approves or rejects what the guard holds of Server: approved
-// withdrawals go, approved returns count; rejected withdrawals are active
-// again, rejected returns go. Done by a sweep.
+// withdrawals go, approved returns count; rejected withdrawals are active, or
+// deactivated, as before, rejected returns go. Done by a sweep, over what was
+// held when the decision was applied.
 type DecideHeld struct {
 	Server  directory.BackendName
 	Approve bool
@@ -202,7 +209,8 @@ func (Batch) op()         {}
 type Effect uint8
 
 const (
-	// Unchanged: all was so already.
+	// Unchanged: all was so already. (That an assertion confirms its fact in a
+	// new incarnation is not counted as a change.)
 	Unchanged Effect = 1
 	// Added: a new fact, reservation, hold, group, backend or subscription.
 	Added Effect = 2
@@ -228,7 +236,18 @@ const (
 	NotAdmitted Effect = 12
 	// Overtaken: the fact is left behind, stale or stray, and stays so.
 	Overtaken Effect = 13
+	// NotSince: the fact changed after the revision that was stated; nothing was done.
+	NotSince Effect = 14
 )
+
+// changed reports whether the effect left the state different.
+func (e Effect) changed() bool {
+	switch e {
+	case Unchanged, NotHeld, AlreadyYours, CopyAllowed, NotSince:
+		return false
+	}
+	return true
+}
 
 // Result is what a command came to. Either Refused is nil and Effect says what
 // happened, or nothing was changed.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 
@@ -78,62 +79,96 @@ func sameStatement(f, g *directory.Fact) bool {
 		f.UIDValidity == g.UIDValidity && f.Type == g.Type && f.SpecialUse == g.SpecialUse
 }
 
+// present reports whether a counted fact counts when members are compared: one
+// whose withdrawal is held does not, for its server says it is gone.
+func present(f *directory.Fact) bool { return f != nil && f.Counted && stated(f) }
+
 // mendDigest moves the sums of a server from what fact was to what it is; nil
 // is no fact.
 func (a *apply) mendDigest(server directory.ServerID, name directory.MailboxName, was, is *directory.Fact) error {
 	wasStated, isStated := stated(was), stated(is)
-	wasCounted, isCounted := was != nil && was.Counted, is != nil && is.Counted
+	wasPresent, isPresent := present(was), present(is)
 	restated := wasStated != isStated || wasStated && !sameStatement(was, is)
-	if !restated && wasCounted == isCounted {
+	if !restated && wasPresent == isPresent {
 		return nil
 	}
 	if a.hash == nil {
 		a.hash = newHasher(a.cluster.DigestKey)
 	}
 	nameSum := a.hash.name(name)
-	var count uint64
-	var names, facts sum128
+	var change digest
 	if wasStated {
-		count--
-		names, facts = names.Sub(nameSum), facts.Sub(a.hash.fact(name, was))
+		change.Count--
+		change.Names, change.Facts = change.Names.Sub(nameSum), change.Facts.Sub(a.hash.fact(name, was))
 	}
 	if isStated {
-		count++
-		names, facts = names.Add(nameSum), facts.Add(a.hash.fact(name, is))
+		change.Count++
+		change.Names, change.Facts = change.Names.Add(nameSum), change.Facts.Add(a.hash.fact(name, is))
 	}
-	total, err := a.state.digest(serverKey(server))
-	if err != nil {
-		return err
+	if restated {
+		if err := a.addDigest(&a.sums[1], digestKey(server, a.hash.bucket(name)), change); err != nil {
+			return err
+		}
 	}
-	total.Count += count
-	total.Names, total.Facts = total.Names.Add(names), total.Facts.Add(facts)
-	if wasCounted && !isCounted {
-		total.Counted--
-		total.CountedNames = total.CountedNames.Sub(nameSum)
+	if wasPresent && !isPresent {
+		change.Counted--
+		change.CountedNames = change.CountedNames.Sub(nameSum)
 	}
-	if isCounted && !wasCounted {
-		total.Counted++
-		total.CountedNames = total.CountedNames.Add(nameSum)
+	if isPresent && !wasPresent {
+		change.Counted++
+		change.CountedNames = change.CountedNames.Add(nameSum)
 	}
-	a.putDigest(serverKey(server), total)
-	if !restated {
-		return nil
+	return a.addDigest(&a.sums[0], serverKey(server), change)
+}
+
+// digestRow is the row of sums that was changed last: a list in name order
+// changes the same two again and again, so they are written when another's
+// turn comes, or the command ends.
+type digestRow struct {
+	key []byte
+	sum digest
+}
+
+func (a *apply) addDigest(row *digestRow, key []byte, change digest) error {
+	if !bytes.Equal(row.key, key) {
+		a.putDigest(row)
+		sum, err := a.state.digest(key)
+		if err != nil {
+			return err
+		}
+		row.key, row.sum = key, sum
 	}
-	key := digestKey(server, a.hash.bucket(name))
-	d, err := a.state.digest(key)
-	if err != nil {
-		return err
-	}
-	d.Count += count
-	d.Names, d.Facts = d.Names.Add(names), d.Facts.Add(facts)
-	a.putDigest(key, d)
+	d := &row.sum
+	d.Count += change.Count
+	d.Names, d.Facts = d.Names.Add(change.Names), d.Facts.Add(change.Facts)
+	d.Counted += change.Counted
+	d.CountedNames = d.CountedNames.Add(change.CountedNames)
 	return nil
 }
 
-func (a *apply) putDigest(key []byte, d digest) {
-	if d == (digest{}) {
-		a.tx.Delete(bucketDigest, key)
+// flushDigests writes the rows that were kept back.
+func (a *apply) flushDigests() {
+	for i := range a.sums {
+		a.putDigest(&a.sums[i])
+	}
+}
+
+func (a *apply) putDigest(row *digestRow) {
+	if row.key == nil {
 		return
 	}
-	a.put1(bucketDigest, key, encodeDigest(d))
+	if row.sum == (digest{}) {
+		a.tx.Delete(bucketDigest, row.key)
+	} else {
+		a.put1(bucketDigest, row.key, encodeDigest(row.sum))
+	}
+	row.key = nil
+}
+
+// total reads a server's sums, with what this command changed so far.
+func (a *apply) total(server directory.ServerID) (digest, error) {
+	if bytes.Equal(a.sums[0].key, serverKey(server)) {
+		return a.sums[0].sum, nil
+	}
+	return a.state.digest(serverKey(server))
 }

@@ -20,8 +20,10 @@
 // # Assert
 //
 // Accepted, unless the name or the statement is malformed, the backend was
-// retired, or the cluster is read-only and something would change. Fields that
-// are not stated keep their values. An unknown server gets a backend row and a
+// retired, the cluster is read-only and the statement is new, or 64 servers
+// state the mailbox already. With Since: NotSince, and nothing is done, if the
+// server's fact changed after that revision, or went after it. Fields that are
+// not stated keep their values. An unknown server gets a backend row and a
 // group of one; it is admitted at once while admission is open, or if the
 // assertion is an import's.
 //
@@ -40,10 +42,10 @@
 //  3. The server is a member of the home: in force. But a stale copy of a
 //     member that is not the primary stays stale unless the primary has an
 //     active fact in force of the same mailbox id (an unknown id is any). If
-//     the fact was deactivated, the move is aborted: facts in force outside the
-//     home are left behind.
-//  4. The home is not vacant and gave the mailbox up, and this fact is Active:
-//     the move is complete. The server's group becomes home, the old home's
+//     the fact was deactivated, the move is aborted: facts outside the home
+//     that count are left behind.
+//  4. The home is not vacant and gave the mailbox up, and this fact is Active
+//     and was asserted now: the move is complete. The server's group becomes home, the old home's
 //     deactivated facts go, its other facts in force are left behind, and a
 //     tombstone remembers the move.
 //  5. The home is not vacant and no live fact was asserted in this incarnation:
@@ -56,42 +58,56 @@
 //  10. A fork. Route, rights and listing are as before; a verdict about this
 //     server is void.
 //
-// An assertion ends the server's own reservation of the name, and anybody
-// else's outside the group if the fact is live afterwards (2, 3, 4, 5, 9). A
-// name that is alive again has no tombstone, unless of a move (2, 3, 5, 9).
+// An assertion ends the server's own reservation of the name. A name that comes
+// alive, or gets another home, has no tombstone from then on, unless of a move,
+// and no reservation of anybody outside its home.
+//
+// Admission and the approval of a held return let a fact enter by the same
+// rules, but not by 4: that takes an assertion.
 //
 // # Retract
 //
-// Unknown backend or no fact: NotHeld. Tentative makes an active fact
-// withdrawing. Otherwise the withdrawal guard counts it (not below DELETED, not
-// a HeldReturn, not while the backend is draining with approval): one too many
-// is kept as HeldWithdrawal. A fact that is held so already stays so. Otherwise
-// the fact goes, with a verdict about that server. If the server was the home's
-// primary, its fact in force, and the epoch stated none or the group's, it
-// decides for the group: members' facts in force become stale copies. If the
+// Unknown backend or no fact: NotHeld. Since is as for Assert. A HeldWithdrawal
+// stays so. Tentative makes an active fact withdrawing. Otherwise the withdrawal
+// guard counts it (not below DELETED, not a HeldReturn or a fact that is not in
+// force, not while the backend is draining with approval): one too many is kept
+// as HeldWithdrawal. Otherwise the fact goes, with a verdict about that server.
+// If the server was the home's primary, its fact in force and no HeldReturn,
+// and the epoch stated none or the group's, it decides for the group: members'
+// facts in force, but for HeldReturns, become stale copies. If the
 // home was not vacant and now is, a tombstone remembers it. A mailbox without
 // facts is no more.
 //
 // The guard's limit is max(GuardCount, GuardPercent of what the server stated
-// plus what it withdrew in the window), over GuardWindow in whole minutes; what
-// is held back is not counted.
+// plus what it withdrew in the window), over GuardWindow in whole minutes begun;
+// what is held back is not counted. A decision is about what was held when it
+// was applied: a rejected withdrawal is deactivated if it was, else active.
 //
 // # Reserve
 //
 // In this order. Own active fact in force: AlreadyYours. A live fact of the
-// own group: CopyAllowed. Any other fact that counts: refused ErrExists. A live
-// reservation: own, it is renewed; the own group's, CopyAllowed; else refused
-// ErrReserved. Then, for a free name: not admitted (ErrNotAdmitted), down or
-// lost (ErrNotPlaceable), no primary (ErrNotPrimary). Below the nearest live
-// ancestor, if that is homed in the own group, it passes here. An inbox, and
-// the backend drains or has weight 0: ErrNotPlaceable. The state is incomplete:
-// ErrIncomplete. The claim lapses after ReserveMax, or Grace after the server
-// is next heard (any command about it but an import), whichever is first.
+// own group: CopyAllowed. Any other fact that counts, or another server's
+// HeldReturn: refused ErrExists, naming the primary's at home, else a live one.
+// A live reservation: own, it is renewed; the own group's, CopyAllowed; else
+// refused ErrReserved. Then, for a free name: not admitted (ErrNotAdmitted),
+// down or lost (ErrNotPlaceable), no primary (ErrNotPrimary). Below the nearest
+// live ancestor, if that is homed in the own group, it passes here. An inbox,
+// and the backend drains or has weight 0: ErrNotPlaceable. The state is
+// incomplete and the name not below DELETED: ErrIncomplete, for a backend that
+// was not heard may hold it. An unknown server that passes all this while
+// admission is open gets its row. The claim lapses after ReserveMax, or Grace
+// after the server is next heard (any command about it, and a resync's end, but
+// no import), whichever is first.
 //
 // # Complete
 //
 // Every admitted backend that is not gone was confirmed in this incarnation,
 // and there is at least one.
+//
+// # Read-only
+//
+// Refused are Rename, SetGroup, Admit, RenameBackend, new backends, claims to
+// free names, new subscriptions, and assertions that say something new.
 //
 // # Directory time and Tick
 //
@@ -99,5 +115,7 @@
 // when the nearest deadline is due, or while a sweep is open: small commands
 // with large consequences (admission, membership, decisions about what is
 // held) leave the going-over of mailboxes to bounded steps. Routes do not wait
-// for them: Resolve looks at groups and backends as they are now.
+// for them: Resolve looks at groups and backends as they are now. One thing only
+// the sweep decides: a mailbox that was inside its home until its only holder
+// left the group goes with that server.
 package machine

@@ -169,8 +169,9 @@ func ReadRaw(r kv.Reader) (RawIndexes, error) {
 	if err != nil {
 		return raw, err
 	}
-	err = eachRow(r, bucketLog, nil, func(_, b []byte) error {
+	err = eachRow(r, bucketLog, nil, func(k, b []byte) error {
 		c, err := decodeChange(b)
+		c.Revision, c.Ordinal, _ = splitLogKey(k)
 		raw.Log = append(raw.Log, c)
 		return err
 	})

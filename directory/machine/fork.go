@@ -32,7 +32,7 @@ func (a *apply) settle(op Settle) (Result, error) {
 	for _, f := range e.mb.Facts {
 		b := a.Backend(f.Server)
 		if group.Has(f.Server) || !b.Admitted {
-			continue
+			continue // what does not count stays as it is
 		}
 		if i := strayOf(e.mb, f.Server); i >= 0 {
 			e.mb.Stray[i].MailboxID = f.MailboxID

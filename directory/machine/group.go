@@ -24,7 +24,7 @@ func (a *apply) putGroup(g directory.Group) {
 	t := a.topology
 	if was := t.groupByID[g.ID]; was != nil {
 		t.groups[slices.Index(t.groups, was)] = &g
-		if was.MergedInto == 0 && (was.Name != g.Name || g.MergedInto != 0) {
+		if t.groupBy[was.Name] == was && (was.Name != g.Name || g.MergedInto != 0) {
 			delete(t.groupBy, was.Name)
 			a.tx.Delete(bucketGroup, nameKey(string(was.Name)))
 		}
@@ -67,12 +67,16 @@ func (a *apply) setGroup(op SetGroup) (Result, error) {
 		members = append(members, b.ID)
 	}
 	g := a.groupBy[op.Group]
+	if g == nil && a.backendBy[directory.BackendName(op.Group)] != nil {
+		return Result{}, refuse(directory.ErrExists, "%s is a backend's name; choose another for the group", op.Group)
+	}
 	if g != nil && g.Own && (len(members) != 1 || g.Primary != members[0]) {
 		return Result{}, refuse(directory.ErrExists, "%s is the name of a backend's own group; choose another", op.Group)
 	}
 	if g != nil && !slices.Contains(members, g.Primary) {
 		return Result{}, refuse(directory.ErrBusy, "%s is the primary of %s; switch over before it leaves", a.name(g.Primary), op.Group)
 	}
+	a.flushDigests()
 	if err := a.mayJoin(g, members, op.AcceptMissing); err != nil {
 		return Result{}, err
 	}
@@ -103,8 +107,15 @@ func (a *apply) setGroup(op SetGroup) (Result, error) {
 		}
 	}
 	for _, s := range joined {
-		if err := a.join(s, is.ID); err != nil {
-			return Result{}, err
+		a.join(s, is)
+	}
+	if len(joined) > 0 {
+		// Also what only the other members hold may have come home: it was homed
+		// in a group that was merged.
+		for _, s := range members {
+			if err := a.sweepLater(sweep{Kind: sweepRegroup, Server: s}); err != nil {
+				return Result{}, err
+			}
 		}
 	}
 	return Result{Effect: effect, Epoch: is.Epoch}, nil
@@ -125,6 +136,9 @@ func (a *apply) mayJoin(g *directory.Group, members []directory.ServerID, accept
 		}
 		if !from.Own && from.Primary == s && len(from.Members) > 1 {
 			return refuse(directory.ErrBusy, "%s is the primary of %s; switch over there first", b.Name, from.Name)
+		}
+		if b.State == directory.BackendDown && s == primary || b.State.Gone() {
+			return refuse(directory.ErrNotMember, "%s is %s; it cannot join", b.Name, b.State)
 		}
 		if s == primary || acceptMissing {
 			continue
@@ -150,20 +164,20 @@ func (a *apply) leave(s directory.ServerID) error {
 }
 
 // join moves a server into group. Its own group is merged into it, so that what
-// was homed there is homed here at once.
-func (a *apply) join(s directory.ServerID, group directory.GroupID) error {
+// was homed there is homed here at once, and what was held there is held here.
+func (a *apply) join(s directory.ServerID, group directory.Group) {
 	b := *a.Backend(s)
 	from := *a.Group(b.Group)
-	b.Group = group
+	b.Group = group.ID
 	a.putBackend(b)
 	if from.Own || len(from.Members) == 1 {
-		from.MergedInto = group
-		from.Members = nil
+		from.MergedInto = group.ID
+		from.Members, from.History = nil, nil
+		a.moveHold(directory.HoldGroup, string(from.Name), string(group.Name))
 	} else {
 		from.Members = slices.DeleteFunc(slices.Clone(from.Members), func(m directory.ServerID) bool { return m == s })
 	}
 	a.putGroup(from)
-	return a.sweepLater(sweep{Kind: sweepRegroup, Server: s})
 }
 
 // setPrimary moves a primary: one entry, whatever the size of the group.
@@ -191,6 +205,7 @@ func (a *apply) setPrimary(op SetPrimary) (Result, error) {
 	case to.State == directory.BackendDown || to.State.Gone():
 		return r, refuse(directory.ErrNotMember, "%s is %s; it cannot take sessions", to.Name, to.State)
 	}
+	a.flushDigests()
 	same, counts, err := a.sameNames(g.Primary, to.ID)
 	if err != nil {
 		return r, err

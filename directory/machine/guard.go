@@ -12,7 +12,7 @@ const minute = directory.Time(60_000)
 // guardWithdrawal counts a withdrawal of b's fact and reports whether it is one
 // too many.
 func (a *apply) guardWithdrawal(b *directory.Backend, name directory.MailboxName, f *directory.Fact) (held bool, err error) {
-	if name.IsDeleted() || f.State == directory.HeldReturn || b.State == directory.BackendDraining && b.DrainApproved {
+	if name.IsDeleted() || f.State == directory.HeldReturn || f.Standing != directory.InForce || b.State == directory.BackendDraining && b.DrainApproved {
 		return false, nil
 	}
 	return a.guard(b, func(m *guardMinute) { m.Withdrawn++ }, func(m guardMinute) uint32 { return m.Withdrawn })
@@ -48,7 +48,7 @@ func (a *apply) guard(b *directory.Backend, add func(*guardMinute), of func(guar
 	}
 	now := uint64(a.clk.Time / minute)
 	window := uint64((a.settings.GuardWindow + minute - 1) / minute)
-	for len(minutes) > 0 && minutes[0].Minute+window <= now {
+	for len(minutes) > 0 && minutes[0].Minute+window < now {
 		minutes = minutes[1:]
 	}
 	var sum, withdrawn uint64
@@ -56,7 +56,7 @@ func (a *apply) guard(b *directory.Backend, add func(*guardMinute), of func(guar
 		sum += uint64(of(m))
 		withdrawn += uint64(m.Withdrawn)
 	}
-	total, err := a.state.digest(key)
+	total, err := a.total(b.ID)
 	if err != nil {
 		return false, err
 	}
@@ -83,17 +83,18 @@ func (a *apply) decideHeld(op DecideHeld) (Result, error) {
 	if k, _ := a.tx.Iterate(bucketHeldFact).Seek(prefix); k == nil || !hasPrefix(k, prefix) {
 		return Result{Effect: Unchanged}, nil
 	}
-	return Result{Effect: Changed}, a.sweepLater(sweep{Kind: sweepDecide, Server: b.ID, Approve: op.Approve})
+	return Result{Effect: Changed}, a.sweepLater(sweep{Kind: sweepDecide, Server: b.ID, Approve: op.Approve, Until: a.clk.Revision})
 }
 
-// decideOne carries a decision out for one mailbox.
-func (a *apply) decideOne(name directory.MailboxName, b *directory.Backend, approve bool) error {
+// decideOne carries a decision out for one mailbox, unless it became held only
+// after the decision.
+func (a *apply) decideOne(name directory.MailboxName, b *directory.Backend, approve bool, until directory.Revision) error {
 	e, err := a.edit(name)
 	if err != nil {
 		return err
 	}
 	f := e.mb.Fact(b.ID)
-	if f == nil || !f.State.IsHeld() {
+	if f == nil || !f.State.IsHeld() || f.Last > until {
 		return nil
 	}
 	withdrawal := f.State == directory.HeldWithdrawal
@@ -105,10 +106,13 @@ func (a *apply) decideOne(name directory.MailboxName, b *directory.Backend, appr
 		return a.save(e, directory.ChangeMailbox, b.ID)
 	}
 	f.State, f.Was = f.Was, 0
+	if f.State != directory.Deactivated {
+		f.State = directory.Active
+	}
 	a.touch(f)
 	if withdrawal {
 		return a.save(e, directory.ChangeMailbox, b.ID)
 	}
-	_, how := a.entry(e.mb, b, f)
+	_, how := a.entry(e.mb, b, f, asserted{})
 	return a.enter(e, b, how)
 }

@@ -68,6 +68,30 @@ func (a *apply) releaseHold(op ReleaseHold) (Result, error) {
 	return Result{Effect: Removed}, nil
 }
 
+// moveHold lets a hold follow what it is on to another name. Of two holds the
+// longer stays.
+func (a *apply) moveHold(kind directory.HoldKind, from, to string) {
+	key := holdKey(kind, from)
+	h := a.holdBy[string(key)]
+	if h == nil || from == to {
+		return
+	}
+	a.unschedule(h.Until, dueHold, key)
+	a.dropHold(key)
+	key = holdKey(kind, to)
+	if there := a.holdBy[string(key)]; there != nil {
+		if there.Until >= h.Until {
+			return
+		}
+		a.unschedule(there.Until, dueHold, key)
+	}
+	moved := *h
+	moved.Key = own(to)
+	a.setHold(key, &moved)
+	a.put1(bucketHold, key, encodeHold(&moved))
+	a.schedule(moved.Until, dueHold, key)
+}
+
 func (a *apply) dropHold(key []byte) {
 	a.setHold(key, nil)
 	a.tx.Delete(bucketHold, key)
@@ -103,6 +127,16 @@ func (a *apply) setSettings(op SetSettings) (Result, error) {
 	}
 	if s.GuardCount == 0 || s.GuardPercent > 100 || s.GuardWindow < minute || s.GuardWindow > 60*minute {
 		return Result{}, refuse(directory.ErrInvalid, "withdrawal guard: a count from 1, a percentage to 100, a window from 1m to 1h")
+	}
+	const longest = directory.Time(10 * 365 * 24 * 3600 * 1000)
+	if max(s.ReserveMax, s.DeliveryGrace, s.TombstoneKeep, s.RequestKeep) > longest {
+		return Result{}, refuse(directory.ErrInvalid, "a duration is longer than ten years")
+	}
+	if s.DefaultDomain != a.settings.DefaultDomain && s.DefaultDomain != "" {
+		prefix := append([]byte(s.DefaultDomain), directory.KeyDomainSep)
+		if k, _ := a.tx.Iterate(bucketMailbox).Seek(prefix); k != nil && hasPrefix(k, prefix) {
+			return Result{}, refuse(directory.ErrBusy, "there are mailboxes named %s!...; they would have no name as the default domain's", s.DefaultDomain)
+		}
 	}
 	if s.ReserveGrace == 0 || s.ReserveMax < s.ReserveGrace || s.TombstoneKeep == 0 || s.LogKeep == 0 || s.RequestKeep < minute {
 		return Result{}, refuse(directory.ErrInvalid, "a duration is missing or too short")

@@ -3,6 +3,7 @@ package machine
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/internal/kv"
@@ -86,9 +87,10 @@ const (
 	classShared     byte = 0x02
 )
 
-// postingClass is the class of name for everybody but its owner.
+// postingClass is the class of name for everybody but its owner, as
+// Namespace.Class has it.
 func postingClass(name directory.MailboxName) byte {
-	if _, ok := name.Owner(); ok {
+	if strings.HasPrefix(name.Local(), "user.") {
 		return classOtherUsers
 	}
 	return classShared
@@ -198,9 +200,12 @@ func splitDeadline(k []byte) (at directory.Time, kind byte, key []byte, err erro
 	return directory.Time(binary.BigEndian.Uint64(k)), k[8], k[9:], nil
 }
 
-// revisionOf is the revision in a key of bucketLog.
-func revisionOf(k []byte) directory.Revision {
-	return directory.Revision(binary.BigEndian.Uint64(k))
+// splitLogKey takes a key of bucketLog apart.
+func splitLogKey(k []byte) (directory.Revision, uint32, error) {
+	if len(k) != 12 {
+		return 0, 0, fmt.Errorf("%w: log key of %d octets", ErrCorrupt, len(k))
+	}
+	return directory.Revision(binary.BigEndian.Uint64(k)), binary.BigEndian.Uint32(k[8:]), nil
 }
 
 func sweepKey(kind byte, server directory.ServerID) []byte {

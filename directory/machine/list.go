@@ -121,21 +121,24 @@ type lister struct {
 	other   *mailboxScan // of single mailboxes that are posted; nil until needed
 
 	// The mailbox visited last, and its row if it is still to be emitted.
-	last    visit
+	last    shown
 	pending bool
 	row     ListRow
+	// The key of the last mailbox that is a first level without domain.
+	lone []byte
 
-	scratch []byte // a view's form
+	scratch []byte // the present view's form
 	goal    []byte // a key to look up
-	past    []byte
+	past    []byte // what pastParent returned
 }
 
-// visit is a mailbox in client form.
-type visit struct {
-	key    []byte
+// shown is a name as the user sees it.
+type shown struct {
+	key    []byte // order key
+	name   directory.MailboxName
 	client string
 	base   string // client without the domain that administrators see last
-	lone   []byte // key of the last mailbox that is a first level without domain
+	domain string // for administrators: the names of each domain are a tree
 }
 
 func newLister(s *state, q ListQuery, emit func(*ListRow) error) (*lister, error) {
@@ -222,16 +225,11 @@ func (l *lister) walk() error {
 // one of its parents, it returns that parent's depth in client form, and the
 // mailbox is of no further interest; else 0.
 func (l *lister) visit(v *view) (skip int, err error) {
-	now := l.clientForm(v.name, v.form)
-	now.key, now.lone = v.key, l.last.lone
+	now := l.shown(v.key, v.name, v.form)
 	if bytes.IndexByte(v.key, directory.KeyLevelSep) < 0 && bytes.IndexByte(v.key, directory.KeyDomainSep) < 0 {
-		now.lone = v.key
+		l.lone = v.key
 	}
-	known := 0 // where now.base parts from what was visited last
-	suffix := now.client[len(now.base):]
-	if suffix == l.last.client[len(l.last.base):] {
-		known = commonLevels(now.base, l.last.base, l.ns.Sep)
-	}
+	known := now.common(l.last, l.ns.Sep)
 	if err := l.settleChildren(v, known); err != nil {
 		return 0, err
 	}
@@ -244,7 +242,7 @@ func (l *lister) visit(v *view) (skip int, err error) {
 		}
 		depth++
 		if i > known {
-			if err := l.parent(v.class, v.key, now.base[:i]+suffix, depth); err != nil {
+			if err := l.parent(v.class, v.key, l.parentForm(now, i), depth); err != nil {
 				return 0, err
 			}
 		} else if i < len(last.base) {
@@ -263,19 +261,39 @@ func (l *lister) visit(v *view) (skip int, err error) {
 	return 0, err
 }
 
-// clientForm returns name with its client form, which it copies.
-func (l *lister) clientForm(name directory.MailboxName, form []byte) visit {
-	client := string(form)
-	base := client
+// shown returns the name at key with its client form, which it copies.
+func (l *lister) shown(key []byte, name directory.MailboxName, form []byte) shown {
+	s := shown{key: key, name: name, client: string(form)}
+	s.base = s.client
 	if l.who.Admin {
-		base = client[:len(name.Local())] // levels keep their length
+		s.base = s.client[:len(name.Local())] // levels keep their length
+		s.domain = name.Domain()
 	}
-	return visit{client: client, base: base}
+	return s
 }
 
-// commonLevels returns the length of the longest text that both a and b are or
-// are below.
-func commonLevels(a, b string, sep byte) int {
+// parentForm returns the client form of the parent that ends at base[i].
+func (l *lister) parentForm(s shown, i int) string {
+	if len(s.base) == len(s.client) {
+		return s.client[:i]
+	}
+	var buf [directory.MaxName]byte
+	form, _ := l.ns.AppendClient(buf[:0], s.name[:len(s.name)-len(s.base)+i], l.who)
+	return string(form)
+}
+
+// common returns the length of the longest text that both s.base and t.base
+// are, or are below in the same tree; 0 if there is none.
+func (s shown) common(t shown, sep byte) int {
+	a, b := s.base, t.base
+	if s.domain != t.domain {
+		// Administrators see the users of all domains below one "user".
+		root := "user" + string(rune(sep))
+		if strings.HasPrefix(a, root) && strings.HasPrefix(b, root) {
+			return len("user")
+		}
+		return 0
+	}
 	n := min(len(a), len(b))
 	common := 0
 	for i := range n {
@@ -350,7 +368,7 @@ func (l *lister) parent(class directory.Class, below []byte, client string, dept
 		return nil
 	}
 	key := l.parentKey(class, below, depth)
-	if key != nil && bytes.Equal(key, l.last.lone) {
+	if key != nil && bytes.Equal(key, l.lone) {
 		return nil // it is a mailbox: a domain's mailboxes came between
 	}
 	row, err := l.parentRow(client, key)
@@ -368,8 +386,8 @@ func (l *lister) parentRow(client string, key []byte) (ListRow, error) {
 	if l.extended && !l.q.LSUB {
 		row.Attributes = AttrNonExistent // which implies the other
 	}
-	if key == nil || string(key[bytes.IndexByte(key, directory.KeyDomainSep)+1:]) == "user" {
-		return row, nil // above all mailboxes of its kind
+	if key == nil {
+		return row, nil
 	}
 	var err error
 	if row.Mailbox, err = directory.NameFromKey(key); err != nil {
@@ -400,8 +418,8 @@ func (l *lister) parentKey(class directory.Class, key []byte, depth int) []byte 
 		}
 		depth += 2
 	case directory.ClassOtherUsers:
-		if depth == 1 && (l.alt || l.ns.CrossDomains && !l.who.Admin) {
-			return nil
+		if depth == 1 {
+			return nil // "user" of every domain
 		}
 	case directory.ClassShared:
 		if l.alt {
@@ -422,7 +440,7 @@ func (l *lister) pastParent(v *view, depth int) []byte {
 		return nil
 	}
 	parent := l.parentKey(v.class, v.key, depth)
-	if parent == nil || depth == 1 && v.class == directory.ClassInboxChildren {
+	if parent == nil {
 		return nil
 	}
 	l.past = append(append(l.past[:0], parent...), directory.KeyLevelSep+1)
@@ -545,11 +563,6 @@ func (s *state) where(name directory.MailboxName, route directory.Route) (direct
 	return s.name(route.Server), route.Outcome
 }
 
-var postingClasses = map[directory.Class]byte{
-	directory.ClassOtherUsers: classOtherUsers,
-	directory.ClassShared:     classShared,
-}
-
 // view returns a view of one class, bounded by ranges. It takes the place of
 // the view before it, which must not be used again.
 func (l *lister) view(class directory.Class, ranges []directory.KeyRange) *view {
@@ -562,7 +575,11 @@ func (l *lister) view(class directory.Class, ranges []directory.KeyRange) *view 
 			l.posted = newPostings(l.s, l.who)
 		}
 		v.posted = l.posted
-		v.posted.enter(postingClasses[class])
+		if class == directory.ClassOtherUsers {
+			v.posted.enter(classOtherUsers)
+		} else {
+			v.posted.enter(classShared)
+		}
 	}
 	return v
 }

@@ -131,6 +131,35 @@ func TestListReadsWhatIsSeen(t *testing.T) {
 	}
 }
 
+// What is never shown costs one seek, however much of it there is: another
+// domain's mailboxes and hidden trees.
+func TestListSeeksOverHidden(t *testing.T) {
+	s := aliceSite(t, 0)
+	q := aliceLists("*")
+	read := func() (total int) {
+		r := &countingReader{s.store.Snapshot(), map[kv.Bucket]int{}}
+		if rows, err := s.list(r, q); err != nil || len(rows) != 50 {
+			t.Fatalf("%d rows, %v", len(rows), err)
+		}
+		for _, n := range r.keys {
+			total += n
+		}
+		return total
+	}
+	before := read()
+	for i := range 200 {
+		s.do(
+			assertion("be1", fmt.Sprintf("other.org!s%03d", i), "anyone\tlrs\t"),
+			assertion("be1", fmt.Sprintf("user.alice.#calendars.c%03d", i), "alice\t"+full+"\t"),
+			assertion("be1", fmt.Sprintf("user.m000.#addressbooks.c%03d", i), "alice\tlrs\t"),
+			assertion("be1", fmt.Sprintf("#drive.d%03d", i), "anyone\tlrs\t"),
+		)
+	}
+	if after := read(); after > before+30 {
+		t.Errorf("%d keys read with 800 mailboxes that are not shown, %d without", after, before)
+	}
+}
+
 func BenchmarkList(b *testing.B) {
 	for _, others := range []int{1000, 100_000} {
 		s := aliceSite(b, others)

@@ -28,6 +28,7 @@ type naiveName struct {
 	key    string
 	levels []string
 	domain string // printed last, for administrators
+	tree   string // for administrators, the domain it is of
 	rights directory.Rights
 	use    string
 }
@@ -35,8 +36,11 @@ type naiveName struct {
 func (n naiveName) client(sep byte) string { return strings.Join(n.levels, string(sep)) + n.domain }
 
 func (n naiveName) below(parent naiveName) bool {
-	return len(n.levels) > len(parent.levels) && n.domain == parent.domain && slices.Equal(n.levels[:len(parent.levels)], parent.levels)
+	return len(n.levels) > len(parent.levels) && (n.tree == parent.tree || parent.allUsers()) && slices.Equal(n.levels[:len(parent.levels)], parent.levels)
 }
+
+// allUsers says that n is the parent of all users' mailboxes.
+func (n naiveName) allUsers() bool { return n.class == 4 && len(n.levels) == 1 }
 
 func naiveForm(name string, q ListQuery) (n naiveName, ok bool) {
 	ns, who := q.Namespace, q.Principal
@@ -67,7 +71,10 @@ func naiveForm(name string, q ListQuery) (n naiveName, ok bool) {
 		if isUser {
 			n.class = 4
 		}
-		if hasDomain {
+		if n.tree = domain; domain == "" && ns.VirtDomains && strings.Contains(local, "@") {
+			domain = ns.DefaultDomain // or what follows the '@' would be taken for it
+		}
+		if domain != "" {
 			n.domain = "@" + domain
 		}
 		return n, true
@@ -131,7 +138,10 @@ func naiveForm(name string, q ListQuery) (n naiveName, ok bool) {
 
 // parent is the name d levels deep above n.
 func (n naiveName) parent(d int, q ListQuery) naiveName {
-	p := naiveName{class: n.class, levels: n.levels[:d], domain: n.domain}
+	p := naiveName{class: n.class, levels: n.levels[:d], domain: n.domain, tree: n.tree}
+	if p.allUsers() || q.Principal.Admin && n.tree == "" && !strings.Contains(strings.Join(p.levels, ""), "@") {
+		p.domain = ""
+	}
 	key := n.key
 	for range len(n.levels) - d {
 		i := strings.LastIndexAny(key, "\x1f\x1d")
@@ -143,7 +153,7 @@ func (n naiveName) parent(d int, q ListQuery) naiveName {
 	case d > 1:
 	case n.class == 1 || n.class == 2 && !alt:
 		p.class = 0
-	case n.class == 3, n.class == 4 && !q.Principal.Admin, n.class == 5 && alt:
+	case n.class == 3, n.class == 4, n.class == 5 && alt:
 		p.key = "" // above the whole class
 	}
 	return p

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -404,4 +405,120 @@ func scriptArgs(t *testing.T, d *datadriven.TestData) (who directory.Principal, 
 		return directory.Principal{Admin: true}, ns, inboxOnly
 	}
 	return principal(t, user, groups...), ns, inboxOnly
+}
+
+func TestListRefuses(t *testing.T) {
+	s := newSite(t)
+	dot := directory.Namespace{Sep: '.'}
+	for _, test := range []struct {
+		name string
+		q    ListQuery
+		want error
+	}{
+		{"no patterns", ListQuery{Namespace: dot}, directory.ErrInvalidPattern},
+		{"many patterns", ListQuery{Namespace: dot, Patterns: make([]string, MaxPatterns+1)}, directory.ErrTooLarge},
+		{"no separator", ListQuery{Patterns: []string{"*"}}, directory.ErrInvalid},
+		{"LSUB that selects", ListQuery{Namespace: dot, Patterns: []string{"*"}, LSUB: true, Select: ListSelect{Subscribed: true}}, directory.ErrInvalid},
+		{"RECURSIVEMATCH alone", ListQuery{Namespace: dot, Patterns: []string{"*"}, Select: ListSelect{RecursiveMatch: true, Remote: true}}, directory.ErrInvalid},
+	} {
+		_, err := s.m.List(s.store.Snapshot(), test.q, func(*ListRow) error { return nil })
+		if !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+	for _, q := range []ListQuery{
+		{Namespace: dot, Patterns: slices.Repeat([]string{"*"}, MaxPatterns)},
+		{Namespace: dot, Patterns: []string{"*"}, LSUB: true, Select: ListSelect{Remote: true}},
+	} {
+		if _, err := s.m.List(s.store.Snapshot(), q, func(*ListRow) error { return nil }); err != nil {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
+
+// An error of emit ends the listing, in each of its forms.
+func TestListStopsWhenTold(t *testing.T) {
+	s := aliceSite(t, 0)
+	s.do(Subscribe{User: "alice", Mailbox: "user.alice"}, Subscribe{User: "alice", Mailbox: "user.alice.folder-01"})
+	subscribed, lsub, separator := aliceLists("*"), aliceLists("*"), aliceLists("")
+	subscribed.Select.Subscribed, lsub.LSUB = true, true
+	stop := errors.New("enough")
+	for _, q := range []ListQuery{aliceLists("*"), aliceLists("user.%"), subscribed, lsub, separator} {
+		rows := 0
+		_, err := s.m.List(s.store.Snapshot(), q, func(*ListRow) error { rows++; return stop })
+		if rows != 1 || !errors.Is(err, stop) {
+			t.Errorf("%+v: %d rows, %v; want one row and %v", q, rows, err, stop)
+		}
+	}
+}
+
+// A LIST says whether something may be missing from it.
+func TestListSummary(t *testing.T) {
+	s := aliceSite(t, 0)
+	none := func(*ListRow) error { return nil }
+	sum, err := s.m.List(s.store.Snapshot(), aliceLists("*"), none)
+	if err != nil || sum.Complete || !slices.Equal(sum.Missing, []directory.BackendName{"be1"}) {
+		t.Errorf("before be1 was heard whole: %+v, %v", sum, err)
+	}
+	s.do(Confirm{Server: "be1", How: directory.ByResync})
+	sum, err = s.m.List(s.store.Snapshot(), aliceLists("*"), none)
+	if err != nil || !sum.Complete || sum.Missing != nil {
+		t.Errorf("when be1 was heard whole: %+v, %v", sum, err)
+	}
+}
+
+func TestListRowIMAP(t *testing.T) {
+	for _, test := range []struct {
+		row  ListRow
+		sep  byte
+		want string
+	}{
+		{ListRow{Attributes: AttrNoselect}, '.', `(\Noselect) "." ""`},
+		{ListRow{Name: "INBOX"}, '/', `() "/" INBOX`},
+		{ListRow{Name: "a b", Attributes: AttrHasChildren}, '/', `(\HasChildren) "/" "a b"`},
+		{ListRow{Name: "x", SpecialUse: `\Sent \Junk`}, '.', `(\Sent \Junk) "." x`},
+		{ListRow{Name: "x", Attributes: AttrHasNoChildren, SpecialUse: `\Sent`}, '.', `(\HasNoChildren \Sent) "." x`},
+		{ListRow{Name: "x", Attributes: 1<<6 - 1}, '.', `(\Noinferiors \Noselect \NonExistent \Subscribed \HasChildren \HasNoChildren) "." x`},
+		{ListRow{Name: "x", Attributes: AttrHasChildren, ChildInfo: "SUBSCRIBED"}, '.', `(\HasChildren) "." x (CHILDINFO ("SUBSCRIBED"))`},
+		{ListRow{Name: `a"b\`}, '.', `() "." "a\"b\\"`},
+	} {
+		if got := test.row.IMAP(test.sep); got != test.want {
+			t.Errorf("%+v: got %s, want %s", test.row, got, test.want)
+		}
+		var each []string
+		for a := range test.row.Attributes.Each() {
+			each = append(each, a.String())
+		}
+		if got, want := strings.Join(each, " "), test.row.Attributes.String(); got != want {
+			t.Errorf("%+v: attributes one by one are %s, together %s", test.row, got, want)
+		}
+	}
+}
+
+// What a mailbox routes to decides what MYRIGHTS says of it.
+func TestMyRightsOutcome(t *testing.T) {
+	s := newSite(t)
+	s.do(
+		assertion("be1", "here", "alice\tlrs\t"),
+		SetBackend{Server: "be1", State: new(directory.BackendDown)},
+		assertion("be2", "held", "alice\tlrs\t"),
+		Hold{Kind: directory.HoldMailbox, Key: "held", For: 1000, Why: "test"},
+		assertion("be2", "hidden", "alice\tp\t"),
+	)
+	for _, test := range []struct {
+		name    directory.MailboxName
+		outcome directory.Outcome
+		rights  string
+		visible bool
+	}{
+		{"here", directory.BackendIsDown, "lrs", true},
+		{"held", directory.Held, "lrs", true},
+		{"hidden", directory.Serving, "p", false},
+		{"nosuch", directory.Incomplete, "", false},
+	} {
+		a, err := s.m.MyRights(s.store.Snapshot(), RightsQuery{Principal: directory.Principal{User: "alice"}, Mailbox: test.name})
+		if err != nil || a.Outcome != test.outcome || a.Rights.String() != test.rights || a.Visible != test.visible {
+			t.Errorf("%s: got %v %q %v, %v; want %v %q %v", test.name, a.Outcome, a.Rights, a.Visible, err, test.outcome, test.rights, test.visible)
+		}
+	}
 }

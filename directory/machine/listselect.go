@@ -14,10 +14,8 @@ import (
 
 // chosen is a name that an answer may have a row for.
 type chosen struct {
-	class  directory.Class
-	key    []byte // order key; nil for a parent above its whole class
-	client string
-	base   string // as in visit
+	shown // of a parent key and client alone, of one above its whole class no key
+	class directory.Class
 
 	selected bool // subscribed, or of special use, as was asked
 	matched  bool
@@ -40,8 +38,8 @@ func (l *lister) choose(key []byte) (*chosen, error) {
 	if class == directory.ClassHidden || !l.who.Admin && !l.dav && name.IsHiddenTree() {
 		return nil, nil
 	}
-	form := l.clientForm(name, l.scratch)
-	return &chosen{class: class, key: key, client: form.client, base: form.base, matched: l.matches(form.client)}, nil
+	s := l.shown(key, name, l.scratch)
+	return &chosen{shown: s, class: class, matched: l.matches(s.client)}, nil
 }
 
 // subscriptions returns the user's subscribed names that can be shown, in
@@ -130,7 +128,7 @@ func (l *lister) selected() error {
 			return err
 		}
 		if there {
-			if there, err = l.describeChosen(c); err != nil {
+			if there, err = l.describeChosen(c, seen.view.name); err != nil {
 				return err
 			}
 		}
@@ -154,12 +152,9 @@ func (l *lister) selected() error {
 	return nil
 }
 
-// describeChosen begins the row of c, which the user sees, as describe does.
-func (l *lister) describeChosen(c *chosen) (bool, error) {
-	name, err := directory.NameFromKey(c.key)
-	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
+// describeChosen begins the row of c, a mailbox of that name which the user
+// sees, as describe does.
+func (l *lister) describeChosen(c *chosen, name directory.MailboxName) (bool, error) {
 	l.row = ListRow{Name: c.client, Mailbox: name}
 	return l.describe(c.class, c.key)
 }
@@ -185,13 +180,11 @@ func (l *lister) withParents(names []*chosen) []*chosen {
 				continue
 			}
 			depth++
-			client := c.base[:i] + c.client[len(c.base):]
+			client := l.parentForm(c.shown, i)
 			parent := by[client]
 			if parent == nil {
-				parent = &chosen{
-					class: c.class, client: client, base: c.base[:i],
-					key: l.parentKey(c.class, c.key, depth), matched: l.matches(client),
-				}
+				key := l.parentKey(c.class, c.key, depth)
+				parent = &chosen{shown: shown{key: key, client: client}, class: c.class, matched: l.matches(client)}
 				if client == "INBOX" && c.class < directory.ClassOtherUsers {
 					parent.class = directory.ClassInbox
 				}
@@ -224,14 +217,11 @@ func (l *lister) lsub() error {
 		} else if !there {
 			continue
 		}
-		known := 0
-		if c.client[len(c.base):] == l.last.client[len(l.last.base):] {
-			known = commonLevels(c.base, l.last.base, l.ns.Sep)
-		}
+		known := c.common(l.last, l.ns.Sep)
 		if err := l.flush(known > 0 && known == len(l.last.base)); err != nil {
 			return err
 		}
-		l.last = visit{key: c.key, client: c.client, base: c.base}
+		l.last = c.shown
 		depth := 0
 		for i := range len(c.base) {
 			if c.base[i] != l.ns.Sep {
@@ -241,14 +231,14 @@ func (l *lister) lsub() error {
 			if i <= known {
 				continue
 			}
-			if err := l.parent(c.class, c.key, c.base[:i]+c.client[len(c.base):], depth); err != nil {
+			if err := l.parent(c.class, c.key, l.parentForm(c.shown, i), depth); err != nil {
 				return err
 			}
 		}
 		if !c.matched {
 			continue
 		}
-		if l.pending, err = l.describeChosen(c); err != nil {
+		if l.pending, err = l.describeChosen(c, seen.view.name); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/rookery-mail/rookery/directory"
@@ -73,10 +75,18 @@ type apply struct {
 	topChanged bool
 	hash       *hasher // made when first needed
 	sweeping   bool    // derived rows may be wrong: look at each
+	renamed    int     // mailboxes renamed by this command so far
+	sums       [2]digestRow
 }
 
 // command answers a repeated request from memory and does any other.
 func (a *apply) command(c Command) (Result, error) {
+	if len(c.Client) > directory.MaxClientID || len(c.By) > directory.MaxText {
+		return Result{
+			Revision: a.clk.Revision,
+			Refused:  refuse(directory.ErrInvalid, "a client id of %d octets, at most %d; a name of %d, at most %d", len(c.Client), directory.MaxClientID, len(c.By), directory.MaxText),
+		}, nil
+	}
 	if c.Client == "" {
 		return a.do(c.Op)
 	}
@@ -96,7 +106,7 @@ func (a *apply) command(c Command) (Result, error) {
 		case c.Sequence < last.Sequence:
 			return Result{
 				Revision: a.clk.Revision,
-				Refused:  fmt.Errorf("%w: request %d of %q came after %d; it was answered before", directory.ErrStaleRequest, c.Sequence, c.Client, last.Sequence),
+				Refused:  refuse(directory.ErrStaleRequest, "request %d of %q came after %d; it was answered before", c.Sequence, c.Client, last.Sequence),
 			}, nil
 		}
 	}
@@ -104,8 +114,26 @@ func (a *apply) command(c Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	a.put1(bucketRequest, key, encodeRequest(request{Sequence: c.Sequence, Time: a.clk.Time, Result: r}))
+	a.put1(bucketRequest, key, encodeRequest(request{Sequence: c.Sequence, Time: a.clk.Time, Result: brief(r)}))
 	return r, nil
+}
+
+// brief cuts the texts of refusals, so that the answer kept for a batch of
+// thousands stays small.
+func brief(r Result) Result {
+	const most = 200
+	if r.Refused != nil {
+		if text := r.Refused.Error(); len(text) > most {
+			r.Refused = rejectionOf(sentinelNumber(r.Refused), strings.ToValidUTF8(text[:most], "")+" ...")
+		}
+	}
+	if len(r.Items) > 0 {
+		r.Items = slices.Clone(r.Items)
+		for i := range r.Items {
+			r.Items[i] = brief(r.Items[i])
+		}
+	}
+	return r
 }
 
 // do applies one operation and turns a rejection into a result.
@@ -125,6 +153,9 @@ func (a *apply) do(op Op) (Result, error) {
 func (a *apply) op(op Op) (Result, error) {
 	if _, ok := op.(Init); !ok && a.cluster.ID == "" {
 		return Result{}, errors.New("machine: the first command is not Init: this log does not begin a cluster")
+	}
+	if a.settings.ReadOnly && !passesReadOnly(op) {
+		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
 	}
 	switch op := op.(type) {
 	case Init:
@@ -175,6 +206,18 @@ func (a *apply) op(op Op) (Result, error) {
 	return Result{}, fmt.Errorf("%w: %T", ErrUnknownCommand, op)
 }
 
+// passesReadOnly tells what a read-only cluster does all the same: what frees,
+// what moves, what ends it; and what is refused only if it adds something, which
+// Assert, Reserve and Subscribe see for themselves.
+func passesReadOnly(op Op) bool {
+	switch op.(type) {
+	case Init, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
+		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings:
+		return true
+	}
+	return false
+}
+
 func (a *apply) init(op Init) (Result, error) {
 	if a.cluster.ID != "" {
 		return Result{Effect: Unchanged}, nil
@@ -204,7 +247,7 @@ func (a *apply) batch(op Batch) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
-		if one.Refused == nil && one.Effect != Unchanged {
+		if one.Refused == nil && one.Effect.changed() {
 			r.Effect = Changed
 		}
 		r.Items = append(r.Items, one)
@@ -215,19 +258,20 @@ func (a *apply) batch(op Batch) (Result, error) {
 // finish writes what every command changes: clock and counts, and cuts the
 // change log's tail.
 func (a *apply) finish() error {
+	a.flushDigests()
 	if a.counts != a.countsWere {
 		a.put1(bucketMeta, keyCounts, encodeCounts(a.counts))
 	}
 	if a.clk.LogFrom == 0 {
 		a.clk.LogFrom = 1
 	}
-	const trimEvery = 64
-	if keep := directory.Revision(a.settings.LogKeep); a.clk.Revision > keep && a.clk.Revision%trimEvery == 0 {
+	if keep := directory.Revision(a.settings.LogKeep); a.clk.Revision > keep && a.clk.LogFrom < a.clk.Revision-keep {
 		if err := a.trimLog(a.clk.Revision - keep); err != nil {
 			return err
 		}
 	}
 	if a.topChanged {
+		a.topology.derive()
 		a.clk.Topology = a.clk.Revision
 		a.topology.revision = a.clk.Revision
 		a.m.top.Store(a.topology)
@@ -236,23 +280,38 @@ func (a *apply) finish() error {
 	return nil
 }
 
-// trimLog deletes the change log's rows before until, some thousands at most.
+// trimLog deletes the change log's rows before until: whole revisions, and
+// twice as many rows as this command wrote, so that the log cannot grow faster
+// than it is cut. It waits until that is worth a walk.
 func (a *apply) trimLog(until directory.Revision) error {
-	const most = 4096
-	var keys [][]byte
-	end := logKey(until, 0)
-	it := a.tx.Iterate(bucketLog)
-	k, _ := it.Seek(nil)
-	for ; k != nil && string(k) < string(end) && len(keys) < most; k, _ = it.Next() {
-		keys = append(keys, append([]byte(nil), k...))
+	const worth = 64
+	if until-a.clk.LogFrom < worth && a.ordinal < worth {
+		return nil
 	}
-	if k != nil && len(keys) == most {
-		until = revisionOf(k)
+	most := 2*int(a.ordinal) + 2*worth
+	var keys [][]byte
+	from := a.clk.LogFrom
+	reached := until
+	it := a.tx.Iterate(bucketLog)
+	for k, _ := it.Seek(logKey(from, 0)); k != nil; k, _ = it.Next() {
+		rev, _, err := splitLogKey(k)
+		if err != nil {
+			return err
+		}
+		if rev >= until {
+			break
+		}
+		if len(keys) >= most && rev != from {
+			reached = rev
+			break
+		}
+		from = rev
+		keys = append(keys, append([]byte(nil), k...))
 	}
 	for _, k := range keys {
 		a.tx.Delete(bucketLog, k)
 	}
-	a.clk.LogFrom = max(a.clk.LogFrom, until)
+	a.clk.LogFrom = reached
 	return nil
 }
 
@@ -293,22 +352,16 @@ func refuse(sentinel error, format string, args ...any) error {
 // the encoded command. Nothing due: a negative wait.
 func (m *Machine) Due(r kv.Reader, elapsed directory.Time) (wait int64, command []byte, err error) {
 	clk, err := readClock(r)
-	if err != nil || clk.Revision == 0 {
+	switch {
+	case err != nil || clk.Revision == 0:
 		return -1, nil, err
-	}
-	if k, _ := r.Iterate(bucketSweep).Seek(nil); k != nil {
+	case clk.Sweeping:
 		return 0, tickCommand, nil
-	}
-	k, _ := r.Iterate(bucketDeadline).Seek(nil)
-	if k == nil {
+	case clk.Due == 0:
 		return -1, nil, nil
 	}
-	at, _, _, err := splitDeadline(k)
-	if err != nil {
-		return -1, nil, err
-	}
-	if now := clk.Time + elapsed; at > now {
-		return int64(at - now), tickCommand, nil
+	if now := clk.Time + elapsed; clk.Due > now {
+		return int64(clk.Due - now), tickCommand, nil
 	}
 	return 0, tickCommand, nil
 }

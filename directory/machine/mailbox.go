@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"slices"
+	"strings"
 
 	"github.com/rookery-mail/rookery/directory"
 )
@@ -46,7 +47,6 @@ func (e *edit) remove(server directory.ServerID) {
 // did not change mends the derived rows after groups changed.
 func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.ServerID) error {
 	mb := e.mb
-	changed := false
 	if len(mb.Facts) == 0 {
 		mb.Home, mb.Stray, mb.Forked, mb.Listed = 0, nil, false, false
 	} else {
@@ -57,18 +57,10 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 		route := directory.Resolve(mb, a)
 		mb.Forked, mb.Listed = route.Forked, route.Fact != nil
 	}
-	rowKey := mailboxKey(mb.Name)
-	switch {
-	case len(mb.Facts) == 0 && e.was != nil:
-		a.tx.Delete(bucketMailbox, rowKey)
-		changed = true
-	case len(mb.Facts) > 0:
-		row := encodeMailboxRow(mb)
-		if e.was == nil || !bytes.Equal(row, encodeMailboxRow(e.was)) {
-			a.put1(bucketMailbox, rowKey, row)
-			changed = true
-		}
+	if err := a.revive(e); err != nil {
+		return err
 	}
+	changed := a.saveRow(e)
 	err := eachServer(e.was, mb, func(was, is *directory.Fact) error {
 		touched, err := a.saveFact(mb.Name, was, is)
 		changed = changed || touched
@@ -77,10 +69,12 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 	if err != nil {
 		return err
 	}
-	if err := a.mendPostings(e.was, mb); err != nil {
-		return err
+	if changed || a.sweeping {
+		if err := a.mendPostings(e.was, mb); err != nil {
+			return err
+		}
+		a.mendMarks(e.was, mb)
 	}
-	a.mendMarks(e.was, mb)
 	if !changed {
 		return nil
 	}
@@ -90,6 +84,45 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 	}
 	a.log(c)
 	return nil
+}
+
+// revive clears the way for a name that comes alive: it has no tombstone, and
+// nobody outside its home has a claim to it.
+func (a *apply) revive(e *edit) error {
+	if !directory.HasLive(e.mb, a) || !a.sweeping && e.was != nil && e.was.Home == e.mb.Home && directory.HasLive(e.was, a) {
+		return nil
+	}
+	if err := a.exhume(e.mb.Name); err != nil {
+		return err
+	}
+	if a.counts.Reservations == 0 {
+		return nil
+	}
+	res, err := a.reservation(e.mb.Name)
+	if res == nil || err != nil {
+		return err
+	}
+	if holder := a.Backend(res.Server); holder == nil || a.Group(holder.Group) != a.Group(e.mb.Home) {
+		a.dropReservation(res)
+	}
+	return nil
+}
+
+// saveRow writes the mailbox's own row if it differs.
+func (a *apply) saveRow(e *edit) (changed bool) {
+	mb := e.mb
+	switch {
+	case len(mb.Facts) == 0:
+		if e.was == nil {
+			return false
+		}
+		a.tx.Delete(bucketMailbox, mailboxKey(mb.Name))
+		return true
+	case e.was != nil && mb.Home == e.was.Home && mb.Forked == e.was.Forked && mb.Listed == e.was.Listed && slices.Equal(mb.Stray, e.was.Stray):
+		return false
+	}
+	a.put1(bucketMailbox, mailboxKey(mb.Name), encodeMailboxRow(mb))
+	return true
 }
 
 // settledHome is the home to store: mergers followed, and found from the facts
@@ -165,9 +198,15 @@ func (a *apply) saveFact(name directory.MailboxName, was, is *directory.Fact) (t
 
 // mendMarks keeps the indexes of forks and moves and the counts.
 func (a *apply) mendMarks(was, mb *directory.Mailbox) {
+	w, n := a.facets(was), a.facets(mb)
+	if w == n && !a.sweeping {
+		return
+	}
 	key := mb.Name.AppendKey(nil)
-	w := facets(was)
-	n := facets(mb)
+	if a.sweeping {
+		// Whom the index counts may have changed with an admission.
+		w.moving = a.tx.Get(bucketMove, key) != nil
+	}
 	if n.forked && !w.forked {
 		a.mark(bucketFork, key)
 	}
@@ -191,13 +230,14 @@ func (a *apply) mendMarks(was, mb *directory.Mailbox) {
 
 type mailboxFacets struct{ there, listed, forked, moving bool }
 
-func facets(m *directory.Mailbox) mailboxFacets {
+func (s *state) facets(m *directory.Mailbox) mailboxFacets {
 	if m == nil || len(m.Facts) == 0 {
 		return mailboxFacets{}
 	}
 	f := mailboxFacets{there: true, listed: m.Listed, forked: m.Forked}
 	for i := range m.Facts {
-		if m.Facts[i].State == directory.Deactivated && m.Facts[i].Standing == directory.InForce {
+		g := &m.Facts[i]
+		if b := s.Backend(g.Server); g.State == directory.Deactivated && g.Standing == directory.InForce && b != nil && b.Admitted {
 			f.moving = true
 		}
 	}
@@ -216,6 +256,10 @@ func count(b bool) int64 {
 // counted ACL changed.
 func (a *apply) mendPostings(was, mb *directory.Mailbox) error {
 	if was != nil && slices.Equal(postingACLs(was), postingACLs(mb)) && !a.sweeping {
+		return nil
+	}
+	owner, _ := mb.Name.Owner()
+	if !a.sweeping && onlyOwner(was, string(owner)) && onlyOwner(mb, string(owner)) {
 		return nil
 	}
 	want, err := postingsOf(mb)
@@ -266,6 +310,24 @@ func (a *apply) mendPostings(was, mb *directory.Mailbox) error {
 		}
 	}
 	return nil
+}
+
+// onlyOwner reports whether no ACL of m names anybody but owner, as most do:
+// nothing was posted then and nothing is to be.
+func onlyOwner(m *directory.Mailbox, owner string) bool {
+	if m == nil {
+		return true
+	}
+	for i := range m.Facts {
+		id, rest, _ := strings.Cut(m.Facts[i].ACL, "\t")
+		if id != owner && m.Facts[i].ACL != "" {
+			return false
+		}
+		if _, rest, _ = strings.Cut(rest, "\t"); rest != "" {
+			return false
+		}
+	}
+	return true
 }
 
 // postingACLs lists the ACLs that post, in server order.

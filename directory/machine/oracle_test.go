@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"math/big"
 	"net/netip"
@@ -46,8 +47,8 @@ type oracle struct {
 }
 
 // known are the differences already told of; false is what the rules say.
-var known = struct{ confirmSilent, renewChecked, lowestHolder, shortWindow, rejectWas, homeFollows, quietChange, renameDropsHold bool }{
-	true, true, true, true, true, true, true, true,
+var known = struct{ confirmSilent, renewChecked, lowestHolder, shortWindow, rejectWas, homeFollows, quietChange, renameDropsHold, mergeStale, domainStops bool }{
+	true, true, true, true, true, true, true, true, true, true,
 }
 
 type box struct {
@@ -473,7 +474,11 @@ func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Res
 		}
 		return effect(machine.GuardHeld)
 	}
-	return o.weigh(b, be, name, op)
+	state := directory.Active
+	if op.Deactivated {
+		state = directory.Deactivated
+	}
+	return o.weigh(b, be, name, op.Statement, state)
 }
 
 func (o *oracle) countsBackend(be *directory.Backend) bool {
@@ -481,7 +486,7 @@ func (o *oracle) countsBackend(be *directory.Backend) bool {
 }
 
 // weigh finds what an assertion, believed, does to the mailbox.
-func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, op machine.Assert) machine.Result {
+func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, st directory.Statement, state directory.FactState) machine.Result {
 	// What was true before.
 	old := b.facts[be.ID]
 	isNew := old == nil
@@ -501,11 +506,8 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	} else {
 		f = *old
 	}
-	f = f.Merge(op.Statement)
-	f.State, f.Was = directory.Active, 0
-	if op.Deactivated {
-		f.State = directory.Deactivated
-	}
+	f = f.Merge(st)
+	f.State, f.Was = state, 0
 	f.Incarnation = o.life
 	if f.Standing != directory.InForce && f.MailboxID != old.MailboxID {
 		f.Standing = directory.InForce
@@ -899,8 +901,11 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 	}
 	type pair struct{ from, to directory.MailboxName }
 	var moves []pair
+	between := known.domainStops && slices.ContainsFunc(o.names(), func(n directory.MailboxName) bool {
+		return o.boxes[n].facts[be.ID] != nil && n.Domain() == strings.ReplaceAll(string(op.From), "^", ".")
+	})
 	for name, b := range o.boxes {
-		if b.facts[be.ID] != nil && (name == op.From || op.Recursive && name.IsBelow(op.From)) {
+		if b.facts[be.ID] != nil && (name == op.From || op.Recursive && !between && name.IsBelow(op.From)) {
 			moves = append(moves, pair{name, op.To + name[len(op.From):]})
 		}
 	}
@@ -945,14 +950,13 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 			o.boxes[m.to] = t
 		}
 		delete(t.facts, be.ID)
-		o.weigh(t, be, m.to, machine.Assert{
-			Mailbox: m.to, Server: op.Server,
-			Statement: directory.Statement{
-				Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
-				Type: new(f.Type), SpecialUse: new(f.SpecialUse),
-			},
-			Deactivated: f.State == directory.Deactivated,
-		})
+		if f.State == directory.Withdrawing {
+			f.State = directory.Active
+		}
+		o.weigh(t, be, m.to, directory.Statement{
+			Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
+			Type: new(f.Type), SpecialUse: new(f.SpecialUse),
+		}, f.State)
 		t.facts[be.ID].First = f.First
 	}
 	if !decides {
@@ -1467,7 +1471,7 @@ func (o *oracle) settleHome(b *box) {
 // the given state; what it states, and when it did, stays.
 func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, state directory.FactState) {
 	before := *f
-	o.weigh(b, o.backends[f.Server], name, machine.Assert{Mailbox: name, Deactivated: state == directory.Deactivated})
+	o.weigh(b, o.backends[f.Server], name, directory.Statement{}, state)
 	f = b.facts[f.Server]
 	standing := f.Standing
 	*f = before
@@ -1617,27 +1621,40 @@ func (o *oracle) held(name directory.MailboxName, home *directory.Group) bool {
 	return false
 }
 
-// postings works out who may look up what: identifier -> names.
-func (o *oracle) postings() map[string][]directory.MailboxName {
-	out := map[string][]directory.MailboxName{}
+// postings works out who may look up what: identifier, name, and the rights,
+// or "weigh" where the reader has to look at the ACLs.
+func (o *oracle) postings() (lines []string) {
 	for _, name := range o.names() {
 		if name.IsDeleted() {
 			continue
 		}
 		owner, _ := name.Owner()
-		seen := map[string]bool{}
-		for _, f := range o.inHome(o.boxes[name]) {
+		rights := map[string]string{}
+		weigh := false
+		in := o.inHome(o.boxes[name])
+		for _, f := range in {
 			acl, _ := directory.ParseACL(f.ACL)
+			weigh = weigh || acl.HasNegative() || f.ACL != in[0].ACL
 			for _, e := range acl {
-				if e.Negative || e.Identifier == string(owner) || seen[e.Identifier] || !strings.ContainsAny(e.Rights.String(), "lr") {
-					continue
+				if !e.Negative && e.Identifier != string(owner) {
+					rights[e.Identifier] += e.Rights.String()
 				}
-				seen[e.Identifier] = true
-				out[e.Identifier] = append(out[e.Identifier], name)
 			}
 		}
+		for id, r := range rights {
+			if !strings.ContainsAny(r, "lr") {
+				continue
+			}
+			all, _ := directory.ParseRights(r)
+			r = all.String()
+			if weigh {
+				r = "weigh"
+			}
+			lines = append(lines, fmt.Sprintf("%s %s %s", id, name, r))
+		}
 	}
-	return out
+	slices.Sort(lines)
+	return lines
 }
 
 // sums works out a server's total: how many facts, and the sums of the hashes

@@ -935,6 +935,7 @@ type sweep struct {
 	Server  directory.ServerID
 	After   []byte // order key of the last mailbox gone over; nil before the first
 	Approve bool
+	Until   directory.Revision // of a decision: what was held later is not decided
 }
 
 func encodeSweep(v sweep) []byte {
@@ -942,7 +943,8 @@ func encodeSweep(v sweep) []byte {
 	b = putUint(b, 1, uint64(v.Kind))
 	b = putUint(b, 2, uint64(v.Server))
 	b = putBytes(b, 3, v.After)
-	return putBool(b, 4, v.Approve)
+	b = putBool(b, 4, v.Approve)
+	return putUint(b, 5, uint64(v.Until))
 }
 
 func decodeSweep(b []byte) (v sweep, err error) {
@@ -957,6 +959,8 @@ func decodeSweep(b []byte) (v sweep, err error) {
 			v.After = r.copied()
 		case 4<<3 | varint:
 			v.Approve = r.bool()
+		case 5<<3 | varint:
+			v.Until = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}
@@ -1014,15 +1018,19 @@ type clock struct {
 	Wall     int64              // milliseconds since 1970 UTC, for people
 	LogFrom  directory.Revision // the change log reaches back to here
 	Topology directory.Revision // which last changed a backend, group, hold, setting or the cluster row
+	Due      directory.Time     // no deadline is due before; 0: none is set
+	Sweeping bool               // a sweep is open
 }
 
 func encodeClock(v clock) []byte {
-	b := make([]byte, 0, 5*(1+binary.MaxVarintLen64))
+	b := make([]byte, 0, 6*(1+binary.MaxVarintLen64)+2)
 	b = putUint(b, 1, uint64(v.Revision))
 	b = putUint(b, 2, uint64(v.Time))
 	b = putUint(b, 3, uint64(v.Wall))
 	b = putUint(b, 4, uint64(v.LogFrom))
-	return putUint(b, 5, uint64(v.Topology))
+	b = putUint(b, 5, uint64(v.Topology))
+	b = putUint(b, 6, uint64(v.Due))
+	return putBool(b, 7, v.Sweeping)
 }
 
 func decodeClock(b []byte) (v clock, err error) {
@@ -1039,6 +1047,10 @@ func decodeClock(b []byte) (v clock, err error) {
 			v.LogFrom = directory.Revision(r.uint64())
 		case 5<<3 | varint:
 			v.Topology = directory.Revision(r.uint64())
+		case 6<<3 | varint:
+			v.Due = directory.Time(r.uint64())
+		case 7<<3 | varint:
+			v.Sweeping = r.bool()
 		default:
 			r.skip()
 		}

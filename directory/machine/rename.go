@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"slices"
+
 	"github.com/rookery-mail/rookery/directory"
 )
 
@@ -22,6 +24,9 @@ func (a *apply) rename(op Rename) (Result, error) {
 	names, err := a.held(b.ID, op.From, op.Recursive)
 	if err != nil {
 		return Result{}, err
+	}
+	if a.renamed += len(names); a.renamed > directory.MaxRename {
+		return Result{}, refuse(directory.ErrTooLarge, "more than %d mailboxes renamed by one request; send it by itself", directory.MaxRename)
 	}
 	if len(names) == 0 {
 		return Result{}, refuse(directory.ErrNotHolder, "%s holds no copy of %s", b.Name, op.From)
@@ -62,7 +67,14 @@ func (a *apply) held(server directory.ServerID, name directory.MailboxName, belo
 	prefix := serverKey(server)
 	first := serverNameKey(server, name)
 	it := a.tx.Iterate(bucketByServer)
-	for k, _ := it.Seek(first); k != nil && hasPrefix(k, first); k, _ = it.Next() {
+	k, _ := it.Seek(first)
+	for ; k != nil && hasPrefix(k, first); k, _ = it.Next() {
+		if len(k) > len(first) && k[len(first)] < directory.KeyLevelSep {
+			// A domain of the same name lies between the name and what is below it.
+			if k, _ = it.Seek(append(slices.Clone(first), directory.KeyLevelSep)); k == nil || !hasPrefix(k, first) {
+				break
+			}
+		}
 		if len(k) > len(first) && k[len(first)] != directory.KeyLevelSep {
 			break
 		}
@@ -105,6 +117,9 @@ func (a *apply) mayRename(b *directory.Backend, from, to directory.MailboxName) 
 		home := a.Group(directory.HomeOf(target, a))
 		for i := range target.Facts {
 			f := &target.Facts[i]
+			if f.Server == b.ID && f.State == directory.HeldReturn {
+				return Result{}, refuse(directory.ErrBusy, "%s is held by the withdrawal guard; decide that first", to)
+			}
 			if f.Server == b.ID && f.Standing == directory.InForce || a.inForce(f) && (home != group || !group.Has(f.Server)) {
 				return Result{Holder: a.name(f.Server), Age: a.clk.Time - f.Changed}, refuse(directory.ErrExists, "%s is held by %s", to, a.name(f.Server))
 			}
@@ -141,7 +156,7 @@ func (a *apply) renameOne(b *directory.Backend, from, to directory.MailboxName) 
 	f.Standing, f.Counted = directory.InForce, false
 	f.Incarnation = a.cluster.Incarnation
 	a.touch(&f)
-	_, how := a.entry(target.mb, b, &f)
+	_, how := a.entry(target.mb, b, &f, asserted{})
 	target.add(f)
 	return a.enter(target, b, how)
 }

@@ -24,19 +24,21 @@ func (a *apply) reserve(op Reserve) (Result, error) {
 		return Result{}, err
 	}
 	b := a.backendBy[op.Server]
-	if b != nil {
-		r, err := a.reserveTaken(op, b, mb, res)
-		if err != nil || r.Effect != 0 {
-			if err == nil {
-				err = a.heard(b.ID)
-			}
-			return r, err
+	asker := b
+	if asker == nil {
+		asker = &directory.Backend{Name: op.Server}
+	}
+	r, err := a.reserveTaken(op, asker, mb, res)
+	if err != nil || r.Effect != 0 {
+		if err == nil && b != nil {
+			err = a.heard(b.ID)
 		}
-	} else if r, err := a.reserveTaken(op, &directory.Backend{Name: op.Server}, mb, res); err != nil {
 		return r, err
 	}
-	if err := a.placeable(op, b); err != nil {
-		return Result{}, err
+	if b == nil || res == nil || res.Server != b.ID {
+		if err := a.placeable(op, b); err != nil {
+			return Result{}, err
+		}
 	}
 	if b == nil {
 		b = a.newBackend(op.Server, true)
@@ -60,6 +62,9 @@ func (a *apply) reserve(op Reserve) (Result, error) {
 	if res != nil {
 		effect = Changed
 		made.Made = res.Made
+		if made.Partition == "" {
+			made.Partition = res.Partition
+		}
 		a.dropReservation(res)
 	}
 	a.putReservation(&made)
@@ -84,11 +89,9 @@ func (a *apply) reserveTaken(op Reserve, b *directory.Backend, mb *directory.Mai
 				return Result{Effect: CopyAllowed}, nil
 			}
 		}
-		for i := range mb.Facts {
-			if f := &mb.Facts[i]; a.inForce(f) {
-				age := a.clk.Time - f.Changed
-				return Result{Holder: a.name(f.Server), Age: age}, refuse(directory.ErrExists, "%s is held by %s, %s for %s", op.Mailbox, a.name(f.Server), f.State, age)
-			}
+		if f := a.holder(mb, home, b.ID); f != nil {
+			age := a.clk.Time - f.Changed
+			return Result{Holder: a.name(f.Server), Age: age}, refuse(directory.ErrExists, "%s is held by %s, %s for %s", op.Mailbox, a.name(f.Server), f.State, age)
 		}
 	}
 	if res == nil || res.Server == b.ID {
@@ -102,10 +105,43 @@ func (a *apply) reserveTaken(op Reserve, b *directory.Backend, mb *directory.Mai
 	return Result{Holder: a.name(res.Server), Age: age}, refuse(directory.ErrReserved, "%s was reserved by %s %s ago", op.Mailbox, a.name(res.Server), age)
 }
 
+// holder returns the fact to name as what is in the way of others: the primary's
+// at home, else a live one, else any that counts, or that the guard keeps back
+// while its server says it holds the mailbox. A HeldReturn of asker is not in
+// its own way.
+func (a *apply) holder(mb *directory.Mailbox, home *directory.Group, asker directory.ServerID) *directory.Fact {
+	var best *directory.Fact
+	rank := 0
+	for i := range mb.Facts {
+		f := &mb.Facts[i]
+		r := 0
+		switch b := a.Backend(f.Server); {
+		case b == nil || !b.Counts() || f.Standing != directory.InForce:
+		case f.State == directory.HeldReturn:
+			if f.Server != asker {
+				r = 1
+			}
+		case home == nil || !home.Has(f.Server):
+			r = 2
+		case f.Server != home.Primary:
+			r = 3
+		default:
+			r = 4
+		}
+		if r > rank {
+			best, rank = f, r
+		}
+	}
+	return best
+}
+
 // placeable refuses a claim to a free name by a server that may not make it.
 func (a *apply) placeable(op Reserve, b *directory.Backend) error {
 	if a.settings.ReadOnly {
 		return refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	}
+	if b == nil && len(a.backends) >= directory.MaxBackends {
+		return refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
 	}
 	if b == nil && !a.settings.AdmissionOpen || b != nil && !b.Admitted {
 		return refuse(directory.ErrNotAdmitted, "backend %s is not admitted; an operator does that with `rookeryctl backends admit %s`", op.Server, op.Server)
@@ -137,7 +173,7 @@ func (a *apply) placeable(op Reserve, b *directory.Backend) error {
 	if op.Mailbox.IsInbox() && b != nil && (b.State == directory.BackendDraining || b.Weight == 0) {
 		return refuse(directory.ErrNotPlaceable, "backend %s takes no new users: it is %s, weight %d", b.Name, b.State, b.Weight)
 	}
-	if missing, complete := a.missing(); !complete {
+	if missing, complete := a.missing(); !complete && !op.Mailbox.IsDeleted() {
 		return refuse(directory.ErrIncomplete, "%s: a backend that was not heard may hold it: %s", op.Mailbox, listed(missing))
 	}
 	return nil
@@ -191,6 +227,9 @@ func (a *apply) dropReservation(res *directory.Reservation) {
 // heard starts the grace of the reservations whose server was silent since it
 // made them: it is alive, so if it does not assert now it will not.
 func (a *apply) heard(server directory.ServerID) error {
+	if a.counts.Reservations == 0 {
+		return nil
+	}
 	prefix := serverKey(server)
 	it := a.tx.Iterate(bucketUnheard)
 	k, _ := it.Seek(prefix)

@@ -22,6 +22,8 @@ func (a *apply) retract(op Retract) (Result, error) {
 	switch {
 	case f == nil:
 		return Result{Effect: NotHeld}, nil
+	case op.Since != 0 && f.Last > op.Since:
+		return Result{Effect: NotSince}, nil
 	case f.State == directory.HeldWithdrawal:
 		return Result{Effect: GuardHeld}, nil
 	case op.Tentative && f.State == directory.Active:

@@ -372,7 +372,7 @@ func (m *Machine) PlanSwitchover(r kv.Reader, group directory.GroupName, to dire
 // without lists what one member holds at home and another does not.
 func (s *state) without(has, lacks directory.ServerID, limit int) (n uint64, names []directory.MailboxName, err error) {
 	err = s.eachOf(has, func(mb *directory.Mailbox, f *directory.Fact) error {
-		if g := mb.Fact(lacks); !f.Counted || g != nil && g.Counted {
+		if !present(f) || present(mb.Fact(lacks)) {
 			return nil
 		}
 		n++

@@ -60,6 +60,14 @@ func (a *apply) lapse() (int, error) {
 			return 0, err
 		}
 	}
+	a.clk.Due = 0
+	if k, _ := a.tx.Iterate(bucketDeadline).Seek(nil); k != nil {
+		at, _, _, err := splitDeadline(k)
+		if err != nil {
+			return 0, err
+		}
+		a.clk.Due = max(at, 1)
+	}
 	return len(due), nil
 }
 
@@ -127,13 +135,18 @@ func (a *apply) lapseRequests(after []byte) error {
 func (a *apply) sweepLater(s sweep) error {
 	key := sweepKey(s.Kind, s.Server)
 	a.put1(bucketSweep, key, encodeSweep(s))
+	a.clk.Sweeping = true
 	return nil
 }
 
 // sweepOn does the next step of the first sweep there is.
 func (a *apply) sweepOn() (int, error) {
+	if !a.clk.Sweeping {
+		return 0, nil
+	}
 	k, v := a.tx.Iterate(bucketSweep).Seek(nil)
 	if k == nil {
+		a.clk.Sweeping = false
 		return 0, nil
 	}
 	key := slices.Clone(k)
@@ -194,7 +207,7 @@ func (a *apply) sweepNames(s sweep) (names []directory.MailboxName, more bool, e
 
 func (a *apply) sweepOne(s sweep, b *directory.Backend, name directory.MailboxName) error {
 	if s.Kind == sweepDecide {
-		return a.decideOne(name, b, s.Approve)
+		return a.decideOne(name, b, s.Approve, s.Until)
 	}
 	e, err := a.edit(name)
 	if err != nil {
@@ -205,13 +218,15 @@ func (a *apply) sweepOne(s sweep, b *directory.Backend, name directory.MailboxNa
 		return fmt.Errorf("%w: the by-server index has %s of %s, which has no such fact", ErrCorrupt, name, b.Name)
 	}
 	if s.Kind == sweepAdmit && f.State != directory.HeldReturn {
-		_, how := a.entry(e.mb, b, f)
-		return a.enter(e, b, how)
+		if _, how := a.entry(e.mb, b, f, asserted{}); how != entryOutside {
+			return a.enter(e, b, how)
+		}
 	}
-	// A home that nobody holds follows the one server that does.
+	// A mailbox whose only holder left the home's group goes with it. Counted
+	// tells that it was inside until now: an orphaned fork was not.
 	home := a.Group(directory.HomeOf(e.mb, a))
 	if others := a.others(e.mb, home, s.Server); b.Counts() && home != nil && !home.Has(s.Server) &&
-		a.inForce(f) && f.Incarnation == a.cluster.Incarnation && others.live == 0 && others.strangers == 0 {
+		f.Counted && a.inForce(f) && f.Incarnation == a.cluster.Incarnation && others.live == 0 && others.strangers == 0 {
 		e.mb.Home = a.Group(b.Group).ID
 	}
 	return a.save(e, directory.ChangeMailbox, s.Server)
@@ -225,6 +240,9 @@ func errNoRow(name directory.MailboxName) error {
 // schedule asks for a Tick at the given time.
 func (a *apply) schedule(at directory.Time, kind byte, key []byte) {
 	a.mark(bucketDeadline, deadlineKey(at, kind, key))
+	if a.clk.Due == 0 || at < a.clk.Due {
+		a.clk.Due = max(at, 1)
+	}
 }
 
 func (a *apply) unschedule(at directory.Time, kind byte, key []byte) {

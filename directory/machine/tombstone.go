@@ -36,8 +36,12 @@ func (a *apply) lapseTombstone(key []byte) error {
 		return err
 	}
 	t, err := a.tombstone(name)
-	if t == nil || err != nil || tombstoneEnd(t.Time, a.settings) > a.clk.Time {
+	if t == nil || err != nil {
 		return err
+	}
+	if end := tombstoneEnd(t.Time, a.settings); end > a.clk.Time {
+		a.schedule(end, dueTombstone, key) // a younger one, or the setting has grown
+		return nil
 	}
 	a.tx.Delete(bucketTombstone, key)
 	return nil

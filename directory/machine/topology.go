@@ -27,6 +27,10 @@ type topology struct {
 	backendBy   map[directory.BackendName]*directory.Backend
 	groupBy     map[directory.GroupName]*directory.Group
 	holdBy      map[string]*directory.Hold // by key of bucketHold
+
+	// Derived by derive, when all else is in place.
+	absent   []directory.BackendName // not heard whole in this incarnation, in name order
+	complete bool
 }
 
 // readTopology decodes the topology from r.
@@ -86,6 +90,7 @@ func readTopology(r kv.Reader, at directory.Revision) (*topology, error) {
 		}
 		return err
 	})
+	t.derive()
 	return t, err
 }
 
@@ -158,9 +163,14 @@ func (t *topology) name(server directory.ServerID) directory.BackendName {
 
 // missing lists, by name, the backends that were not heard whole in this
 // incarnation; while it is not empty, or nobody was ever admitted, absence is
-// not known.
+// not known. The list must not be changed.
 func (t *topology) missing() (names []directory.BackendName, complete bool) {
+	return t.absent, t.complete
+}
+
+func (t *topology) derive() {
 	admitted := 0
+	var names []directory.BackendName
 	for _, b := range t.backends {
 		if !b.Counts() {
 			continue
@@ -171,7 +181,7 @@ func (t *topology) missing() (names []directory.BackendName, complete bool) {
 		}
 	}
 	slices.SortFunc(names, cmp.Compare)
-	return names, admitted > 0 && len(names) == 0
+	t.absent, t.complete = names, admitted > 0 && len(names) == 0
 }
 
 // hold returns the hold that covers name, whose route is given, or nil.
@@ -212,12 +222,18 @@ func (m *Machine) state(r kv.Reader) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := m.top.Load()
-	if t == nil || t.revision != clk.Topology || clk.Topology == 0 {
-		if t, err = readTopology(r, clk.Topology); err != nil {
-			return nil, err
-		}
-		m.top.Store(t)
+	known := m.top.Load()
+	if known != nil && known.revision == clk.Topology && clk.Topology != 0 {
+		return &state{topology: known, r: r, clk: clk}, nil
+	}
+	t, err := readTopology(r, clk.Topology)
+	if err != nil {
+		return nil, err
+	}
+	if known == nil || known.revision < t.revision {
+		// An older view than the newest must not push it out: others would read
+		// it again and again.
+		m.top.CompareAndSwap(known, t)
 	}
 	return &state{topology: t, r: r, clk: clk}, nil
 }

@@ -22,8 +22,8 @@ type mailboxScan struct {
 	k, v []byte // the row after the present mailbox
 	// key is the order key of the present mailbox, nil at the end.
 	key []byte
-	// mb is the present mailbox without its name, and its facts without texts
-	// and numbers that no rule asks for.
+	// mb is the present mailbox, as far as a route needs it: home and facts
+	// without texts.
 	mb    directory.Mailbox
 	texts []factView // of mb.Facts, by index
 	route directory.Route
@@ -89,21 +89,6 @@ func (c *mailboxScan) listed() *factView {
 		}
 	}
 	return nil
-}
-
-// copied returns the present mailbox whole, as a caller may keep it.
-func (c *mailboxScan) copied(name directory.MailboxName) *directory.Mailbox {
-	m := c.mb
-	m.Name = name
-	m.Facts = make([]directory.Fact, len(c.mb.Facts))
-	for i := range m.Facts {
-		t := &c.texts[i]
-		m.Facts[i] = c.mb.Facts[i]
-		f := &m.Facts[i]
-		f.Partition, f.ACL, f.MailboxID, f.SpecialUse = string(t.Partition), string(t.ACL), string(t.MailboxID), string(t.SpecialUse)
-		f.UIDValidity, f.Type, f.Was, f.Changed, f.Counted = t.UIDValidity, t.Type, t.Was, t.Changed, t.Counted
-	}
-	return &m
 }
 
 // A weigher says what ACLs give one principal. Most mailboxes of a user have

@@ -1436,6 +1436,7 @@ type SweepRow struct {
 	Server        uint32                 `protobuf:"varint,2,opt,name=server,proto3" json:"server,omitempty"`
 	After         []byte                 `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"` // order key of the last mailbox gone over
 	Approve       bool                   `protobuf:"varint,4,opt,name=approve,proto3" json:"approve,omitempty"`
+	Until         uint64                 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"` // revision: what was held later is not decided
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,6 +1497,13 @@ func (x *SweepRow) GetApprove() bool {
 		return x.Approve
 	}
 	return false
+}
+
+func (x *SweepRow) GetUntil() uint64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
 }
 
 // ClusterRow is the one row about the whole.
@@ -1592,7 +1600,11 @@ type ClockRow struct {
 	// The change log reaches back to here.
 	LogFrom uint64 `protobuf:"varint,4,opt,name=log_from,json=logFrom,proto3" json:"log_from,omitempty"`
 	// The revision that last changed a backend, group, hold, setting or the cluster row.
-	Topology      uint64 `protobuf:"varint,5,opt,name=topology,proto3" json:"topology,omitempty"`
+	Topology uint64 `protobuf:"varint,5,opt,name=topology,proto3" json:"topology,omitempty"`
+	// No deadline is due before this directory time; 0: none is set.
+	Due uint64 `protobuf:"varint,6,opt,name=due,proto3" json:"due,omitempty"`
+	// A sweep is open.
+	Sweeping      bool `protobuf:"varint,7,opt,name=sweeping,proto3" json:"sweeping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1660,6 +1672,20 @@ func (x *ClockRow) GetTopology() uint64 {
 		return x.Topology
 	}
 	return 0
+}
+
+func (x *ClockRow) GetDue() uint64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
+func (x *ClockRow) GetSweeping() bool {
+	if x != nil {
+		return x.Sweeping
+	}
+	return false
 }
 
 // CountsRow is kept so that status does not have to count.
@@ -2453,6 +2479,7 @@ type Assert struct {
 	SpecialUse    *string                `protobuf:"bytes,8,opt,name=special_use,json=specialUse,proto3,oneof" json:"special_use,omitempty"`
 	Imported      bool                   `protobuf:"varint,9,opt,name=imported,proto3" json:"imported,omitempty"`
 	Deactivated   bool                   `protobuf:"varint,10,opt,name=deactivated,proto3" json:"deactivated,omitempty"`
+	Since         uint64                 `protobuf:"varint,11,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2557,12 +2584,20 @@ func (x *Assert) GetDeactivated() bool {
 	return false
 }
 
+func (x *Assert) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
 type Retract struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mailbox       string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
 	Server        string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Tentative     bool                   `protobuf:"varint,4,opt,name=tentative,proto3" json:"tentative,omitempty"`
+	Since         uint64                 `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2623,6 +2658,13 @@ func (x *Retract) GetTentative() bool {
 		return x.Tentative
 	}
 	return false
+}
+
+func (x *Retract) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 type Reserve struct {
@@ -3984,12 +4026,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"RequestRow\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x121\n" +
-	"\x06result\x18\x03 \x01(\v2\x19.rookery.record.v1.ResultR\x06result\"f\n" +
+	"\x06result\x18\x03 \x01(\v2\x19.rookery.record.v1.ResultR\x06result\"|\n" +
 	"\bSweepRow\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x12\x18\n" +
-	"\aapprove\x18\x04 \x01(\bR\aapprove\"\xd5\x01\n" +
+	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x04R\x05until\"\xd5\x01\n" +
 	"\n" +
 	"ClusterRow\x12\x1d\n" +
 	"\n" +
@@ -4001,13 +4044,15 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"nextServer\x12\x1d\n" +
 	"\n" +
 	"next_group\x18\x05 \x01(\rR\tnextGroup\x12'\n" +
-	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"\x85\x01\n" +
+	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"\xb3\x01\n" +
 	"\bClockRow\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x12\x12\n" +
 	"\x04wall\x18\x03 \x01(\x03R\x04wall\x12\x19\n" +
 	"\blog_from\x18\x04 \x01(\x04R\alogFrom\x12\x1a\n" +
-	"\btopology\x18\x05 \x01(\x04R\btopology\"\x8f\x02\n" +
+	"\btopology\x18\x05 \x01(\x04R\btopology\x12\x10\n" +
+	"\x03due\x18\x06 \x01(\x04R\x03due\x12\x1a\n" +
+	"\bsweeping\x18\a \x01(\bR\bsweeping\"\x8f\x02\n" +
 	"\tCountsRow\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x03R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x03R\x06listed\x12\x18\n" +
@@ -4076,7 +4121,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x1d\n" +
 	"\n" +
-	"digest_key\x18\x03 \x01(\fR\tdigestKey\"\xf9\x02\n" +
+	"digest_key\x18\x03 \x01(\fR\tdigestKey\"\x8f\x03\n" +
 	"\x06Assert\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x1c\n" +
@@ -4090,17 +4135,19 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"specialUse\x88\x01\x01\x12\x1a\n" +
 	"\bimported\x18\t \x01(\bR\bimported\x12 \n" +
 	"\vdeactivated\x18\n" +
-	" \x01(\bR\vdeactivatedB\x06\n" +
+	" \x01(\bR\vdeactivated\x12\x14\n" +
+	"\x05since\x18\v \x01(\x04R\x05sinceB\x06\n" +
 	"\x04_aclB\r\n" +
 	"\v_mailbox_idB\x0f\n" +
 	"\r_uid_validityB\a\n" +
 	"\x05_typeB\x0e\n" +
-	"\f_special_use\"o\n" +
+	"\f_special_use\"\x85\x01\n" +
 	"\aRetract\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1c\n" +
-	"\ttentative\x18\x04 \x01(\bR\ttentative\"o\n" +
+	"\ttentative\x18\x04 \x01(\bR\ttentative\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x04R\x05since\"o\n" +
 	"\aReserve\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x1c\n" +

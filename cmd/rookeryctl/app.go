@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/obs"
+)
+
+// app is one run of the program: what the command line says, and where its
+// input and output are.
+type app struct {
+	stdin  io.Reader
+	stdout *bufio.Writer
+	stderr io.Writer
+
+	endpoints string
+	timeout   time.Duration
+	format    string
+	stale     bool
+
+	started bool // the command line made sense
+	client  *client.Client
+	reach   *reach
+}
+
+// run carries out one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) int {
+	a := &app{stdin: stdin, stdout: bufio.NewWriterSize(stdout, 64<<10), stderr: stderr}
+	root := a.root(getenv)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(stderr)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.reach = newReach(cancel)
+	err := root.ExecuteContext(ctx)
+	if a.client != nil {
+		a.client.Close()
+	}
+	if flushed := a.stdout.Flush(); err == nil && flushed != nil {
+		err = fmt.Errorf("writing the output: %w", flushed)
+	}
+	line, code := a.present(ctx, err)
+	if line != "" {
+		fmt.Fprintln(stderr, "rookeryctl: "+line)
+	}
+	return code
+}
+
+const defaultEndpoint = "127.0.0.1:7905"
+
+func (a *app) root(getenv func(string) string) *cobra.Command {
+	endpoints := defaultEndpoint
+	if s := getenv("ROOKERY_ENDPOINTS"); s != "" {
+		endpoints = s
+	}
+	root := &cobra.Command{
+		Use:   "rookeryctl",
+		Short: "see and steer a Rookery directory of mailboxes",
+		Long: `rookeryctl sees and steers a Rookery cluster, the directory of where mailboxes
+live: it imports and exports mailbox lists, answers where a mailbox is and why,
+lists as an IMAP server would, and does what an operator does.
+
+Mailbox names are canonical, as Cyrus writes them internally ([domain!]user.alice.Sent,
+a dot inside a level as ^), unless a command says "client form". A user is id[@domain].
+
+Exit codes: 0 done or answered; 1 refused, or something is degraded; 2 the command
+line makes no sense; 3 the directory could not be asked, so nothing is known.
+
+Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
+		Example: `  rookeryctl import cyrus --server be1.example.org be1.json
+  rookeryctl where user.alice --why
+  rookeryctl list --user alice -o imap '*'
+  rookeryctl --endpoints 10.0.0.1:7905,10.0.0.2:7905 status`,
+		Version:           obs.Version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		DisableAutoGenTag: true,
+		PersistentPreRunE: a.checkFlags,
+	}
+	root.SetVersionTemplate("rookeryctl {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.endpoints, "endpoints", endpoints, "the nodes to ask, `host:port,...`: all of them, or some")
+	flags.DurationVar(&a.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer, with all retries; 0 for ever")
+	flags.StringVarP(&a.format, "output", "o", formatTable, "how to print: `table|json`")
+	flags.BoolVar(&a.stale, "stale", false, "take what a node has, also without a majority and however old")
+	fixed(root, "output", formatTable, formatJSON)
+
+	const (
+		asking    = "asking"
+		stating   = "stating"
+		operating = "operating"
+		other     = "other"
+	)
+	root.AddGroup(
+		&cobra.Group{ID: asking, Title: "Asking:"},
+		&cobra.Group{ID: stating, Title: "Stating what backends hold:"},
+		&cobra.Group{ID: operating, Title: "Operating:"},
+		&cobra.Group{ID: other, Title: "Other:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, cmd := range cmds {
+			cmd.GroupID = group
+			root.AddCommand(cmd)
+		}
+	}
+	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.exportCmd())
+	add(stating, a.importCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
+	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
+	add(other, a.versionCmd())
+	root.SetHelpCommandGroupID(other)
+	root.SetCompletionCommandGroupID(other)
+	root.AddCommand(a.manCmd(), outputTopic())
+	return root
+}
+
+// checkFlags checks what cobra does not.
+func (a *app) checkFlags(cmd *cobra.Command, _ []string) error {
+	allowed := []string{formatTable, formatJSON}
+	if extra := cmd.Annotations[annotationFormats]; extra != "" {
+		allowed = append(allowed, strings.Split(extra, ",")...)
+	}
+	if !slices.Contains(allowed, a.format) {
+		return usagef("--output %s: %s prints %s", a.format, cmd.CommandPath(), oneOf(allowed))
+	}
+	if a.timeout < 0 {
+		return usagef("--timeout %v: it cannot be negative", a.timeout)
+	}
+	return nil
+}
+
+// annotationFormats names what a command prints besides table and json.
+const annotationFormats = "formats"
+
+// do makes a command's RunE: from here on an error is no matter of usage,
+// unless it says so.
+func (a *app) do(f func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.started = true
+		return f(cmd.Context(), args)
+	}
+}
+
+// mustName is the RunE of a command that only stands above others.
+func mustName(cmd *cobra.Command, args []string) error {
+	var names []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			names = append(names, c.Name())
+		}
+	}
+	if len(args) > 0 {
+		return usagef("%s %s: there is no such command; it is one of %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
+	}
+	return usagef("%s what? One of %s", cmd.CommandPath(), strings.Join(names, ", "))
+}
+
+// nodes splits --endpoints.
+func (a *app) nodes() ([]string, error) {
+	var nodes []string
+	for node := range strings.SplitSeq(a.endpoints, ",") {
+		if node = strings.TrimSpace(node); node == "" {
+			continue
+		}
+		if !strings.Contains(node, ":") {
+			return nil, usagef("--endpoints %s: %q is not host:port", a.endpoints, node)
+		}
+		if !slices.Contains(nodes, node) {
+			nodes = append(nodes, node)
+		}
+	}
+	if len(nodes) == 0 {
+		return nil, usagef("--endpoints names no node")
+	}
+	return nodes, nil
+}
+
+// connect returns the client for the cluster. It does not connect: the first
+// call does.
+func (a *app) connect() (*client.Client, error) {
+	if a.client != nil {
+		return a.client, nil
+	}
+	nodes, err := a.nodes()
+	if err != nil {
+		return nil, err
+	}
+	a.reach.nodes = len(nodes)
+	a.client, err = client.Dial(nodes, client.WithTimeout(a.timeout), client.WithObserver(a.reach.observe))
+	return a.client, err
+}
+
+// fresh says how fresh the answers to reads must be.
+func (a *app) fresh(more ...client.ReadOption) []client.ReadOption {
+	if a.stale {
+		more = append(more, client.Stale(0))
+	}
+	return more
+}
+
+// note tells a person something beside the answer.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "rookeryctl: "+format+"\n", args...)
+}
+
+func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+
+func oneOf(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+)
+
+// The exit codes.
+const (
+	exitOK        = 0 // done, or answered
+	exitRefused   = 1 // refused, or something is degraded
+	exitUsage     = 2 // the command line makes no sense
+	exitCannotAsk = 3 // nobody could answer, so nothing is known
+)
+
+// fault is an error whose exit code is known. Its text is one line: what, why,
+// what to do; an empty one says that the output has told it already.
+type fault struct {
+	code int
+	text string
+	err  error // what it came from, if anything
+}
+
+func (f *fault) Error() string { return f.text }
+
+func (f *fault) Unwrap() error { return f.err }
+
+func usagef(format string, args ...any) error {
+	return &fault{code: exitUsage, text: fmt.Sprintf(format, args...)}
+}
+
+func refusedf(format string, args ...any) error {
+	return &fault{code: exitRefused, text: fmt.Sprintf(format, args...)}
+}
+
+// degraded is the fault of an answer that has already said what is wrong.
+func degraded() error { return &fault{code: exitRefused} }
+
+// within puts a sentence before what err is presented as.
+func within(err error, format string, args ...any) error {
+	return &prefixed{fmt.Sprintf(format, args...), err}
+}
+
+type prefixed struct {
+	before string
+	err    error
+}
+
+func (p *prefixed) Error() string { return p.before + ": " + p.err.Error() }
+
+func (p *prefixed) Unwrap() error { return p.err }
+
+// present turns an error into a line for people and the exit code; nil into no
+// line and exitOK.
+func (a *app) present(ctx context.Context, err error) (line string, code int) {
+	if err == nil {
+		return "", exitOK
+	}
+	if p, ok := errors.AsType[*prefixed](err); ok {
+		line, code := a.present(ctx, p.err)
+		return p.before + ": " + line, code
+	}
+	if f, ok := errors.AsType[*fault](err); ok {
+		if f.code == exitUsage {
+			return f.text + " (see --help)", f.code
+		}
+		return f.text, f.code
+	}
+	switch {
+	case !a.started:
+		return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " ") + " (see --help)", exitUsage
+	case errors.Is(err, client.ErrUndecided):
+		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
+	case interrupted(ctx):
+		return "interrupted", exitCannotAsk
+	case errors.Is(err, client.ErrNoLeader):
+		return "cannot ask " + a.endpoints + ": the cluster has no leader; a majority of its nodes must be up (--stale reads without one)", exitCannotAsk
+	case cannotAsk(err):
+		return "cannot ask " + a.endpoints + ": " + a.reach.why(err), exitCannotAsk
+	}
+	if refusal(err) {
+		return "refused: " + plain(bare(err)) + advice(err), exitRefused
+	}
+	return plain(err.Error()), exitRefused
+}
+
+// errUnreachable ends waiting for nodes that do not even listen.
+var errUnreachable = errors.New("no node can be reached")
+
+func interrupted(ctx context.Context) bool {
+	return ctx.Err() != nil && !errors.Is(context.Cause(ctx), errUnreachable)
+}
+
+// cannotAsk reports whether err says nothing of what was asked for.
+func cannotAsk(err error) bool {
+	for _, is := range []error{
+		client.ErrUnavailable, client.ErrUndecided, client.ErrBroken, client.ErrProtocol, client.ErrClosed, client.ErrUnsupported,
+		client.ErrWrongIncarnation, client.ErrInvalidToken, client.ErrCompacted, context.DeadlineExceeded, context.Canceled,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// refusal reports whether err is the directory's word, given here or there.
+func refusal(err error) bool {
+	if _, ok := errors.AsType[*client.Error](err); ok {
+		return true
+	}
+	for _, is := range []error{
+		directory.ErrInvalidName, directory.ErrInvalidACL, directory.ErrInvalidLocation, directory.ErrInvalidPattern, directory.ErrInvalid,
+		directory.ErrTooLarge,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// bare is a refusal without the names of packages.
+func bare(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		text = e.Message
+	}
+	for _, prefix := range []string{"directory: ", "client: "} {
+		text = strings.ReplaceAll(text, prefix, "")
+	}
+	return text
+}
+
+// advice says what to do about a refusal, if that is known here.
+func advice(err error) string {
+	e, _ := errors.AsType[*client.Error](err)
+	if e != nil && strings.Contains(e.Message, "rookeryctl ") {
+		return "" // the directory has said it
+	}
+	switch {
+	case errors.Is(err, directory.ErrStaleEpoch):
+		return "; look at `rookeryctl groups` and decide again"
+	case errors.Is(err, directory.ErrMissingAtTarget):
+		return "; `rookeryctl switchover --dry-run` names what is missing, --accept-missing takes it"
+	case errors.Is(err, directory.ErrIncomplete):
+		return "; `rookeryctl backends` shows who is missing: import its list, or `rookeryctl backends confirm` it"
+	case errors.Is(err, directory.ErrNotAdmitted):
+		return "; `rookeryctl backends admit` admits it"
+	case errors.Is(err, directory.ErrReadOnly):
+		return "; `rookeryctl settings set read-only=no` ends that"
+	case errors.Is(err, directory.ErrRole):
+		return "; an operator's certificate may"
+	}
+	return ""
+}
+
+// reach notes what became of the attempts to ask, so that a node which is not
+// there is told at once and in words.
+type reach struct {
+	give func(error) // ends the waiting
+
+	nodes int // how many were named
+
+	mu      sync.Mutex
+	since   time.Time
+	refused map[string]bool // endpoints where nothing listens
+	heard   bool            // some node answered, if only with an error
+}
+
+// patience is how long nodes that do not listen are tried again: one may be
+// restarting.
+const patience = 2 * time.Second
+
+func newReach(give func(error)) *reach {
+	return &reach{give: give, refused: make(map[string]bool)}
+}
+
+// observe is a client's observer.
+func (r *reach) observe(at client.Attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.since.IsZero() {
+		r.since = time.Now()
+	}
+	if at.Err == nil || !notThere(at.Err.Error()) {
+		r.heard = r.heard || at.Err == nil
+		delete(r.refused, at.Endpoint)
+		return
+	}
+	r.refused[at.Endpoint] = true
+	if !r.heard && len(r.refused) >= r.nodes && time.Since(r.since) >= patience {
+		r.give(errUnreachable)
+	}
+}
+
+// notThere reports whether the text of a transport's error says that nobody
+// listens.
+func notThere(text string) bool {
+	return strings.Contains(text, "connection refused") || strings.Contains(text, "no such host")
+}
+
+// why says in words why nobody answered.
+func (r *reach) why(err error) string {
+	text := err.Error()
+	for _, known := range []struct{ sign, words string }{
+		{"connection refused", "connection refused; is rookeryd running there? --endpoints or ROOKERY_ENDPOINTS names the nodes"},
+		{"no such host", "no such host; --endpoints or ROOKERY_ENDPOINTS names the nodes"},
+		{"server preface", "what listens there is no rookeryd, or wants TLS"},
+		{"malformed HTTP", "what listens there is no rookeryd, or wants TLS"},
+		{"frame too large", "what listens there is no rookeryd, or wants TLS"},
+		{"connection reset", "the connection was reset"},
+		{"network is unreachable", "the network is unreachable"},
+		{"no route to host", "there is no route to that host"},
+	} {
+		if strings.Contains(text, known.sign) {
+			return known.words
+		}
+	}
+	// The innermost words of a refusal are the node's own.
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Reason != "" && !errors.Is(err, context.DeadlineExceeded) {
+		return plain(bare(err))
+	}
+	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "DeadlineExceeded") {
+		return "no answer in time; --timeout waits longer"
+	}
+	if i := strings.LastIndex(text, "desc = "); i >= 0 {
+		text = text[i+len("desc = "):]
+	}
+	text = strings.TrimPrefix(text, "client: not answered: ")
+	return plain(strings.TrimPrefix(text, "client: "))
+}

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/obs"
+)
+
+func (a *app) statusCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "say how the cluster is",
+		Long: `Says how the cluster is. Line one says healthy, or what is wrong; then the exit code is 1.
+It is answered without a majority too. With several --endpoints each node is asked.`,
+		Example: `  rookeryctl status
+  rookeryctl --endpoints 10.0.0.1:7905,10.0.0.2:7905,10.0.0.3:7905 status
+  rookeryctl status -o json | jq .problems`,
+		Args:              exactly(),
+		ValidArgsFunction: none,
+	}
+	cmd.RunE = a.do(func(ctx context.Context, _ []string) error {
+		s, err := a.survey(ctx)
+		if err != nil {
+			return err
+		}
+		if a.format == formatJSON {
+			err = a.document(statusOf(s))
+		} else {
+			err = a.tellStatus(s)
+		}
+		if err == nil && len(s.problems) > 0 {
+			return degraded()
+		}
+		return err
+	})
+	return cmd
+}
+
+// survey is the cluster as one node and all those named see it.
+type survey struct {
+	client.Status
+	majority bool     // the answer was confirmed by one
+	nodes    []member // what is known of each
+	problems []string
+}
+
+// member is one node: what the cluster says of it, and what it says itself.
+type member struct {
+	client.Node
+	endpoint string
+	self     *client.Status // nil: it was not asked
+	err      error          // why it did not answer
+}
+
+// survey asks. A cluster without a majority still answers.
+func (a *app) survey(ctx context.Context) (*survey, error) {
+	c, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{majority: !a.stale}
+	if a.stale {
+		s.Status, err = c.Status(ctx, client.Stale(0))
+	} else if s.Status, err = c.Status(ctx, client.Linearizable()); errors.Is(err, client.ErrUnavailable) && !interrupted(ctx) {
+		s.majority = false
+		s.Status, err = c.Status(ctx, client.Stale(0))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.nodes, err = a.askEach(ctx, s.Status); err != nil {
+		return nil, err
+	}
+	s.problems = s.findProblems(a.stale)
+	return s, nil
+}
+
+// askEach asks the nodes named one by one, if there are several; the one that
+// answered first has said it all.
+func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error) {
+	nodes := make([]member, len(known.Nodes))
+	for i, n := range known.Nodes {
+		nodes[i].Node = n
+		if n.Name == known.Node {
+			nodes[i].self = &known
+		}
+	}
+	endpoints, err := a.nodes()
+	if err != nil || len(endpoints) == 1 {
+		return nodes, err
+	}
+	answers := make([]member, len(endpoints))
+	var wg sync.WaitGroup
+	for i, endpoint := range endpoints {
+		wg.Go(func() { answers[i] = a.askOne(ctx, endpoint) })
+	}
+	wg.Wait()
+	for _, m := range answers {
+		at := -1
+		for i, n := range nodes {
+			if m.self != nil && m.self.Node == n.Name || m.self == nil && n.ClientAddress == m.endpoint {
+				at = i
+			}
+		}
+		if at < 0 {
+			if m.self != nil {
+				m.Name = m.self.Node
+			}
+			nodes = append(nodes, m)
+			continue
+		}
+		nodes[at].endpoint, nodes[at].self, nodes[at].err = m.endpoint, m.self, m.err
+	}
+	return nodes, nil
+}
+
+// askOne asks one node what it knows itself.
+func (a *app) askOne(ctx context.Context, endpoint string) member {
+	m := member{endpoint: endpoint}
+	c, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout))
+	if err == nil {
+		defer c.Close()
+		var s client.Status
+		if s, err = c.Status(ctx, client.Stale(0)); err == nil {
+			m.self = &s
+		}
+	}
+	m.err = err
+	return m
+}
+
+// findProblems says what is wrong, the worst first.
+func (s *survey) findProblems(stale bool) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if !s.Complete && s.Incarnation > 1 {
+		// The word by which a restored cluster is known until all is well.
+		say("RECOVERING %d/%d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
+	}
+	if !s.majority && !stale || s.Leader == "" {
+		say("no leader: writes wait, and reads but for --stale")
+	}
+	for _, n := range s.nodes {
+		if n.err != nil {
+			name := n.endpoint
+			if n.Name != "" {
+				name = n.Name + " (" + n.endpoint + ")"
+			}
+			say("%s does not answer: %s", name, (&reach{}).why(n.err))
+		}
+		if n.self != nil && n.self.ClusterID != s.ClusterID {
+			say("%s belongs to another cluster, %s", n.endpoint, n.self.ClusterID)
+		}
+	}
+	if s.ReadOnly {
+		say("read-only: nothing may grow")
+	}
+	if !s.Complete && s.Incarnation <= 1 {
+		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
+	}
+	if n := s.Counts.Forked; n > 0 {
+		say("%s", plural(n, "fork"))
+	}
+	if n := s.Counts.Held; n > 0 {
+		say("%s held by the withdrawal guard", plural(n, "fact"))
+	}
+	if len(s.NotAdmitted) > 0 {
+		say("not admitted: %s", join(s.NotAdmitted))
+	}
+	return out
+}
+
+// headline is line one.
+func (s *survey) headline() string {
+	switch {
+	case len(s.problems) == 0:
+		return "healthy"
+	case strings.HasPrefix(s.problems[0], "RECOVERING "):
+		return strings.Join(s.problems, "; ")
+	}
+	return "degraded: " + strings.Join(s.problems, "; ")
+}
+
+func (a *app) tellStatus(s *survey) error {
+	a.printf("%s\n", plain(s.headline()))
+	if len(s.Missing) > 0 {
+		a.printf("missing: %s\n", join(s.Missing))
+	}
+	for _, w := range s.Warnings {
+		a.printf("warning: %s\n", plain(w))
+	}
+	a.printf("\ncluster %s, incarnation %d, revision %d, last command %s\n", s.ClusterID, s.Incarnation, s.Revision, orDash(stamp(s.Wall)))
+	a.printf("answered by %s, release %s, age %s; leader %s; format %d, cluster version %d\n", s.Node, s.Version, age(s.Age), orDash(s.Leader), s.FormatVersion, s.ClusterVersion)
+	a.printf("backends: %d of %d confirmed; admission is %s\n", s.BackendsConfirmed, s.BackendsCounted, map[bool]string{true: "open", false: "closed"}[s.AdmissionOpen])
+	k := s.Counts
+	a.printf("%s (%d listed, %s), %s, %s, %s, %s held, %s, %s\n\n",
+		mailboxCount(k.Mailboxes), k.Listed, plural(k.Inboxes, "user"), plural(k.Forked, "fork"), plural(k.Deactivated, "move"),
+		plural(k.Reservations, "reservation"), plural(k.Held, "fact"), plural(k.Subscriptions, "subscription"), plural(k.Postings, "posting"))
+
+	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", ">TERM", ">APPLIED", ">TRAILS BY", "VERSION", "NOTE")
+	for _, n := range s.nodes {
+		role := "learner"
+		switch {
+		case n.Leader:
+			role = "leader"
+		case n.Voter:
+			role = "voter"
+		case n.ID == 0:
+			role = "" // the cluster does not name it
+		}
+		var term, applied, trails, version, note any = "", "", "", "", ""
+		if n.self != nil {
+			term, applied, version = n.self.Term, n.self.AppliedIndex, n.self.Version
+			trails = max(s.CommitIndex, n.self.CommitIndex) - min(n.self.AppliedIndex, max(s.CommitIndex, n.self.CommitIndex))
+		}
+		if n.err != nil {
+			note = (&reach{}).why(n.err)
+		}
+		address := n.ClientAddress
+		if n.endpoint != "" {
+			address = n.endpoint
+		}
+		id := ""
+		if n.ID != 0 {
+			id = fmt.Sprintf("%x", n.ID)
+		}
+		t.row(n.Name, id, role, address, n.PeerAddress, term, applied, trails, version, note)
+	}
+	if err := t.end("no node is known"); err != nil {
+		return err
+	}
+	if len(s.Sweeps) > 0 {
+		a.printf("\nGoing on by itself:\n")
+		t := a.table("WORK", "BACKEND", "AFTER")
+		t.indent = "  "
+		for _, w := range s.Sweeps {
+			t.row(w.Kind, w.Server, w.After)
+		}
+		return t.end("")
+	}
+	return nil
+}
+
+type statusJSON struct {
+	Healthy         bool                    `json:"healthy"`
+	Problems        []string                `json:"problems"`
+	Warnings        []string                `json:"warnings"`
+	ClusterID       string                  `json:"cluster_id"`
+	Leader          string                  `json:"leader"`
+	Version         string                  `json:"version"`
+	FormatVersion   uint32                  `json:"format_version"`
+	ClusterVersion  uint32                  `json:"cluster_version"`
+	DirectoryTimeMS int64                   `json:"directory_time_ms"`
+	LastCommand     string                  `json:"last_command"`
+	Complete        bool                    `json:"complete"`
+	Confirmed       int                     `json:"confirmed"`
+	Counted         int                     `json:"counted"`
+	Missing         []directory.BackendName `json:"missing"`
+	NotAdmitted     []directory.BackendName `json:"not_admitted"`
+	AdmissionOpen   bool                    `json:"admission_open"`
+	ReadOnly        bool                    `json:"read_only"`
+	Counts          countsJSON              `json:"counts"`
+	Sweeps          []sweepJSON             `json:"sweeps"`
+	Nodes           []nodeJSON              `json:"nodes"`
+	answerJSON
+}
+
+type countsJSON struct {
+	Mailboxes     uint64 `json:"mailboxes"`
+	Listed        uint64 `json:"listed"`
+	Inboxes       uint64 `json:"inboxes"`
+	Forked        uint64 `json:"forked"`
+	Reservations  uint64 `json:"reservations"`
+	Held          uint64 `json:"held"`
+	Subscriptions uint64 `json:"subscriptions"`
+	Postings      uint64 `json:"postings"`
+	Deactivated   uint64 `json:"deactivated"`
+}
+
+type sweepJSON struct {
+	Kind   string                `json:"kind"`
+	Server directory.BackendName `json:"server"`
+	After  directory.MailboxName `json:"after"`
+}
+
+type nodeJSON struct {
+	Name          string `json:"name"`
+	ID            uint64 `json:"id"`
+	ClientAddress string `json:"client_address"`
+	PeerAddress   string `json:"peer_address"`
+	Voter         bool   `json:"voter"`
+	Leader        bool   `json:"leader"`
+	Asked         bool   `json:"asked"`
+	Error         string `json:"error,omitempty"`
+	Version       string `json:"version,omitempty"`
+	Term          uint64 `json:"term,omitempty"`
+	AppliedIndex  uint64 `json:"applied_index,omitempty"`
+	CommitIndex   uint64 `json:"commit_index,omitempty"`
+}
+
+func statusOf(s *survey) statusJSON {
+	out := statusJSON{
+		Healthy: len(s.problems) == 0, Problems: list(s.problems), Warnings: list(s.Warnings), ClusterID: s.ClusterID, Leader: s.Leader,
+		Version: s.Version, FormatVersion: s.FormatVersion, ClusterVersion: s.ClusterVersion, DirectoryTimeMS: millis(s.DirectoryTime),
+		LastCommand: stamp(s.Wall), Complete: s.Complete, Confirmed: s.BackendsConfirmed, Counted: s.BackendsCounted, Missing: list(s.Missing),
+		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Counts: countsJSON(s.Counts),
+		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, answerJSON: answerOf(s.Answer),
+	}
+	for _, w := range s.Sweeps {
+		out.Sweeps = append(out.Sweeps, sweepJSON(w))
+	}
+	for _, n := range s.nodes {
+		j := nodeJSON{
+			Name: n.Name, ID: n.ID, ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress, Voter: n.Voter, Leader: n.Leader,
+			Asked: n.self != nil || n.err != nil,
+		}
+		if n.err != nil {
+			j.Error = (&reach{}).why(n.err)
+		}
+		if n.self != nil {
+			j.Version, j.Term, j.AppliedIndex, j.CommitIndex = n.self.Version, n.self.Term, n.self.AppliedIndex, n.self.CommitIndex
+		}
+		out.Nodes = append(out.Nodes, j)
+	}
+	return out
+}
+
+func (a *app) versionCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "version",
+		Short:             "print the version of this program",
+		Long:              "Prints the version of this program; `rookeryctl status` prints those of the nodes.",
+		Example:           `  rookeryctl version`,
+		Args:              exactly(),
+		ValidArgsFunction: none,
+	}
+	cmd.RunE = a.do(func(context.Context, []string) error {
+		if a.format == formatJSON {
+			return a.document(struct {
+				Version string `json:"version"`
+			}{obs.Version()})
+		}
+		a.printf("rookeryctl %s\n", obs.Version())
+		return nil
+	})
+	return cmd
+}

@@ -1,0 +1,445 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore/wal"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+// TestSimulation drives three nodes, with logs and disks in memory that lose
+// what was not synced, through crashes, partitions, lost, delayed and doubled
+// messages, in an order drawn from a seed. It is a small brother of the
+// simulator, and shows that all of a node is steps.
+func TestSimulation(t *testing.T) {
+	for seed := uint64(1); seed <= 12; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { simulate(t, seed) })
+	}
+}
+
+// TestSimulationIsDeterministic: the same seed gives the same run.
+func TestSimulationIsDeterministic(t *testing.T) {
+	var digests []uint64
+	for range 2 {
+		t.Run("", func(t *testing.T) { digests = append(digests, simulate(t, 42)) })
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("two runs of one seed: digests %x and %x", digests[0], digests[1])
+	}
+}
+
+const (
+	simNodes = 3
+	simTime  = 20 * time.Second // of faults
+	simHeal  = 5 * time.Second  // without, to converge in
+)
+
+type sim struct {
+	t     *testing.T
+	rnd   *rand.Rand
+	now   time.Duration
+	nodes []*simNode
+	net   []simMessage
+	trace uint64
+
+	loss      float64
+	cut       [simNodes + 1][simNodes + 1]bool // messages from a to b are lost
+	nextFault time.Duration
+	nextLoad  time.Duration
+	healed    bool
+
+	// What clients know.
+	proposed int
+	acked    []simAck
+	refused  map[string]bool
+	// What was applied: the command of each revision, the state's hash at each
+	// index, and the leader of each term.
+	history map[uint64]string
+	hashes  map[uint64]uint64
+	leaders map[uint64]uint64
+	counts  struct{ crashes, restarts, partitions, reads, unknown, locals, lapses int }
+}
+
+type simAck struct {
+	at       time.Duration
+	revision uint64
+	command  string
+}
+
+type simMessage struct {
+	at time.Duration
+	m  *raftpb.Message
+}
+
+type simNode struct {
+	s      *sim
+	id     uint64
+	log    *wal.Memory
+	disk   *MemoryDisk
+	node   *Node // nil while it is down
+	backAt time.Duration
+	syncAt time.Duration // when the disk is done with what it was given
+}
+
+// The Network and the Clock of a node.
+func (n *simNode) Send(messages []*raftpb.Message) {
+	for _, m := range messages {
+		copies := 1
+		if n.s.rnd.IntN(50) == 0 {
+			copies = 2
+		}
+		for range copies {
+			if n.s.rnd.Float64() < n.s.loss {
+				continue
+			}
+			delay := time.Duration(n.s.rnd.IntN(3000)) * time.Microsecond
+			if n.s.rnd.IntN(100) == 0 {
+				delay += time.Duration(n.s.rnd.IntN(300)) * time.Millisecond
+			}
+			n.s.net = append(n.s.net, simMessage{n.s.now + delay, proto.Clone(m).(*raftpb.Message)})
+		}
+	}
+}
+
+func (n *simNode) Now() time.Duration { return n.s.now }
+func (n *simNode) Wall() time.Time    { return time.UnixMilli(n.s.now.Milliseconds()) }
+
+// simMachine notes what each revision was, and that all nodes agree on it.
+type simMachine struct {
+	testMachine
+	s *sim
+}
+
+func (m simMachine) Apply(tx kv.Tx, st Stamp, command []byte) ([]byte, error) {
+	result, err := m.testMachine.Apply(tx, st, command)
+	rev := number(tx, revisionKey)
+	if before, ok := m.s.history[rev]; ok && before != string(command) {
+		m.s.t.Errorf("revision %d is %q here and %q elsewhere", rev, command, before)
+	}
+	m.s.history[rev] = string(command)
+	if string(command) == "tick" {
+		m.s.counts.lapses++
+	}
+	return result, err
+}
+
+func (n *simNode) start() {
+	meta := n.disk.Meta()
+	replay := n.log.Replay(meta.Mark.Index)
+	if replay == nil {
+		n.s.t.Fatalf("node %d: no mark at %v", n.id, meta.Mark)
+	}
+	cfg := Config{
+		Dir: "-", Name: meta.Name, Machine: simMachine{s: n.s}, Network: n, Clock: n, Log: slog.New(slog.DiscardHandler),
+		// Small, so that flushes, marks and compaction happen often.
+		FlushKeys: 200, LogEntries: 100_000, MarkBytes: 20_000,
+	}
+	node, err := NewNode(cfg, n.log, replay, n.disk)
+	if err != nil {
+		n.s.t.Fatalf("node %d: %v", n.id, err)
+	}
+	n.node = node
+}
+
+func (n *simNode) crash() {
+	// A crash ends the process: who waited there knows nothing.
+	n.node.Stop(ErrUnknown)
+	n.node = nil
+	n.log.Crash()
+	n.backAt = n.s.now + time.Duration(n.s.rnd.IntN(1500))*time.Millisecond
+}
+
+func simulate(t *testing.T, seed uint64) uint64 {
+	cryptotest.SetGlobalRandom(t, seed)
+	s := &sim{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Second,
+		refused: map[string]bool{}, history: map[uint64]string{}, hashes: map[uint64]uint64{}, leaders: map[uint64]uint64{},
+	}
+	for id := uint64(1); id <= simNodes; id++ {
+		meta := testMeta(id, 1, 2, 3)
+		n := &simNode{s: s, id: id}
+		n.log = wal.NewMemory(meta.Identity.marshal(), testMark(meta))
+		n.disk = NewMemoryDisk(3, meta)
+		n.start()
+		s.nodes = append(s.nodes, n)
+	}
+	for s.now < simTime+simHeal && !t.Failed() {
+		s.step()
+	}
+	s.finish()
+	t.Logf("seed %d: %d commands proposed, %d acknowledged, %d applied, %+v", seed, s.proposed, len(s.acked), len(s.history), s.counts)
+	return s.trace
+}
+
+// action is something that could happen now.
+type action struct {
+	what string
+	do   func()
+}
+
+// step does one of the things that could happen now, or lets time pass.
+func (s *sim) step() {
+	var can []action
+	next := min(s.nextFault, s.nextLoad)
+	for _, n := range s.nodes {
+		if n.node == nil {
+			next = min(next, n.backAt)
+			if s.now >= n.backAt {
+				can = append(can, action{fmt.Sprint("restart ", n.id), func() {
+					n.start()
+					s.counts.restarts++
+				}})
+			}
+			continue
+		}
+		core, flush := n.node.Wake()
+		next = min(next, core, flush)
+		if s.now >= core || n.node.events.len() > 0 {
+			can = append(can, action{fmt.Sprint("core ", n.id), func() { s.must(n, n.node.StepCore()) }})
+		}
+		if len(n.node.appender.written) > 0 {
+			next = min(next, n.syncAt)
+		}
+		if len(n.node.appender.written) > 0 && s.now >= n.syncAt || len(n.node.appender.written) == 0 && n.node.appends.len() > 0 {
+			can = append(can, action{fmt.Sprint("append ", n.id), func() {
+				s.did(n, n.node.StepAppend)
+				n.syncAt = s.now + time.Duration(s.rnd.IntN(2000))*time.Microsecond
+			}})
+		}
+		if s.now >= flush || n.node.applies.len() > 0 && !n.node.applier.full() {
+			can = append(can, action{fmt.Sprint("apply ", n.id), func() {
+				s.did(n, n.node.StepApply)
+				s.observe(n)
+			}})
+		}
+		if n.node.flushes.len() > 0 {
+			can = append(can, action{fmt.Sprint("flush ", n.id), func() { s.did(n, n.node.StepFlush) }})
+		}
+	}
+	for i, m := range s.net {
+		next = min(next, m.at)
+		if s.now >= m.at {
+			can = append(can, action{"deliver", func() { s.deliver(i) }})
+		}
+	}
+	if s.now >= s.nextFault {
+		can = append(can, action{"fault", s.fault})
+	}
+	if s.now >= s.nextLoad {
+		can = append(can, action{"load", s.load})
+	}
+	if len(can) == 0 {
+		s.now = next
+		return
+	}
+	a := can[s.rnd.IntN(len(can))]
+	a.do()
+	s.digest(a.what, s.now)
+}
+
+func (s *sim) must(n *simNode, err error) {
+	if err != nil {
+		s.t.Fatalf("node %d: %v", n.id, err)
+	}
+	st := n.node.Status()
+	if st.Leading {
+		if before, ok := s.leaders[st.Term]; ok && before != n.id {
+			s.t.Errorf("term %d has two leaders, %d and %d", st.Term, before, n.id)
+		}
+		s.leaders[st.Term] = n.id
+	}
+}
+
+func (s *sim) did(n *simNode, step func() (bool, error)) {
+	_, err := step()
+	s.must(n, err)
+}
+
+func (s *sim) digest(what string, more any) {
+	h := fnv.New64a()
+	fmt.Fprint(h, s.trace, what, more)
+	s.trace = h.Sum64()
+}
+
+func (s *sim) deliver(i int) {
+	m := s.net[i].m
+	s.net = slices.Delete(s.net, i, i+1)
+	to := s.nodes[m.GetTo()-1]
+	if to.node != nil && !s.cut[m.GetFrom()][m.GetTo()] {
+		to.node.Receive(m)
+	}
+}
+
+// fault starts or ends something bad. After simTime all is well.
+func (s *sim) fault() {
+	s.nextFault = s.now + time.Duration(s.rnd.IntN(1200))*time.Millisecond
+	s.cut = [simNodes + 1][simNodes + 1]bool{}
+	s.loss = 0
+	if s.now > simTime {
+		s.healed = true
+		return
+	}
+	a, b := 1+s.rnd.IntN(simNodes), 1+s.rnd.IntN(simNodes)
+	switch s.rnd.IntN(6) {
+	case 0:
+		s.counts.partitions++
+		for i := range s.cut {
+			s.cut[a][i], s.cut[i][a] = true, true
+		}
+	case 1:
+		s.counts.partitions++
+		s.cut[a][b] = true // one way
+	case 2:
+		s.loss = s.rnd.Float64() / 2
+	case 3, 4:
+		if n := s.nodes[a-1]; n.node != nil {
+			s.counts.crashes++
+			n.crash()
+		}
+	}
+}
+
+// load is what clients do: mostly to the leader, sometimes to anybody.
+func (s *sim) load() {
+	s.nextLoad = s.now + time.Duration(s.rnd.IntN(20))*time.Millisecond
+	n := s.nodes[s.rnd.IntN(simNodes)]
+	for _, other := range s.nodes {
+		if other.node != nil && other.node.Status().Leading && s.rnd.IntN(10) > 0 {
+			n = other
+		}
+	}
+	if n.node == nil {
+		return
+	}
+	for range 1 + s.rnd.IntN(5) {
+		s.propose(n)
+	}
+	any := s.nodes[s.rnd.IntN(simNodes)]
+	if any.node == nil {
+		return
+	}
+	s.local(any)
+	least := s.lastAck(s.now)
+	node := any.node
+	node.ReadIndex(func(err error) {
+		if err != nil {
+			return
+		}
+		s.counts.reads++
+		v := node.View()
+		defer v.Release()
+		if got := number(v, revisionKey); got < least {
+			s.t.Errorf("a linearizable read on node %d shows revision %d; %d was acknowledged before it began", any.id, got, least)
+		}
+	})
+}
+
+func (s *sim) propose(n *simNode) {
+	s.proposed++
+	command := fmt.Sprintf("put k%d %d", s.rnd.IntN(500), s.proposed)
+	if s.rnd.IntN(4) == 0 {
+		command = fmt.Sprintf("del k%d %d", s.rnd.IntN(500), s.proposed)
+	} else if s.rnd.IntN(20) == 0 {
+		command = fmt.Sprintf("alarm a%d %d", s.proposed, s.rnd.IntN(2000))
+	}
+	n.node.Propose([]byte(command), func(result []byte, err error) {
+		s.digest(string(result), err)
+		switch {
+		case err == nil:
+			ack := simAck{at: s.now, command: command}
+			fmt.Sscan(string(result), &ack.revision)
+			s.acked = append(s.acked, ack)
+		case errors.Is(err, ErrUnknown):
+			s.counts.unknown++
+		default:
+			s.refused[command] = true
+		}
+	})
+}
+
+// lastAck returns the highest revision acknowledged up to a time.
+func (s *sim) lastAck(until time.Duration) (revision uint64) {
+	for i := len(s.acked) - 1; i >= 0 && i > len(s.acked)-2000; i-- {
+		if s.acked[i].at <= until {
+			revision = max(revision, s.acked[i].revision)
+		}
+	}
+	return revision
+}
+
+// local reads without asking anybody and holds the view against its age.
+func (s *sim) local(n *simNode) {
+	age, known := n.node.Age()
+	if !known {
+		return
+	}
+	s.counts.locals++
+	v := n.node.View()
+	defer v.Release()
+	if got, least := number(v, revisionKey), s.lastAck(s.now-age-1); got < least {
+		s.t.Errorf("node %d says that its state is %v old at most and shows revision %d; %d was acknowledged before", n.id, age, got, least)
+	}
+}
+
+// observe compares a node's state with that of others at the same index.
+func (s *sim) observe(n *simNode) {
+	v := n.node.View()
+	defer v.Release()
+	hash := number(v, hashKey) ^ number(v, timeKey)*31 ^ number(v, revisionKey)
+	if before, ok := s.hashes[v.Applied()]; ok && before != hash {
+		s.t.Errorf("node %d has another state at index %d than others", n.id, v.Applied())
+	}
+	s.hashes[v.Applied()] = hash
+}
+
+// finish checks what must hold once all nodes are back and connected.
+func (s *sim) finish() {
+	if s.t.Failed() {
+		return
+	}
+	for _, a := range s.acked {
+		if s.history[a.revision] != a.command {
+			s.t.Errorf("%q was acknowledged as revision %d, which is %q", a.command, a.revision, s.history[a.revision])
+		}
+	}
+	for rev, command := range s.history {
+		if s.refused[command] {
+			s.t.Errorf("%q was refused as not done, and is revision %d", command, rev)
+		}
+	}
+	var want []string
+	for _, n := range s.nodes {
+		if n.node == nil {
+			s.t.Fatalf("node %d is down at the end", n.id)
+		}
+		v := n.node.View()
+		got := []string{fmt.Sprint(number(v, revisionKey) >= s.lastAck(simTime+simHeal-time.Second))}
+		it := v.Iterate(rowsBucket)
+		for k, val := it.Seek(nil); k != nil; k, val = it.Next() {
+			if k[0] == 'a' {
+				got = append(got, fmt.Sprintf("%s=%s", k, val))
+			}
+		}
+		v.Release()
+		if got[0] != "true" {
+			s.t.Errorf("node %d did not catch up: applied %+v", n.id, n.node.Status())
+		}
+		_ = want
+	}
+	if late := len(s.acked) - slices.IndexFunc(s.acked, func(a simAck) bool { return a.at > simTime+simHeal-2*time.Second }); late < 50 || late > len(s.acked) {
+		s.t.Errorf("only %d commands were acknowledged in the last two seconds: the cluster did not recover", late)
+	}
+	if s.counts.crashes < 3 || s.counts.reads < 100 || s.counts.lapses == 0 || len(s.acked) < 300 {
+		s.t.Errorf("too little happened for this to prove anything: %d acknowledged, %+v", len(s.acked), s.counts)
+	}
+}

@@ -43,6 +43,7 @@ var libraries = map[string][]string{
 	"prometheus":   {"github.com/prometheus/client_golang", "github.com/prometheus/client_model"},
 	"protobuf":     {"google.golang.org/protobuf"},
 	"raft":         {"go.etcd.io/raft/v3"},
+	"sync":         {"golang.org/x/sync"},
 	"term":         {"golang.org/x/term"},
 	"testscript":   {"github.com/rogpeppe/go-internal"},
 	"zap":          {"go.uber.org/zap"},
@@ -70,7 +71,8 @@ var House = []Row{
 			"server", "server/statuspage", "raftstore/peer", "raftstore", "directory/machine", "adapter/*", "client",
 			"internal/obs", "internal/mtls",
 		},
-		Libraries: []string{"grpc", "prometheus"},
+		Libraries: []string{"grpc", "prometheus", "sync"},
+		Tests:     []string{"directory"},
 	},
 	{
 		From:      "cmd/rookery-gateway",
@@ -133,7 +135,7 @@ var House = []Row{
 		From:      "raftstore",
 		May:       []string{"raftstore/wal", "raftstore/snap", "internal/kv"},
 		Libraries: []string{"bbolt", "prometheus", "protobuf", "raft"},
-		Tests:     []string{"internal/faultfs"},
+		Tests:     []string{"internal/faultfs", "internal/kv/kvtest"},
 	},
 	{
 		// The only door to etcd. Its WAL takes a zap logger.

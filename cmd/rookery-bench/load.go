@@ -24,6 +24,8 @@ type run struct {
 	// given up. They are in hist with the time they had waited by then, and count
 	// as errors.
 	late uint64
+	// Processor time used by this process and by the server's, if that is known.
+	callerCPU, serverCPU time.Duration
 }
 
 // rate returns calls a second, those that failed left out.

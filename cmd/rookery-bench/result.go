@@ -50,7 +50,10 @@ type besideResult struct {
 	// Ratio is the median over the rounds of what was measured to this, in
 	// mailboxes a second; Lowest and Highest are the extremes.
 	Ratio, Lowest, Highest float64
-	AtLeast                float64 `json:",omitempty"` // wanted
+	// ByCPU is the ratio that the processor times of both would give if the machine
+	// did nothing else and neither waited; 0 where a server's are not known.
+	ByCPU   float64
+	AtLeast float64 `json:",omitempty"` // wanted
 }
 
 // A figure is what one load came to on one system.
@@ -64,6 +67,10 @@ type figure struct {
 	Error    string `json:",omitempty"` // one of them
 	Late     uint64 `json:",omitempty"`
 	Latency  latency
+	// Processor time of a call, in microseconds, over all rounds: this process's,
+	// and the server's, 0 if that is none of ours.
+	CallerCPU float64
+	ServerCPU float64
 }
 
 // latency is of all rounds together, in microseconds.
@@ -91,7 +98,10 @@ func latencyOf(h *hdrhistogram.Histogram) latency {
 func figureOf(inFlight int, rounds []run) figure {
 	f := figure{InFlight: inFlight}
 	all := newHistogram()
+	var caller, server time.Duration
 	for _, r := range rounds {
+		caller += r.callerCPU
+		server += r.serverCPU
 		f.Rates = append(f.Rates, r.rate())
 		f.Calls += r.calls
 		f.Errors += r.errors
@@ -103,6 +113,8 @@ func figureOf(inFlight int, rounds []run) figure {
 	}
 	f.Rate = median(f.Rates)
 	f.Latency = latencyOf(all)
+	f.CallerCPU = rounded(ratio(float64(caller.Microseconds()), float64(f.Calls)), 1)
+	f.ServerCPU = rounded(ratio(float64(server.Microseconds()), float64(f.Calls)), 1)
 	return f
 }
 
@@ -115,6 +127,9 @@ func besideOf(name string, measured figure, keys int, other figure, otherKeys in
 		ratios[i] = ratio(rate*float64(keys), other.Rates[i]*float64(otherKeys))
 	}
 	b.Ratio, b.Lowest, b.Highest = median(ratios), slices.Min(ratios), slices.Max(ratios)
+	if measured.ServerCPU > 0 && other.ServerCPU > 0 {
+		b.ByCPU = ratio((other.CallerCPU+other.ServerCPU)/float64(otherKeys), (measured.CallerCPU+measured.ServerCPU)/float64(keys))
+	}
 	return b
 }
 

@@ -50,6 +50,12 @@ func TestRatio(t *testing.T) {
 		t.Errorf("500 calls of 32 to 2000 of 1 is %v, want 8", b.Ratio)
 	}
 
+	// By processor time: 40 us a call of 32 beside 10 us a call of one.
+	b = besideOf("lookup", figure{Rates: []float64{1}, CallerCPU: 10, ServerCPU: 30}, 32, figure{Rates: []float64{1}, CallerCPU: 4, ServerCPU: 6}, 1, 8)
+	if b.ByCPU != 8 {
+		t.Errorf("40 us of 32 to 10 us of 1 is %v by processor time, want 8", b.ByCPU)
+	}
+
 	// A side that did nothing at all makes no infinity, which JSON cannot say.
 	b = besideOf("echo", figure{Rates: []float64{500}}, 1, figure{Rates: []float64{0}}, 1, 0)
 	if math.IsInf(b.Ratio, 0) || math.IsNaN(b.Ratio) || b.Ratio != 0 {

@@ -31,7 +31,19 @@ type side struct {
 	keys    int
 	atLeast float64
 	calls   []call
+	server  *process // nil: none of ours
 	rounds  []run
+}
+
+// round loads the side once.
+func (s *side) round(ctx context.Context, length time.Duration) (run, error) {
+	meter := startCPU(s.server)
+	r := closedLoop(ctx, s.calls, length)
+	meter.stop(&r)
+	if err := sound(r); err != nil {
+		return r, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return r, nil
 }
 
 // measure fills the cluster and runs the loads that were asked for.
@@ -74,9 +86,8 @@ func (s *site) load(ctx context.Context, w workload) (loadResult, error) {
 		return loadResult{}, err
 	}
 	for _, side := range sides {
-		r := closedLoop(ctx, side.calls, s.warmup)
-		if err := sound(r); err != nil {
-			return loadResult{}, fmt.Errorf("%s: %w", side.name, err)
+		if _, err := side.round(ctx, s.warmup); err != nil {
+			return loadResult{}, err
 		}
 	}
 	for round := range s.rounds {
@@ -85,9 +96,9 @@ func (s *site) load(ctx context.Context, w workload) (loadResult, error) {
 			if round%2 == 1 {
 				i = len(sides) - 1 - i // nobody always runs behind the same one
 			}
-			r := closedLoop(ctx, sides[i].calls, s.duration)
-			if err := sound(r); err != nil {
-				return loadResult{}, fmt.Errorf("%s: %w", sides[i].name, err)
+			r, err := sides[i].round(ctx, s.duration)
+			if err != nil {
+				return loadResult{}, err
 			}
 			sides[i].rounds = append(sides[i].rounds, r)
 		}
@@ -146,7 +157,7 @@ func (s *site) sides(ctx context.Context, w workload) ([]*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	sides := []*side{{name: systemRookery, keys: w.keys, calls: calls}}
+	sides := []*side{{name: systemRookery, keys: w.keys, calls: calls, server: s.serverOf(systemRookery)}}
 	if !s.ceilings {
 		return sides, nil
 	}
@@ -170,9 +181,21 @@ func (s *site) sides(ctx context.Context, w workload) ([]*side, error) {
 		if calls, err = callers(sys, load, n); err != nil {
 			return nil, err
 		}
-		sides = append(sides, &side{name: b.name(), keys: load.keys, atLeast: b.atLeast, calls: calls})
+		sides = append(sides, &side{name: b.name(), keys: load.keys, atLeast: b.atLeast, calls: calls, server: s.serverOf(b.system)})
 	}
 	return sides, nil
+}
+
+// serverOf returns the process that answers for a system; nil if there is none,
+// or it was not started here.
+func (s *site) serverOf(name string) *process {
+	switch {
+	case name == systemEcho:
+		return s.echo.process
+	case name == systemBbolt || name == systemFsync || s.node == nil:
+		return nil
+	}
+	return s.node.process
 }
 
 // system returns the system of that name, ready for calls such as example.

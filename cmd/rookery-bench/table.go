@@ -22,9 +22,9 @@ type table struct {
 // tables lays the report out.
 func (r *report) tables() []table {
 	loads := table{
-		title: "Loads. Rates are medians of the rounds, latencies of all of them; the ratio is rookery to the line's system, in mailboxes a second",
+		title: "Loads. Rates are medians of the rounds, latencies of all of them; cpu is a call's processor time; the ratio is rookery to the line's system, in mailboxes a second",
 		headings: []string{"mailboxes", "workload", "system", "in flight", "calls/s", "keys/s", "p50", "p90", "p99", "p99.9", "max",
-			"errors", "ratio", "lowest", "highest", "wanted"},
+			"errors", "caller cpu", "server cpu", "ratio", "lowest", "highest", "by cpu", "wanted"},
 		left: 3,
 	}
 	imports := table{title: "Import", headings: []string{"mailboxes", "by", "seconds", "facts/s"}, left: 2}
@@ -41,7 +41,7 @@ func (r *report) tables() []table {
 				if b.AtLeast > 0 {
 					wanted = fmt.Sprintf("%.1f", b.AtLeast)
 				}
-				loads.add(size, l.Workload, b.Name, append(b.cells(b.Keys), figures(b.Ratio), figures(b.Lowest), figures(b.Highest), wanted))
+				loads.add(size, l.Workload, b.Name, append(b.cells(b.Keys), figures(b.Ratio), figures(b.Lowest), figures(b.Highest), optional(b.ByCPU), wanted))
 			}
 			if l.Open != nil {
 				loads.add(size, l.Workload, fmt.Sprintf("open, %.0f/s", l.Open.Offered), l.Open.cells(l.Keys))
@@ -74,13 +74,30 @@ func (r *report) tables() []table {
 	return out
 }
 
-// cells are those of a figure, from "in flight" to "errors".
+// cells are those of a figure, from "in flight" to "server cpu".
 func (f figure) cells(keys int) []string {
 	l := f.Latency
 	return []string{
 		strconv.Itoa(f.InFlight), fmt.Sprintf("%.0f", f.Rate), fmt.Sprintf("%.0f", f.Rate*float64(keys)),
 		micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999), micros(l.Max), strconv.FormatUint(f.Errors, 10),
+		cpuCell(f.CallerCPU), cpuCell(f.ServerCPU),
 	}
+}
+
+// cpuCell writes the processor time of a call; nothing if it is not known.
+func cpuCell(us float64) string {
+	if us == 0 {
+		return ""
+	}
+	return micros(int64(us + 0.5))
+}
+
+// optional writes a ratio; nothing if there is none.
+func optional(x float64) string {
+	if x == 0 {
+		return ""
+	}
+	return figures(x)
 }
 
 // micros writes microseconds to three digits.

@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	a.reach = newReach(cancel)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if a.client != nil {
 		a.client.Close()
 	}
@@ -52,6 +52,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = fmt.Errorf("writing the output: %w", flushed)
 	}
 	line, code := a.present(ctx, err)
+	if code == exitUsage {
+		line += fmt.Sprintf(" (see `%s --help`)", cmd.CommandPath())
+	}
 	if line != "" {
 		fmt.Fprintln(stderr, "rookeryctl: "+line)
 	}
@@ -92,9 +95,9 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	root.SetVersionTemplate("rookeryctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.endpoints, "endpoints", endpoints, "the nodes to ask, `host:port,...`: all of them, or some")
+	flags.StringVar(&a.endpoints, "endpoints", endpoints, "ask these nodes, `host:port,...`; all of the cluster, or some")
 	flags.DurationVar(&a.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer, with all retries; 0 for ever")
-	flags.StringVarP(&a.format, "output", "o", formatTable, "how to print: `table|json`")
+	flags.StringVarP(&a.format, "output", "o", formatTable, "print as `table|json`")
 	flags.BoolVar(&a.stale, "stale", false, "take what a node has, also without a majority and however old")
 	fixed(root, "output", formatTable, formatJSON)
 
@@ -123,7 +126,46 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)
 	root.AddCommand(a.manCmd(), outputTopic())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Short = "explain a command, or what all of them print (output)"
+			cmd.Run, cmd.RunE = nil, explainCommand
+		case "completion":
+			cmd.Short = "print what a shell needs to complete commands, backends and groups"
+		}
+	}
+	plainUsage(root)
 	return root
+}
+
+// explainCommand is the help command; cobra's own is content with a topic that
+// does not exist.
+func explainCommand(cmd *cobra.Command, args []string) error {
+	about, rest, err := cmd.Root().Find(args)
+	if err != nil || len(rest) > 0 {
+		return usagef("help %s: there is no such command", strings.Join(args, " "))
+	}
+	return about.Help()
+}
+
+// path is a command as people call it, without the program.
+func path(cmd *cobra.Command) string {
+	_, path, ok := strings.Cut(cmd.CommandPath(), " ")
+	if !ok {
+		return cmd.CommandPath()
+	}
+	return path
+}
+
+// plainUsage takes the words "[flags]" away: the usage lines name what matters.
+func plainUsage(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, sub := range cmd.Commands() {
+		plainUsage(sub)
+	}
 }
 
 // checkFlags checks what cobra does not.
@@ -133,7 +175,7 @@ func (a *app) checkFlags(cmd *cobra.Command, _ []string) error {
 		allowed = append(allowed, strings.Split(extra, ",")...)
 	}
 	if !slices.Contains(allowed, a.format) {
-		return usagef("--output %s: %s prints %s", a.format, cmd.CommandPath(), oneOf(allowed))
+		return usagef("--output %s: %s prints %s", a.format, path(cmd), oneOf(allowed))
 	}
 	if a.timeout < 0 {
 		return usagef("--timeout %v: it cannot be negative", a.timeout)
@@ -162,9 +204,9 @@ func mustName(cmd *cobra.Command, args []string) error {
 		}
 	}
 	if len(args) > 0 {
-		return usagef("%s %s: there is no such command; it is one of %s", cmd.CommandPath(), args[0], strings.Join(names, ", "))
+		return usagef("%s %s: there is no such command; it is one of %s", path(cmd), args[0], strings.Join(names, ", "))
 	}
-	return usagef("%s what? One of %s", cmd.CommandPath(), strings.Join(names, ", "))
+	return usagef("%s what? One of %s", path(cmd), strings.Join(names, ", "))
 }
 
 // nodes splits --endpoints.

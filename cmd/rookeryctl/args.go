@@ -18,9 +18,9 @@ func exactly(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < len(names):
-			return usagef("%s: %s is missing", cmd.CommandPath(), strings.Join(names[len(args):], " "))
+			return usagef("%s: %s is missing", path(cmd), strings.Join(names[len(args):], " "))
 		case len(args) > len(names):
-			return usagef("%s: %q is one argument too many", cmd.CommandPath(), args[len(names)])
+			return usagef("%s: %q is one argument too many", path(cmd), args[len(names)])
 		}
 		return nil
 	}
@@ -30,7 +30,7 @@ func exactly(names ...string) cobra.PositionalArgs {
 func atMost(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > len(names) {
-			return usagef("%s: %q is one argument too many", cmd.CommandPath(), args[len(names)])
+			return usagef("%s: %q is one argument too many", path(cmd), args[len(names)])
 		}
 		return nil
 	}
@@ -40,7 +40,7 @@ func atMost(names ...string) cobra.PositionalArgs {
 func atLeastOne(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef("%s: %s is missing", cmd.CommandPath(), name)
+			return usagef("%s: %s is missing", path(cmd), name)
 		}
 		return nil
 	}
@@ -52,7 +52,7 @@ func required(cmd *cobra.Command, flags ...string) {
 	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
 		for _, name := range flags {
 			if !cmd.Flags().Changed(name) {
-				return usagef("%s: --%s is missing", cmd.CommandPath(), name)
+				return usagef("%s: --%s is missing", path(cmd), name)
 			}
 		}
 		if before != nil {
@@ -81,14 +81,14 @@ type identity struct {
 
 func (id *identity) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&id.user, "user", "", "the `user` who asks; \"anonymous\" is the anonymous login")
-	f.StringSliceVar(&id.groups, "acl-groups", nil, "the user's ACL `groups`, with or without \"group:\"")
+	f.StringVar(&id.user, "user", "", "as this user, `id[@domain]`; \"anonymous\" is the anonymous login")
+	f.StringSliceVar(&id.groups, "acl-groups", nil, "who is in these ACL groups, `name,...`, with or without \"group:\"")
 	f.BoolVar(&id.admin, "admin", false, "as an administrator of the site: all names, in the administrators' form")
 	f.BoolVar(&id.alt, "altnamespace", false, "client form as Cyrus has it with altnamespace: own folders beside INBOX")
 	f.BoolVar(&id.slash, "unixhierarchysep", false, "client form as Cyrus has it with unixhierarchysep: separator / instead of .")
 	f.BoolVar(&id.virtual, "virtdomains", false, "client form as Cyrus has it with virtdomains")
 	f.BoolVar(&id.cross, "crossdomains", false, "client form as Cyrus has it with crossdomains")
-	f.StringVar(&id.domain, "defaultdomain", "", "the `domain` whose users have ids without one; the cluster's if not stated")
+	f.StringVar(&id.domain, "defaultdomain", "", "users of this `domain` have ids without one; the cluster's if not stated")
 }
 
 // principal says who asks.

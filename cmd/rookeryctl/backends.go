@@ -384,7 +384,7 @@ again).`,
 			change.Addresses = &all
 		}
 		if change == (client.BackendChange{}) {
-			return usagef("%s: nothing to change is stated", cmd.CommandPath())
+			return usagef("%s: nothing to change is stated", path(cmd))
 		}
 		c, err := a.connect()
 		if err != nil {

@@ -68,14 +68,11 @@ func (a *app) present(ctx context.Context, err error) (line string, code int) {
 		return p.before + ": " + line, code
 	}
 	if f, ok := errors.AsType[*fault](err); ok {
-		if f.code == exitUsage {
-			return f.text + " (see --help)", f.code
-		}
 		return f.text, f.code
 	}
 	switch {
 	case !a.started:
-		return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " ") + " (see --help)", exitUsage
+		return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " "), exitUsage
 	case errors.Is(err, client.ErrUndecided):
 		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
 	case interrupted(ctx):
@@ -172,7 +169,9 @@ type reach struct {
 	mu      sync.Mutex
 	since   time.Time
 	refused map[string]bool // endpoints where nothing listens
-	heard   bool            // some node answered, if only with an error
+	last    string          // what the newest of these said
+	heard   bool            // some node answered
+	gone    bool            // it was given up
 }
 
 // patience is how long nodes that do not listen are tried again: one may be
@@ -187,6 +186,9 @@ func newReach(give func(error)) *reach {
 func (r *reach) observe(at client.Attempt) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.gone {
+		return // what fails now fails because of that
+	}
 	if r.since.IsZero() {
 		r.since = time.Now()
 	}
@@ -195,8 +197,9 @@ func (r *reach) observe(at client.Attempt) {
 		delete(r.refused, at.Endpoint)
 		return
 	}
-	r.refused[at.Endpoint] = true
+	r.refused[at.Endpoint], r.last = true, at.Err.Error()
 	if !r.heard && len(r.refused) >= r.nodes && time.Since(r.since) >= patience {
+		r.gone = true
 		r.give(errUnreachable)
 	}
 }
@@ -210,6 +213,11 @@ func notThere(text string) bool {
 // why says in words why nobody answered.
 func (r *reach) why(err error) string {
 	text := err.Error()
+	r.mu.Lock()
+	if len(r.refused) > 0 {
+		text += " " + r.last // giving up has hidden it
+	}
+	r.mu.Unlock()
 	for _, known := range []struct{ sign, words string }{
 		{"connection refused", "connection refused; is rookeryd running there? --endpoints or ROOKERY_ENDPOINTS names the nodes"},
 		{"no such host", "no such host; --endpoints or ROOKERY_ENDPOINTS names the nodes"},
@@ -231,6 +239,7 @@ func (r *reach) why(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "DeadlineExceeded") {
 		return "no answer in time; --timeout waits longer"
 	}
+	text = err.Error()
 	if i := strings.LastIndex(text, "desc = "); i >= 0 {
 		text = text[i+len("desc = "):]
 	}

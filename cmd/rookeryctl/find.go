@@ -34,7 +34,7 @@ each fact.
 			q.Prefix = args[0]
 		}
 		if len(args) == 0 && server == "" {
-			return usagef("%s: PREFIX or --server is missing (an empty PREFIX, '', finds everything)", cmd.CommandPath())
+			return usagef("%s: PREFIX or --server is missing (an empty PREFIX, '', finds everything)", path(cmd))
 		}
 		if server != "" {
 			var err error

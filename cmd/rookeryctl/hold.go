@@ -76,12 +76,12 @@ home it is. A hold that is there already is replaced. Without arguments the hold
 		},
 		ValidArgsFunction: a.holdWords(),
 	}
-	cmd.Flags().DurationVar(&length, "for", 0, "for how long, as `10m`")
+	cmd.Flags().DurationVar(&length, "for", 0, "hold it for this `duration`, as 10m")
 	cmd.Flags().StringVar(&why, "why", "", "why: a `text` that those who meet the hold read")
 	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
 		if len(args) == 0 {
 			if cmd.Flags().Changed("for") || cmd.Flags().Changed("why") {
-				return usagef("%s: a hold of what? user, mailbox, backend or group, and its name", cmd.CommandPath())
+				return usagef("%s: a hold of what? user, mailbox, backend or group, and its name", path(cmd))
 			}
 			return a.tellHolds(ctx)
 		}
@@ -90,7 +90,7 @@ home it is. A hold that is there already is replaced. Without arguments the hold
 			return err
 		}
 		if length < time.Millisecond {
-			return usagef("%s: --for says for how long, as 10m", cmd.CommandPath())
+			return usagef("%s: --for says for how long, as 10m", path(cmd))
 		}
 		c, err := a.connect()
 		if err != nil {

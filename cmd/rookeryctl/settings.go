@@ -207,7 +207,7 @@ durations as 10m.
 		for _, arg := range args {
 			name, value, ok := strings.Cut(arg, "=")
 			if !ok {
-				return usagef("%s %s: it is NAME=VALUE", set.CommandPath(), arg)
+				return usagef("%s %s: it is NAME=VALUE", path(set), arg)
 			}
 			s, err := settingNamed(name)
 			if err != nil {

@@ -69,7 +69,7 @@ func (a *app) survey(ctx context.Context) (*survey, error) {
 	s := &survey{majority: !a.stale}
 	if a.stale {
 		s.Status, err = c.Status(ctx, client.Stale(0))
-	} else if s.Status, err = c.Status(ctx, client.Linearizable()); errors.Is(err, client.ErrUnavailable) && !interrupted(ctx) {
+	} else if s.Status, err = c.Status(ctx, client.Linearizable()); errors.Is(err, client.ErrUnavailable) && ctx.Err() == nil {
 		s.majority = false
 		s.Status, err = c.Status(ctx, client.Stale(0))
 	}
@@ -163,7 +163,7 @@ func (s *survey) findProblems(stale bool) []string {
 	if s.ReadOnly {
 		say("read-only: nothing may grow")
 	}
-	if !s.Complete && s.Incarnation <= 1 {
+	if !s.Complete && s.Incarnation <= 1 && s.BackendsCounted > 0 {
 		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
 	if n := s.Counts.Forked; n > 0 {

@@ -37,7 +37,7 @@ heard, and how old the answer is.`,
 	cmd.RunE = a.do(func(ctx context.Context, args []string) error {
 		named := cmd.Flags().Changed("user")
 		if named == (len(args) == 1) {
-			return usagef("%s: either NAME or --user", cmd.CommandPath())
+			return usagef("%s: either NAME or --user", path(cmd))
 		}
 		c, err := a.connect()
 		if err != nil {

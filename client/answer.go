@@ -270,12 +270,13 @@ const (
 	CopyAllowed   Effect = 11 // the group holds the name; a member may assert its copy
 	NotAdmitted   Effect = 12 // stored, but does not count until the backend is admitted
 	Overtaken     Effect = 13 // left behind, stale or stray, and stays so
+	NotSince      Effect = 14 // the fact changed after the revision stated; nothing was done
 )
 
 func (e Effect) String() string {
 	names := [...]string{
 		"unspecified", "unchanged", "added", "changed", "removed", "forked", "move-completed", "move-aborted", "guard-held",
-		"not-held", "already-yours", "copy-allowed", "not-admitted", "overtaken",
+		"not-held", "already-yours", "copy-allowed", "not-admitted", "overtaken", "not-since",
 	}
 	if int(e) < len(names) {
 		return names[e]
@@ -307,6 +308,9 @@ type Assert struct {
 	Imported bool
 	// Deactivated: the dump says that the mailbox is being moved.
 	Deactivated bool
+	// Since, if not zero, is the revision that a resync compared its list at: a fact
+	// that changed after it stays as it is, and the effect is NotSince.
+	Since directory.Revision
 }
 
 // Retract takes back Server's fact, and only that.
@@ -316,6 +320,7 @@ type Retract struct {
 	Epoch   uint64 // the group's that the sender believes in; 0: none stated
 	// Tentative: a rename may be under way, so the fact only routes as Moving.
 	Tentative bool
+	Since     directory.Revision // as in Assert
 }
 
 // Reserve claims a name for Server before the mailbox exists.

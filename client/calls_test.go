@@ -243,7 +243,7 @@ func TestCalls(t *testing.T) {
 	}
 
 	want(client.Added)(c.SetBackend(ctx, "be3", client.BackendChange{Create: true}))
-	want(client.Added)(c.SetGroup(ctx, "g1", []directory.BackendName{be2, "be3"}, directory.ModeManual))
+	want(client.Added)(c.SetGroup(ctx, client.SetGroup{Group: "g1", Members: []directory.BackendName{be2, "be3"}, Mode: directory.ModeManual, AcceptMissing: true}))
 	plan, err := c.PlanSwitchover(ctx, "g1", "be3", 1)
 	if err != nil || plan.Equal || plan.MissingCount != 2 || len(plan.Missing) != 1 || plan.From != be2 || plan.To != "be3" {
 		t.Errorf("PlanSwitchover: got %+v, %v", plan, err)
@@ -342,7 +342,7 @@ func TestManyAtOnce(t *testing.T) {
 						return err
 					}
 					if r, err := c.Lookup(context.Background(), name); err != nil || r.Outcome != directory.Serving {
-						return fmt.Errorf("%s: got %v, %w, want SERVING", name, r.Outcome, err)
+						return fmt.Errorf("%s: got %v at revision %d, %v, want SERVING", name, r.Outcome, r.Revision, err)
 					}
 				}
 				return nil

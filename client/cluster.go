@@ -246,14 +246,23 @@ func (s *Session) ListGroups(ctx context.Context, group directory.GroupName, opt
 	return out, nil
 }
 
-// SetGroup makes a group or changes its members, in order of preference. mode 0
-// is unchanged, or manual.
+// SetGroup is a replica group as it is to be.
+type SetGroup struct {
+	Group   directory.GroupName
+	Members []directory.BackendName // in order of preference
+	Mode    directory.GroupMode     // 0: unchanged, or manual
+	// AcceptMissing lets a backend join that is home to mailboxes which the
+	// primary may not hold: they would answer NotAtPrimary.
+	AcceptMissing bool
+}
+
+// SetGroup makes a group or changes its members.
 //
-// Errors: directory.ErrNotFound, ErrNotMember, ErrNotAdmitted, ErrBusy, ErrRole;
-// ErrUnavailable, ErrUndecided.
-func (s *Session) SetGroup(ctx context.Context, group directory.GroupName, members []directory.BackendName, mode directory.GroupMode) (Result, error) {
-	req := &apiv1.SetGroupRequest{Group: string(group), Mode: apiv1.GroupMode(mode)}
-	for _, name := range members {
+// Errors: directory.ErrNotFound, ErrNotMember, ErrNotAdmitted, ErrBusy,
+// ErrMissingAtTarget, ErrExists, ErrRole; ErrUnavailable, ErrUndecided.
+func (s *Session) SetGroup(ctx context.Context, g SetGroup) (Result, error) {
+	req := &apiv1.SetGroupRequest{Group: string(g.Group), Mode: apiv1.GroupMode(g.Mode), AcceptMissing: g.AcceptMissing}
+	for _, name := range g.Members {
 		req.Members = append(req.Members, string(name))
 	}
 	return write(ctx, s, func(ctx context.Context, n *node, id *apiv1.RequestId) (*apiv1.SetGroupResponse, error) {

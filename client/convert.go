@@ -205,6 +205,8 @@ func assertTo(a Assert) *apiv1.Assert {
 		SpecialUse:  st.SpecialUse,
 		Imported:    a.Imported,
 		Deactivated: a.Deactivated,
+
+		SinceRevision: uint64(a.Since),
 	}
 	if st.Type != nil {
 		m.Type = typeTo(*st.Type)
@@ -213,7 +215,7 @@ func assertTo(a Assert) *apiv1.Assert {
 }
 
 func retractTo(r Retract) *apiv1.Retract {
-	return &apiv1.Retract{Mailbox: string(r.Mailbox), Server: string(r.Server), Epoch: r.Epoch, Tentative: r.Tentative}
+	return &apiv1.Retract{Mailbox: string(r.Mailbox), Server: string(r.Server), Epoch: r.Epoch, Tentative: r.Tentative, SinceRevision: uint64(r.Since)}
 }
 
 func reserveTo(r Reserve) *apiv1.Reserve {

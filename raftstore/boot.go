@@ -88,11 +88,7 @@ var start = wal.Position{Term: 1, Index: 1}
 
 // bootstrap makes the shard's directory for a new cluster.
 func bootstrap(cfg Config) error {
-	initial := cfg.Initial
-	if len(initial) == 0 {
-		initial = []Member{{Name: cfg.Name}}
-	}
-	cluster, members, err := initialCluster(cfg.Token, initial)
+	cluster, members, err := initialCluster(cfg.Token, cfg.Initial)
 	if err != nil {
 		return err
 	}

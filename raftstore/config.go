@@ -28,9 +28,10 @@ type Config struct {
 	Shard uint32
 	// Name is this node's name. A directory made for another name is refused.
 	Name string
-	// Initial is the cluster as it first starts, the same list on every node.
-	// It is used when the directory is empty. Later it may be left out; if it
-	// names several nodes it must be the list that the directory was made from.
+	// Initial is the cluster as it first starts, the same list on every node;
+	// default this node alone. It is used when the directory is empty. Later it
+	// may be left out; if it names several nodes it must be the list that the
+	// directory was made from.
 	Initial []Member
 	// Token sets this cluster apart from others with the same list. If given,
 	// it is checked at every start.
@@ -115,6 +116,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Clock == nil {
 		c.Clock = SystemClock()
+	}
+	if len(c.Initial) == 0 {
+		c.Initial = []Member{{Name: c.Name}}
 	}
 	if c.Network == nil {
 		c.Network = noNetwork{}

@@ -226,7 +226,7 @@ func (c *core) step(events []event) (effects, error) {
 
 // wake returns when to step even if nothing happens.
 func (c *core) wake() time.Duration {
-	if c.leading && !c.lead.dueProposed {
+	if c.mayAsk() {
 		return min(c.nextTick, c.lead.due)
 	}
 	return c.nextTick
@@ -513,14 +513,19 @@ func (c *core) takeApplied(now time.Duration, e applied) error {
 	return nil
 }
 
+// mayAsk tells whether the machine is to be asked what is due. Until an entry
+// of its own is applied, this leader's clock and directory time have nothing in
+// common; and what it proposed already comes first.
+func (c *core) mayAsk() bool {
+	return c.leading && c.lead.appliedOwn && !c.lead.dueProposed
+}
+
 // maxWait is the longest time, in milliseconds, until the machine is asked again.
 const maxWait = 24 * 60 * 60 * 1000
 
 // askDue asks the machine what has come due, and proposes it.
 func (c *core) askDue(now time.Duration) {
-	// Until an entry of its own is applied, this leader's clock and directory
-	// time have nothing in common.
-	if !c.leading || !c.lead.appliedOwn || c.lead.dueProposed || now < c.lead.due {
+	if !c.mayAsk() || now < c.lead.due {
 		return
 	}
 	v := c.overlay.view()

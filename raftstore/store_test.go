@@ -18,7 +18,7 @@ func TestMain(m *testing.M) {
 }
 
 func testConfig(t testing.TB) Config {
-	return Config{Dir: t.TempDir(), Name: "n1", Machine: testMachine{}, Log: testLog(t), MmapSize: 1 << 30}
+	return Config{Dir: t.TempDir(), Shard: 1, Name: "n1", Machine: testMachine{}, Log: testLog(t), MmapSize: 1 << 30}
 }
 
 func open(t testing.TB, cfg Config) *Store {

@@ -242,7 +242,7 @@ func (c *clusterService) SetGroup(ctx context.Context, req *apiv1.SetGroupReques
 	if err := known(req.GetMode(), apiv1.GroupMode_name, true); err != nil {
 		return nil, err
 	}
-	op := machine.SetGroup{Group: group, Mode: directory.GroupMode(req.GetMode())}
+	op := machine.SetGroup{Group: group, Mode: directory.GroupMode(req.GetMode()), AcceptMissing: req.GetAcceptMissing()}
 	for _, member := range req.GetMembers() {
 		server, err := directory.ParseBackend(member)
 		if err != nil {

@@ -284,6 +284,7 @@ func assertOf(c Caller, m *apiv1.Assert) (machine.Op, error) {
 		},
 		Imported:    m.GetImported(),
 		Deactivated: m.GetDeactivated(),
+		Since:       directory.Revision(m.GetSinceRevision()),
 	}
 	if t := m.GetType(); t != apiv1.MailboxType_MAILBOX_TYPE_UNSPECIFIED {
 		op.Statement.Type = new(directory.MailboxType(mailboxTypes[t]))
@@ -299,7 +300,7 @@ func retractOf(c Caller, m *apiv1.Retract) (machine.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return machine.Retract{Mailbox: name, Server: server, Epoch: m.GetEpoch(), Tentative: m.GetTentative()}, nil
+	return machine.Retract{Mailbox: name, Server: server, Epoch: m.GetEpoch(), Tentative: m.GetTentative(), Since: directory.Revision(m.GetSinceRevision())}, nil
 }
 
 func reserveOf(c Caller, m *apiv1.Reserve) (machine.Op, error) {

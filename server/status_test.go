@@ -173,7 +173,7 @@ func TestNumbers(t *testing.T) {
 	check("effect", "EFFECT_", apiv1.Effect_name, func(n int32) string { return client.Effect(n).String() })
 	for number, want := range map[any]int32{
 		machine.Unchanged: 1, machine.Added: 2, machine.Changed: 3, machine.Removed: 4, machine.Forked: 5, machine.MoveCompleted: 6, machine.MoveAborted: 7,
-		machine.GuardHeld: 8, machine.NotHeld: 9, machine.AlreadyYours: 10, machine.CopyAllowed: 11, machine.NotAdmitted: 12, machine.Overtaken: 13,
+		machine.GuardHeld: 8, machine.NotHeld: 9, machine.AlreadyYours: 10, machine.CopyAllowed: 11, machine.NotAdmitted: 12, machine.Overtaken: 13, machine.NotSince: 14,
 		directory.TLSNone: int32(apiv1.TlsMode_TLS_MODE_UNSPECIFIED), directory.TLSStart: int32(apiv1.TlsMode_TLS_MODE_START),
 		directory.TLSImplicit: int32(apiv1.TlsMode_TLS_MODE_IMPLICIT),
 		directory.ModeManual:  int32(apiv1.GroupMode_GROUP_MODE_MANUAL), directory.ModeAutomatic: int32(apiv1.GroupMode_GROUP_MODE_AUTOMATIC),

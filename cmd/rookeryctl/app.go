@@ -37,9 +37,6 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: bufio.NewWriterSize(stdout, 64<<10), stderr: stderr}
 	root := a.root(getenv)
 	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(a.stdout)
-	root.SetErr(stderr)
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -92,6 +89,9 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 		DisableAutoGenTag: true,
 		PersistentPreRunE: a.checkFlags,
 	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	root.SetVersionTemplate("rookeryctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	flags := root.PersistentFlags()

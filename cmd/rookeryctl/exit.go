@@ -73,7 +73,7 @@ func (a *app) present(ctx context.Context, err error) (line string, code int) {
 	switch {
 	case !a.started:
 		return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " "), exitUsage
-	case errors.Is(err, client.ErrUndecided):
+	case errors.Is(err, client.ErrUndecided) && !a.reach.nobodyThere():
 		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
 	case interrupted(ctx):
 		return "interrupted", exitCannotAsk
@@ -171,7 +171,16 @@ type reach struct {
 	refused map[string]bool // endpoints where nothing listens
 	last    string          // what the newest of these said
 	heard   bool            // some node answered
+	other   bool            // some attempt failed in another way
 	gone    bool            // it was given up
+}
+
+// nobodyThere reports whether no node was ever reached, so that nothing can have
+// been done.
+func (r *reach) nobodyThere() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.refused) > 0 && !r.heard && !r.other
 }
 
 // patience is how long nodes that do not listen are tried again: one may be
@@ -194,6 +203,7 @@ func (r *reach) observe(at client.Attempt) {
 	}
 	if at.Err == nil || !notThere(at.Err.Error()) {
 		r.heard = r.heard || at.Err == nil
+		r.other = r.other || at.Err != nil
 		delete(r.refused, at.Endpoint)
 		return
 	}

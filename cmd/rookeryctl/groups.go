@@ -95,6 +95,7 @@ func (a *app) tellHistory(g client.Group) error {
 func (a *app) setGroupCmd() *cobra.Command {
 	var members []string
 	var mode string
+	var acceptMissing bool
 	cmd := &cobra.Command{
 		Use:   "set NAME --members BACKEND,...",
 		Short: "make a replica group, or change its members",
@@ -108,6 +109,7 @@ the primary.`,
 	f := cmd.Flags()
 	f.StringSliceVar(&members, "members", nil, "the `backends`, in order of preference")
 	f.StringVar(&mode, "mode", "", "who moves the primary: `manual|automatic`")
+	f.BoolVar(&acceptMissing, "accept-missing", false, "let a backend join that is home to mailboxes which the primary may not hold")
 	fixed(cmd, "mode", "manual", "automatic")
 	complete(cmd, "members", a.backendNames())
 	required(cmd, "members")
@@ -138,7 +140,7 @@ the primary.`,
 		if err != nil {
 			return err
 		}
-		r, err := c.SetGroup(ctx, group, names, m)
+		r, err := c.SetGroup(ctx, client.SetGroup{Group: group, Members: names, Mode: m, AcceptMissing: acceptMissing})
 		if err != nil {
 			return err
 		}

@@ -41,14 +41,13 @@ type oracle struct {
 	guards     map[directory.ServerID][]guardEvent
 	// pending is what a sweep has still to do: decisions about held facts, and
 	// servers that were admitted.
-	decide  map[directory.ServerID]bool // server -> approve
-	enter   map[directory.ServerID]bool // admitted; its facts have still to enter
-	regroup map[directory.ServerID]bool // its group or state changed
-}
-
-// known are the differences already told of; false is what the rules say.
-var known = struct{ confirmSilent, renewChecked, lowestHolder, shortWindow, rejectWas, homeFollows, quietChange, renameDropsHold, mergeStale, domainStops bool }{
-	true, true, true, true, true, true, true, true, true, true,
+	decide  map[directory.ServerID]bool                           // server -> approve
+	enter   map[directory.ServerID]map[directory.MailboxName]bool // admitted; these facts have still to enter
+	regroup map[directory.ServerID]bool                           // its group or state changed
+	// left holds what each server that left a group had at home there until then.
+	left map[directory.ServerID]map[directory.MailboxName]bool
+	// decided is when each decision was made.
+	decided map[directory.ServerID]directory.Revision
 }
 
 type box struct {
@@ -90,8 +89,10 @@ func newOracle() *oracle {
 		requests: map[string]answered{},
 		guards:   map[directory.ServerID][]guardEvent{},
 		decide:   map[directory.ServerID]bool{},
-		enter:    map[directory.ServerID]bool{},
+		enter:    map[directory.ServerID]map[directory.MailboxName]bool{},
 		regroup:  map[directory.ServerID]bool{},
+		left:     map[directory.ServerID]map[directory.MailboxName]bool{},
+		decided:  map[directory.ServerID]directory.Revision{},
 		set:      directory.DefaultSettings(),
 	}
 }
@@ -119,6 +120,12 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 
 func (o *oracle) one(c machine.Command) machine.Result {
 	var r machine.Result
+	if o.set.ReadOnly {
+		switch c.Op.(type) {
+		case machine.Rename, machine.SetGroup, machine.Admit, machine.RenameBackend:
+			return machine.Result{Revision: o.rev, Refused: directory.ErrReadOnly}
+		}
+	}
 	switch op := c.Op.(type) {
 	case machine.Init:
 		r = o.init(op)
@@ -166,7 +173,12 @@ func (o *oracle) one(c machine.Command) machine.Result {
 		r = machine.Result{Effect: machine.Unchanged}
 		for _, item := range op.Ops {
 			one := o.one(machine.Command{By: c.By, Op: item})
-			if one.Refused == nil && one.Effect != machine.Unchanged {
+			switch one.Effect {
+			case machine.Unchanged, machine.NotHeld, machine.AlreadyYours, machine.CopyAllowed, machine.NotSince:
+				r.Items = append(r.Items, one)
+				continue
+			}
+			if one.Refused == nil {
 				r.Effect = machine.Changed
 			}
 			r.Items = append(r.Items, one)
@@ -332,12 +344,13 @@ func (o *oracle) stated(server directory.ServerID) (n uint64) {
 	return n
 }
 
-// counted is how many facts of a server are in force inside their home.
+// counted are the names of which a server has a fact in force inside the home,
+// and does not say that it is gone.
 func (o *oracle) counted(server directory.ServerID) map[directory.MailboxName]bool {
 	names := map[directory.MailboxName]bool{}
 	for name, b := range o.boxes {
 		for _, f := range o.inHome(b) {
-			if f.Server == server {
+			if f.Server == server && f.State != directory.HeldWithdrawal {
 				names[name] = true
 			}
 		}
@@ -397,8 +410,12 @@ func (o *oracle) addBackend(name directory.BackendName, admitted bool) *director
 
 // ownGroup gives b a new group of one.
 func (o *oracle) ownGroup(b *directory.Backend) {
+	name := directory.GroupName(b.Name)
+	for n := o.nextGroup; o.group(name) != nil; n++ {
+		name = directory.GroupName(fmt.Sprintf("%s-own%d", b.Name, n))
+	}
 	g := &directory.Group{
-		ID: o.nextGroup, Name: directory.GroupName(b.Name), Members: []directory.ServerID{b.ID},
+		ID: o.nextGroup, Name: name, Members: []directory.ServerID{b.ID},
 		Primary: b.ID, Epoch: 1, Mode: directory.ModeManual, Own: true,
 	}
 	o.nextGroup++
@@ -422,16 +439,29 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 	if o.set.ReadOnly && o.wouldChange(op) {
 		return refused(directory.ErrReadOnly)
 	}
+	if op.Since != 0 && o.changedSince(op.Mailbox, op.Server, op.Since) {
+		return effect(machine.NotSince)
+	}
 	if be == nil {
 		be = o.addBackend(op.Server, o.set.AdmissionOpen || op.Imported)
 	}
 	if op.Imported && !be.Admitted {
-		be.Admitted, o.enter[be.ID] = true, true
+		o.admitNow(be)
 	}
 	if !op.Imported {
 		o.heard(op.Server)
 	}
 	return o.stateFact(be, op)
+}
+
+// changedSince reports whether server's fact changed, or went, after rev.
+func (o *oracle) changedSince(name directory.MailboxName, server directory.BackendName, rev directory.Revision) bool {
+	_, be, f := o.fact(name, server)
+	if f != nil {
+		return f.Last > rev
+	}
+	t := o.tombs[name]
+	return be != nil && t != nil && t.Server == be.ID && t.Revision > rev
 }
 
 // wouldChange reports whether the assertion states anything new.
@@ -451,12 +481,16 @@ func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Res
 	old := b.facts[be.ID]
 	isNew := old == nil
 
+	state := directory.Active
+	if op.Deactivated {
+		state = directory.Deactivated
+	}
 	completes := o.gaveUp(b) && !member(o.homeOf(b), be.ID) && o.countsBackend(be) && !op.Deactivated
 	tomb := o.tombs[name]
 	if isNew && tomb != nil && tomb.Revision > be.ConfirmedRevision && !op.Imported && !completes && !name.IsDeleted() {
 		if o.beyond(be.ID, true) {
 			f := &directory.Fact{
-				Server: be.ID, State: directory.HeldReturn, Was: directory.Active,
+				Server: be.ID, State: directory.HeldReturn, Was: state,
 				First: o.rev, Last: o.rev, Changed: o.now, Incarnation: o.life,
 			}
 			*f = f.Merge(op.Statement)
@@ -474,19 +508,16 @@ func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Res
 		}
 		return effect(machine.GuardHeld)
 	}
-	state := directory.Active
-	if op.Deactivated {
-		state = directory.Deactivated
-	}
-	return o.weigh(b, be, name, op.Statement, state)
+	return o.weigh(b, be, name, op.Statement, state, true)
 }
 
 func (o *oracle) countsBackend(be *directory.Backend) bool {
 	return be.Admitted && be.State != directory.BackendLost && be.State != directory.BackendRetired
 }
 
-// weigh finds what an assertion, believed, does to the mailbox.
-func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, st directory.Statement, state directory.FactState) machine.Result {
+// weigh finds what an assertion, believed, does to the mailbox; or, if it was
+// not made now, a fact that begins to count.
+func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, st directory.Statement, state directory.FactState, now bool) machine.Result {
 	// What was true before.
 	old := b.facts[be.ID]
 	isNew := old == nil
@@ -498,7 +529,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	heardLive := slices.ContainsFunc(live, func(f *directory.Fact) bool { return f.Incarnation == o.life })
 	wasDeactivated := !isNew && old.State == directory.Deactivated
 	claim := o.claims[name]
-	defer o.settleHome(b)
+	defer func() { delete(o.enter[be.ID], name) }()
 
 	var f directory.Fact
 	if isNew {
@@ -508,7 +539,9 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	}
 	f = f.Merge(st)
 	f.State, f.Was = state, 0
-	f.Incarnation = o.life
+	if now || isNew {
+		f.Incarnation = o.life
+	}
 	if f.Standing != directory.InForce && f.MailboxID != old.MailboxID {
 		f.Standing = directory.InForce
 	}
@@ -516,8 +549,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	b.facts[be.ID] = fact
 
 	e := machine.Unchanged
-	special := false
-	alive, clearTomb := false, false
+	special, takes := false, false
 	switch {
 	case !o.countsBackend(be): // 1
 		e, special = machine.NotAdmitted, true
@@ -525,13 +557,12 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			e = machine.Overtaken
 		}
 	case home == nil: // 2
-		b.home = be.Group
+		b.home, takes = be.Group, true
 		f.Standing = directory.InForce
-		alive, clearTomb = true, true
 	case member(home, be.ID): // 3
 		if f.Standing == directory.StaleCopy && home.Primary != be.ID {
 			p := b.facts[home.Primary]
-			if p != nil && o.counts(p) && p.State == directory.Active &&
+			if p != nil && p.Standing == directory.InForce && p.State == directory.Active &&
 				(p.MailboxID == f.MailboxID || p.MailboxID == "" || f.MailboxID == "") {
 				f.Standing = directory.InForce
 			}
@@ -542,7 +573,6 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			e, special = machine.Overtaken, true
 			break
 		}
-		alive, clearTomb = true, true
 		if wasDeactivated && f.State == directory.Active {
 			e, special = machine.MoveAborted, true
 			for s, other := range b.facts {
@@ -552,7 +582,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 				}
 			}
 		}
-	case !vacant && gaveUp && f.State == directory.Active: // 4
+	case now && !vacant && gaveUp && f.State == directory.Active: // 4
 		e, special = machine.MoveCompleted, true
 		t := &directory.Tombstone{
 			Name: name, How: directory.GoneMoved, From: home.ID, To: be.Group,
@@ -576,11 +606,9 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			}
 		}
 		o.tombs[name] = t
-		alive = true
-	case !vacant && !heardLive: // 5
-		b.home = be.Group
+	case !vacant && !heardLive && f.Incarnation == o.life: // 5
+		b.home, takes = be.Group, true
 		f.Standing = directory.InForce
-		alive, clearTomb = true, true
 	case named(b, be.ID, f.MailboxID): // 6
 		f.Standing = directory.Stray
 		e, special = machine.Overtaken, true
@@ -589,22 +617,19 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	case isNew && f.State == directory.Deactivated && !vacant: // 8
 		f.Standing = directory.LeftBehind
 		e, special = machine.Overtaken, true
-	case vacant && (len(strangers) == 0 || o.enter[be.ID] && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
-		b.home = be.Group
-		alive, clearTomb = true, true
+	case vacant && (len(strangers) == 0 || (o.enter[be.ID][name] || !now) && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
+		b.home, takes = be.Group, true
 	default: // 10
 		e, special = machine.Forked, true
 		delete(b.stray, be.ID)
 	}
 
-	if claim != nil {
-		ownGroup := o.groupOf(claim.Server) == o.groupOf(be.ID)
-		if claim.Server == be.ID || alive && !ownGroup {
-			delete(o.claims, name)
-		}
+	if claim != nil && claim.Server == be.ID {
+		delete(o.claims, name)
 	}
-	if t := o.tombs[name]; clearTomb && t != nil && t.How != directory.GoneMoved {
-		delete(o.tombs, name)
+	o.settleHome(b)
+	if len(o.live(b)) > 0 && (vacant || b.home != homeWas) {
+		o.revive(b, name)
 	}
 	switch {
 	case isNew:
@@ -612,13 +637,13 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 		if !special {
 			e = machine.Added
 		}
-	case f != *old || b.home != homeWas:
+	default:
 		restated := f
-		restated.Standing, restated.Incarnation = old.Standing, old.Incarnation
+		restated.Incarnation, restated.Was = old.Incarnation, old.Was
 		if restated != *old {
 			o.touch(&f)
 		}
-		if !special && (restated != *old || !known.quietChange && (f.Standing != old.Standing || b.home != homeWas)) {
+		if !special && (restated != *old || takes) {
 			e = machine.Changed
 		}
 	}
@@ -627,6 +652,17 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 
 // touch marks a fact as changed by this command.
 func (o *oracle) touch(f *directory.Fact) { f.Last, f.Changed = o.rev, o.now }
+
+// revive clears the way for a name that comes alive, or to another home: it has
+// no tombstone but of a move, and nobody outside its home has a claim to it.
+func (o *oracle) revive(b *box, name directory.MailboxName) {
+	if t := o.tombs[name]; t != nil && t.How != directory.GoneMoved {
+		delete(o.tombs, name)
+	}
+	if c := o.claims[name]; c != nil && o.groupOf(c.Server) != o.homeOf(b) {
+		delete(o.claims, name)
+	}
+}
 
 func named(b *box, server directory.ServerID, id string) bool {
 	v, ok := b.stray[server]
@@ -642,7 +678,7 @@ func (o *oracle) beyond(server directory.ServerID, returned bool) bool {
 	window := uint64(o.set.GuardWindow+59_999) / 60_000
 	var withdrawn, n uint64
 	for _, ev := range o.guards[server] {
-		if ev.minute+window < minute(o.now) || known.shortWindow && ev.minute+window == minute(o.now) {
+		if ev.minute+window < minute(o.now) {
 			continue
 		}
 		if !ev.returned {
@@ -667,6 +703,9 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 	if f == nil {
 		return effect(machine.NotHeld)
 	}
+	if op.Since != 0 && f.Last > op.Since {
+		return effect(machine.NotSince)
+	}
 	if op.Tentative {
 		switch {
 		case f.State == directory.HeldWithdrawal:
@@ -681,7 +720,7 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 	if f.State == directory.HeldWithdrawal {
 		return effect(machine.GuardHeld)
 	}
-	guarded := !op.Mailbox.IsDeleted() && f.State != directory.HeldReturn &&
+	guarded := !op.Mailbox.IsDeleted() && f.State != directory.HeldReturn && f.Standing == directory.InForce &&
 		!(be.State == directory.BackendDraining && be.DrainApproved)
 	if guarded {
 		if o.beyond(be.ID, false) {
@@ -738,7 +777,7 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 		o.heard(op.Server)
 		return effect(machine.CopyAllowed)
 	}
-	if holder := o.holder(b); holder != nil {
+	if holder := o.holder(b, be); holder != nil {
 		return machine.Result{Refused: directory.ErrExists, Holder: o.backends[holder.Server].Name, Age: o.now - holder.Changed}
 	}
 	claim := o.claims[op.Mailbox]
@@ -750,10 +789,10 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 		}
 		return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[claim.Server].Name, Age: o.now - claim.Made}
 	}
-	if o.set.ReadOnly {
-		return refused(directory.ErrReadOnly)
-	}
-	if !own || known.renewChecked {
+	if !own {
+		if o.set.ReadOnly {
+			return refused(directory.ErrReadOnly)
+		}
 		if err := o.mayCreate(op.Mailbox, be); err != nil {
 			return refused(err)
 		}
@@ -763,31 +802,22 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 	}
 	o.heard(op.Server)
 	r := machine.Result{Effect: machine.Added, Deadline: o.set.ReserveMax}
-	made := o.now
+	made, partition := o.now, op.Partition
 	if own {
-		r.Effect, made = machine.Changed, claim.Made
+		r.Effect, made, partition = machine.Changed, claim.Made, cmp.Or(partition, claim.Partition)
 	}
 	o.claims[op.Mailbox] = &directory.Reservation{
-		Name: op.Mailbox, Server: be.ID, Partition: op.Partition, Made: made,
+		Name: op.Mailbox, Server: be.ID, Partition: partition, Made: made,
 		Grace: min(cmp.Or(op.Grace, o.set.ReserveGrace), o.set.ReserveMax), Deadline: o.now + o.set.ReserveMax, Revision: o.rev,
 	}
 	return r
 }
 
 // holder is whose fact is in the way of a claim: the home's primary's, another
-// live one, a stranger's.
-func (o *oracle) holder(b *box) *directory.Fact {
+// live one, a stranger's, one of another server that the guard holds.
+func (o *oracle) holder(b *box, asker *directory.Backend) *directory.Fact {
 	if b == nil {
 		return nil
-	}
-	var any *directory.Fact
-	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
-		if f := b.facts[s]; o.counts(f) && any == nil {
-			any = f
-		}
-	}
-	if known.lowestHolder {
-		return any
 	}
 	live := o.live(b)
 	for _, f := range live {
@@ -798,7 +828,19 @@ func (o *oracle) holder(b *box) *directory.Fact {
 	if len(live) > 0 {
 		return live[0]
 	}
-	return any
+	all := slices.Sorted(maps.Keys(b.facts))
+	for _, s := range all {
+		if f := b.facts[s]; o.counts(f) {
+			return f
+		}
+	}
+	for _, s := range all {
+		f := b.facts[s]
+		if f.State == directory.HeldReturn && f.Standing == directory.InForce && o.countsBackend(o.backends[s]) && (asker == nil || asker.ID != s) {
+			return f
+		}
+	}
+	return nil
 }
 
 // mayCreate says whether a server may make a mailbox of a name that is free.
@@ -823,7 +865,7 @@ func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) er
 	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.Weight == 0) {
 		return directory.ErrNotPlaceable
 	}
-	if len(o.missing()) > 0 || !o.anyAdmitted() {
+	if (len(o.missing()) > 0 || !o.anyAdmitted()) && !name.IsDeleted() {
 		return directory.ErrIncomplete
 	}
 	return nil
@@ -901,11 +943,8 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 	}
 	type pair struct{ from, to directory.MailboxName }
 	var moves []pair
-	between := known.domainStops && slices.ContainsFunc(o.names(), func(n directory.MailboxName) bool {
-		return o.boxes[n].facts[be.ID] != nil && n.Domain() == strings.ReplaceAll(string(op.From), "^", ".")
-	})
 	for name, b := range o.boxes {
-		if b.facts[be.ID] != nil && (name == op.From || op.Recursive && !between && name.IsBelow(op.From)) {
+		if b.facts[be.ID] != nil && (name == op.From || op.Recursive && name.IsBelow(op.From)) {
 			moves = append(moves, pair{name, op.To + name[len(op.From):]})
 		}
 	}
@@ -928,6 +967,9 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 			for _, s := range slices.Sorted(maps.Keys(b.facts)) {
 				f := b.facts[s]
 				ours := o.homeOf(b) == group && member(group, s)
+				if s == be.ID && f.State == directory.HeldReturn {
+					return refused(directory.ErrBusy)
+				}
 				if s == be.ID && f.Standing == directory.InForce || o.counts(f) && !ours {
 					return machine.Result{Refused: directory.ErrExists, Holder: o.backends[s].Name, Age: o.now - f.Changed}
 				}
@@ -956,7 +998,7 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 		o.weigh(t, be, m.to, directory.Statement{
 			Partition: f.Partition, ACL: new(f.ACL), MailboxID: new(f.MailboxID), UIDValidity: new(f.UIDValidity),
 			Type: new(f.Type), SpecialUse: new(f.SpecialUse),
-		}, f.State)
+		}, f.State, false)
 		t.facts[be.ID].First = f.First
 	}
 	if !decides {
@@ -1046,6 +1088,9 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 	}
 	g := o.group(op.Group)
 	primary := members[0]
+	if g == nil && o.backend(directory.BackendName(op.Group)) != nil {
+		return refused(directory.ErrExists)
+	}
 	if g != nil {
 		if g.Own && (len(members) != 1 || members[0] != g.Primary) {
 			return refused(directory.ErrExists)
@@ -1063,6 +1108,10 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 		if was.Primary == s && len(was.Members) > 1 {
 			return refused(directory.ErrBusy)
 		}
+		b := o.backends[s]
+		if b.State.Gone() || b.State == directory.BackendDown && s == primary {
+			return refused(directory.ErrNotMember)
+		}
 		if s != primary && !op.AcceptMissing && len(o.counted(s)) > 0 {
 			return refused(directory.ErrMissingAtTarget)
 		}
@@ -1077,17 +1126,32 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 		return machine.Result{Effect: machine.Unchanged, Epoch: g.Epoch}
 	}
 	leavers := slices.DeleteFunc(slices.Clone(g.Members), func(s directory.ServerID) bool { return slices.Contains(members, s) })
+	had := map[directory.ServerID]map[directory.MailboxName]bool{}
+	for s := range o.backends {
+		had[s] = map[directory.MailboxName]bool{}
+		for name, b := range o.boxes {
+			had[s][name] = slices.ContainsFunc(o.inHome(b), func(f *directory.Fact) bool { return f.Server == s })
+		}
+	}
+	joined := false
 	for _, s := range members {
 		was := o.groupOf(s)
 		if was == g {
 			continue
 		}
+		joined = true
 		was.Members = slices.DeleteFunc(slices.Clone(was.Members), func(m directory.ServerID) bool { return m == s })
 		if len(was.Members) == 0 {
 			was.MergedInto = g.ID
+			o.moveHold(directory.HoldGroup, string(was.Name), string(g.Name))
 		}
 		o.backends[s].Group = g.ID
-		o.regroup[s] = true
+		o.left[s] = had[s]
+	}
+	if joined {
+		for _, s := range members {
+			o.regroup[s] = true
+		}
 	}
 	g.Members = members
 	g.Own = g.Own && len(members) == 1
@@ -1096,7 +1160,7 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 	}
 	for _, s := range leavers {
 		o.ownGroup(o.backends[s])
-		o.regroup[s] = true
+		o.regroup[s], o.left[s] = true, had[s]
 	}
 	return machine.Result{Effect: e, Epoch: g.Epoch}
 }
@@ -1122,6 +1186,9 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 	if b == nil {
 		if !op.Create {
 			return refused(directory.ErrNotFound)
+		}
+		if o.set.ReadOnly {
+			return refused(directory.ErrReadOnly)
 		}
 		b = o.addBackend(op.Server, true)
 		e = machine.Added
@@ -1154,6 +1221,10 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		}
 		b.State, b.Since = *op.State, o.now
 	}
+	drain := directory.BackendDraining
+	if op.State != nil && *op.State != before.State && (before.State == drain || *op.State == drain) {
+		b.DrainApproved = false
+	}
 	if op.DrainApproved != nil {
 		b.DrainApproved = *op.DrainApproved
 	}
@@ -1177,8 +1248,19 @@ func (o *oracle) admit(op machine.Admit) machine.Result {
 	case b.State == directory.BackendRetired:
 		return refused(directory.ErrInvalid)
 	}
-	b.Admitted, o.enter[b.ID] = true, true
+	o.admitNow(b)
 	return effect(machine.Changed)
+}
+
+// admitNow lets b's facts count; what they do to homes is left to a sweep.
+func (o *oracle) admitNow(b *directory.Backend) {
+	b.Admitted = true
+	o.enter[b.ID] = map[directory.MailboxName]bool{}
+	for name, bx := range o.boxes {
+		if bx.facts[b.ID] != nil {
+			o.enter[b.ID][name] = true
+		}
+	}
 }
 
 func (o *oracle) confirm(op machine.Confirm) machine.Result {
@@ -1189,21 +1271,24 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 		return refused(directory.ErrInvalid)
 	}
 	b := o.backend(op.Server)
-	if b == nil && op.How != directory.ByImport {
+	switch {
+	case b == nil && op.How != directory.ByImport:
 		return refused(directory.ErrNotFound)
-	}
-	if b == nil {
+	case b == nil && o.set.ReadOnly:
+		return refused(directory.ErrReadOnly)
+	case b == nil:
 		b = o.addBackend(op.Server, true)
+	case b.State == directory.BackendRetired:
+		return refused(directory.ErrInvalid)
 	}
-	if op.How == directory.ByResync && !known.confirmSilent {
+	switch {
+	case op.How == directory.ByResync:
 		o.heard(op.Server)
-	}
-	e := machine.Changed
-	if op.How != directory.ByResync && b.Confirmed == op.How && b.ConfirmedIn == o.life {
-		e = machine.Unchanged
+	case op.How == directory.ByImport && !b.Admitted:
+		o.admitNow(b)
 	}
 	b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision, b.ConfirmedTime = op.How, o.life, o.rev, o.now
-	return effect(e)
+	return effect(machine.Changed)
 }
 
 func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
@@ -1223,33 +1308,32 @@ func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
 		return refused(directory.ErrExists)
 	}
 	g := o.groupOf(b.ID)
-	if g.Own && o.group(directory.GroupName(op.To)) != nil {
+	if o.group(directory.GroupName(op.To)) != nil {
 		return refused(directory.ErrExists)
 	}
 	if b.State == directory.BackendRetired {
 		return refused(directory.ErrInvalid)
 	}
 	b.Name = op.To
-	if known.renameDropsHold {
-		if g.Own {
-			g.Name = directory.GroupName(op.To)
-		}
-		return effect(machine.Changed)
-	}
-	if h := o.holds[holdID{directory.HoldBackend, string(op.From)}]; h != nil {
-		delete(o.holds, holdID{directory.HoldBackend, string(op.From)})
-		h.Key = string(op.To)
-		o.holds[holdID{directory.HoldBackend, string(op.To)}] = h
-	}
+	o.moveHold(directory.HoldBackend, string(op.From), string(op.To))
 	if g.Own {
-		if h := o.holds[holdID{directory.HoldGroup, string(g.Name)}]; h != nil {
-			delete(o.holds, holdID{directory.HoldGroup, string(g.Name)})
-			h.Key = string(op.To)
-			o.holds[holdID{directory.HoldGroup, string(op.To)}] = h
-		}
+		o.moveHold(directory.HoldGroup, string(g.Name), string(op.To))
 		g.Name = directory.GroupName(op.To)
 	}
 	return effect(machine.Changed)
+}
+
+// moveHold lets a hold follow what it is on; of two the longer stays.
+func (o *oracle) moveHold(kind directory.HoldKind, from, to string) {
+	h := o.holds[holdID{kind, from}]
+	if h == nil || from == to {
+		return
+	}
+	delete(o.holds, holdID{kind, from})
+	if there := o.holds[holdID{kind, to}]; there == nil || there.Until < h.Until {
+		h.Key = to
+		o.holds[holdID{kind, to}] = h
+	}
 }
 
 // Subscriptions.
@@ -1304,6 +1388,7 @@ func (o *oracle) settle(op machine.Settle) machine.Result {
 	}
 	g := o.groupOf(be.ID)
 	b.home = g.ID
+	o.revive(b, op.Mailbox)
 	for s, other := range b.facts {
 		if !member(g, s) && o.backends[s].Admitted {
 			b.stray[s] = other.MailboxID
@@ -1387,7 +1472,7 @@ func (o *oracle) decideHeld(op machine.DecideHeld) machine.Result {
 	if !any {
 		return effect(machine.Unchanged)
 	}
-	o.decide[b.ID] = op.Approve
+	o.decide[b.ID], o.decided[b.ID] = op.Approve, o.rev
 	return effect(machine.Changed)
 }
 
@@ -1432,12 +1517,16 @@ func (o *oracle) sweepOne() {
 			b := o.boxes[name]
 			if f := b.facts[s]; f != nil {
 				live, strangers := o.live(b), o.strangers(b)
-				if home := o.homeOf(b); known.homeFollows && home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0] == f {
+				if home := o.homeOf(b); o.left[s][name] && home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0] == f {
 					b.home = o.backends[s].Group
 				}
 				o.settleHome(b)
+				if len(o.live(b)) > 0 {
+					o.revive(b, name)
+				}
 			}
 		}
+		delete(o.left, s)
 		return
 	}
 	for _, s := range slices.Sorted(maps.Keys(o.enter)) {
@@ -1445,6 +1534,9 @@ func (o *oracle) sweepOne() {
 			b := o.boxes[name]
 			if f := b.facts[s]; f != nil && f.State != directory.HeldReturn {
 				o.reenter(b, name, f, f.State)
+				if len(o.live(b)) > 0 {
+					o.revive(b, name)
+				}
 			}
 		}
 		delete(o.enter, s)
@@ -1452,7 +1544,7 @@ func (o *oracle) sweepOne() {
 	}
 	for _, s := range slices.Sorted(maps.Keys(o.decide)) {
 		for _, name := range o.names() {
-			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() {
+			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() && f.Last <= o.decided[s] {
 				o.decideFact(name, f, o.decide[s])
 			}
 		}
@@ -1471,7 +1563,7 @@ func (o *oracle) settleHome(b *box) {
 // the given state; what it states, and when it did, stays.
 func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, state directory.FactState) {
 	before := *f
-	o.weigh(b, o.backends[f.Server], name, directory.Statement{}, state)
+	o.weigh(b, o.backends[f.Server], name, directory.Statement{}, state, false)
 	f = b.facts[f.Server]
 	standing := f.Standing
 	*f = before
@@ -1489,7 +1581,7 @@ func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, appro
 			delete(o.boxes, name)
 		}
 	case f.State == directory.HeldWithdrawal:
-		if f.Was == directory.Withdrawing && !known.rejectWas {
+		if f.Was != directory.Deactivated {
 			f.Was = directory.Active
 		}
 		f.State, f.Was = f.Was, 0
@@ -1580,6 +1672,13 @@ func (o *oracle) lookup(name directory.MailboxName) (p place) {
 				if member(home, s) {
 					p.lister = be.Name
 				}
+			}
+		}
+	}
+	if p.outcome == directory.NotFound && b != nil {
+		for s, f := range b.facts {
+			if f.State == directory.HeldReturn && f.Standing == directory.InForce && o.countsBackend(o.backends[s]) {
+				p.outcome = directory.Held // nobody has decided whether to believe it
 			}
 		}
 	}

@@ -529,6 +529,7 @@ var effects = map[machine.Effect]string{
 	machine.Forked: "forked", machine.MoveCompleted: "move-completed", machine.MoveAborted: "move-aborted",
 	machine.GuardHeld: "guard-held", machine.NotHeld: "not-held", machine.AlreadyYours: "already-yours",
 	machine.CopyAllowed: "copy-allowed", machine.NotAdmitted: "not-admitted", machine.Overtaken: "overtaken",
+	machine.NotSince: "not-since",
 }
 
 var sentinels = []struct {
@@ -721,6 +722,7 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}
 	case "assert":
 		op := machine.Assert{Server: a.server(0), Mailbox: a.name(1), Imported: a.flag("imported"), Deactivated: a.flag("deactivated")}
+		op.Since = directory.Revision(a.number("since"))
 		if p := a.text("partition"); p != nil {
 			op.Statement.Partition = *p
 		}
@@ -740,7 +742,7 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		}
 		return op
 	case "retract":
-		return machine.Retract{Server: a.server(0), Mailbox: a.name(1), Epoch: a.number("epoch"), Tentative: a.flag("tentative")}
+		return machine.Retract{Server: a.server(0), Mailbox: a.name(1), Epoch: a.number("epoch"), Tentative: a.flag("tentative"), Since: directory.Revision(a.number("since"))}
 	case "reserve":
 		op := machine.Reserve{Server: a.server(0), Mailbox: a.name(1), Grace: a.duration("grace")}
 		if p := a.text("partition"); p != nil {
@@ -954,12 +956,18 @@ func formatOp(op machine.Op) string {
 		if op.Statement.SpecialUse != nil {
 			say(" special=%s", quote(*op.Statement.SpecialUse))
 		}
+		if op.Since != 0 {
+			say(" since=%d", op.Since)
+		}
 		flag(op.Imported, "imported")
 		flag(op.Deactivated, "deactivated")
 	case machine.Retract:
 		say("retract %s %s", word(string(op.Server)), word(string(op.Mailbox)))
 		if op.Epoch != 0 {
 			say(" epoch=%d", op.Epoch)
+		}
+		if op.Since != 0 {
+			say(" since=%d", op.Since)
 		}
 		flag(op.Tentative, "tentative")
 	case machine.Reserve:

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+)
+
+func TestPresent(t *testing.T) {
+	_, badName := directory.ParseName("user..x")
+	for _, tt := range []struct {
+		name string
+		err  error
+		line string // a part of it
+		code int
+	}{
+		{"done", nil, "", exitOK},
+		{"usage", usagef("no %s", "sense"), "no sense", exitUsage},
+		{"said already", degraded(), "", exitRefused},
+		{"a name refused here", badName, `refused: invalid name: mailbox name "user..x": a level is empty`, exitRefused},
+		{"behind a sentence", within(badName, "3 records went in"), "3 records went in: refused: invalid name", exitRefused},
+		{"unavailable", fmt.Errorf("x: %w", client.ErrUnavailable), "cannot ask here:1: ", exitCannotAsk},
+		{"no leader", errors.Join(client.ErrNoLeader, client.ErrUnavailable), "cannot ask here:1: the cluster has no leader", exitCannotAsk},
+		{"undecided", errors.Join(client.ErrUndecided, client.ErrUnavailable), "undecided: ", exitCannotAsk},
+		{"deadline", context.DeadlineExceeded, "cannot ask here:1: no answer in time", exitCannotAsk},
+		{"not there", fmt.Errorf(`rpc error: code = Unavailable desc = connection error: desc = "transport: dial tcp: connect: connection refused": %w`, client.ErrUnavailable), "cannot ask here:1: connection refused; is rookeryd running", exitCannotAsk},
+		{"broken off", client.ErrProtocol, "cannot ask here:1: ", exitCannotAsk},
+		{"an older release", client.ErrUnsupported, "cannot ask here:1: ", exitCannotAsk},
+		{"local", &fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}, "open x: permission denied", exitRefused},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := &app{started: true, endpoints: "here:1", reach: newReach(nil)}
+			line, code := a.present(t.Context(), tt.err)
+			if code != tt.code || !strings.Contains(line, tt.line) || tt.line == "" && line != "" {
+				t.Errorf("got %q, exit code %d; want one with %q, %d", line, code, tt.line, tt.code)
+			}
+			if strings.Contains(line, "\n") || strings.Contains(line, "rpc error") || strings.Contains(line, "directory:") {
+				t.Errorf("got %q: it is one line, in words", line)
+			}
+		})
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a := &app{started: true, reach: newReach(nil)}
+	if line, code := a.present(ctx, context.Canceled); line != "interrupted" || code != exitCannotAsk {
+		t.Errorf("got %q, %d; want interrupted, %d", line, code, exitCannotAsk)
+	}
+}
+
+// What makes no sense is refused before anybody is asked.
+func TestUsage(t *testing.T) {
+	for _, line := range []string{
+		"nosuch", "--bogus", "import", "import nosuch", "import cyrus", "import cyrus /nosuch/file", "import subscriptions", "export", "where", "where a b",
+		"where --user a user.a", "list", "list *", "list --user a", "list --user a -o xml *", "list --user a --return bogus *", "list --user a --lsub --subscribed *",
+		"rights --user a", "rights INBOX", "find", "find a b", "assert user.a", "assert --server be1", "assert user.a --server be1 --type bogus",
+		"retract user.a", "reserve user.a", "release user.a", "deactivate user.a", "rename user.a --server be1", "subscribe user.a", "unsubscribe --user a",
+		"subscriptions", "backends a b", "backends admit", "backends set be1", "backends set be1 --state bogus", "backends set be1 --address imap=x:1",
+		"backends rename be1", "groups set g", "groups set g --members a --mode bogus", "switchover g", "switchover --to be1", "hold user", "hold user a",
+		"hold bogus a --for 1m", "hold --for 1m", "hold user a --for 0", "hold release user", "withdrawal approve", "withdrawal bogus", "fork", "fork settle user.a",
+		"forks x", "moves x", "settings get bogus", "settings set", "settings set bogus=1", "settings set read-only", "settings set read-only=perhaps",
+		"settings set guard-count=-1", "settings set guard-window=1", "status -o imap", "status --timeout -1s", "check --limit -1", "help nosuch", "version x",
+		"--endpoints nohost status", "man",
+	} {
+		stdout, stderr, code := command(t, append([]string{"--endpoints", "127.0.0.1:1"}, strings.Fields(line)...)...)
+		if code != exitUsage || stdout != "" || !strings.HasPrefix(stderr, "rookeryctl: ") || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "--help`)") {
+			t.Errorf("%s: got exit code %d, output %q, error %q; want %d and one line that leads to the help", line, code, stdout, stderr, exitUsage)
+		}
+	}
+}
+
+// Malformed names are the directory's refusal, though given here.
+func TestMalformed(t *testing.T) {
+	long := "user." + strings.Repeat("x", 500)
+	for _, args := range [][]string{
+		{"where", "user..x"}, {"where", ""}, {"where", long}, {"where", "user.&Jjo"}, {"where", "a!b!user.x"}, {"where", "user.a\x07"}, {"where", "user.\xe9"},
+		{"where", "--user", "a/b\x01"}, {"assert", "user.a", "--server", "be 1"}, {"assert", "user..a", "--server", "be1"}, {"assert", "user.a", "--server", "be1", "--acl", "alice"},
+		{"assert", "user.a", "--server", "be1", "--acl", "alice l?"}, {"rename", "user.a", "user..b", "--server", "be1"}, {"subscribe", "--user", "a", "user..x"},
+		{"backends", "set", "a!b", "--weight", "1"}, {"groups", "set", "g", "--members", "be1,b e2"}, {"hold", "mailbox", "user..x", "--for", "1m"}, {"import", "cyrus", "--server", "b!e", "-"},
+		{"fork", "settle", "user..x", "--keep", "be1"}, {"rights", "--user", "a", "--acl-groups", "x\ty", "INBOX"},
+	} {
+		stdout, stderr, code := command(t, append([]string{"--endpoints", "127.0.0.1:1"}, args...)...)
+		if code != exitRefused || stdout != "" || !strings.HasPrefix(stderr, "rookeryctl: refused: ") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%.60q: got exit code %d, output %q, error %q; want %d and a refusal", args, code, stdout, stderr, exitRefused)
+		}
+	}
+}
+
+// Where nobody listens, that is said soon, and in words.
+func TestNobodyThere(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	for _, line := range []string{"where user.a", "status", "list --user a *", "check", "assert user.a --server be1", "import cyrus --server be1 ../../testdata/cyrus/cyrus-3.6.1-be1.json"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			begun := time.Now()
+			_, stderr, code := command(t, append([]string{"--endpoints", address, "--timeout", "1m"}, strings.Fields(line)...)...)
+			if code != exitCannotAsk || !strings.Contains(stderr, "connection refused") || strings.Contains(stderr, "undecided") || strings.Contains(stderr, "rpc") {
+				t.Errorf("got exit code %d, error %q; want %d and that the connection was refused", code, stderr, exitCannotAsk)
+			}
+			if took := time.Since(begun); took > 30*time.Second {
+				t.Errorf("it took %v to say that nobody is there", took)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, line := range []string{"", "--help", "help", "help list", "list --help", "help output", "help import cyrus", "completion bash", "version", "--version"} {
+		stdout, stderr, code := command(t, strings.Fields(line)...)
+		if code != exitOK || stdout == "" || stderr != "" {
+			t.Errorf("%q: got exit code %d, %d octets of output, error %q", line, code, len(stdout), stderr)
+		}
+	}
+}

@@ -28,6 +28,25 @@ func filled(t *testing.T, cfg Config, rows int) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	trim(t, cfg)
+}
+
+// trim cuts off the free space at the end of the state file, which is large.
+func trim(t *testing.T, cfg Config) {
+	t.Helper()
+	path := filepath.Join(cfg.shardDir(), stateName)
+	if err := os.Truncate(path, int64(highWater(t, path))*4096); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func highWater(t *testing.T, path string) uint64 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary.NativeEndian.Uint64(data[newestMeta(t, path)+boltHeader+40:])
 }
 
 func flush(t *testing.T, s *Store) {
@@ -177,6 +196,7 @@ func TestDamagedState(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	trim(t, cfg)
 	damage := func(c Config, f func([]byte) []byte) {
 		path := filepath.Join(c.shardDir(), stateName)
 		data, err := os.ReadFile(path)
@@ -230,19 +250,10 @@ func TestDamagedState(t *testing.T) {
 	t.Run("bit flips", func(t *testing.T) {
 		c := copyDir(t, cfg)
 		refused := 0
-		for at := 8192 + 1; at < 120_000; at += 1499 {
-			flip := func(b []byte) []byte {
-				if at < len(b) {
-					b[at] ^= 1 << (at % 8)
-				}
-				return b
-			}
+		path := filepath.Join(c.shardDir(), stateName)
+		for at := 8192 + 1; at < int(highWater(t, path))*4096; at += 1499 {
+			flip := func(b []byte) []byte { b[at] ^= 1 << (at % 8); return b }
 			damage(c, flip)
-			path := filepath.Join(c.shardDir(), stateName)
-			before, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
 			f, err := openFiles(mustDefault(t, c))
 			if err == nil {
 				err = f.state.verify(c.Log, nil)
@@ -253,9 +264,6 @@ func TestDamagedState(t *testing.T) {
 				if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), path) {
 					t.Errorf("bit flip at %d: got %v, want ErrCorrupt naming the file", at, err)
 				}
-			}
-			if err := os.WriteFile(path, before, 0o600); err != nil {
-				t.Fatal(err)
 			}
 			damage(c, flip)
 		}
@@ -303,7 +311,7 @@ func TestDamagedState(t *testing.T) {
 	t.Run("unknown bucket", func(t *testing.T) {
 		c := copyDir(t, cfg)
 		c.Machine = fewerBuckets{}
-		refuse(t, c, ErrCorrupt, "sums")
+		refuse(t, c, ErrCorrupt, "does not know")
 	})
 }
 

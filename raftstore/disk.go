@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"slices"
 
@@ -58,10 +59,12 @@ type Meta struct {
 
 const metaVersion = 1
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // marshal encodes the meta: version, then varints and strings with their
 // length before them: identity, name, applied (term, index), mark (term,
-// index), membership as protobuf, and the members: id, name, context.
-// Whether a member is a learner stands in the membership.
+// index), membership as protobuf, and the members: id, name, context; at the
+// end CRC32C of all before, 4 octets big-endian. Whether a member is a learner stands in the membership.
 func (m Meta) marshal() ([]byte, error) {
 	conf, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Conf)
 	if err != nil {
@@ -84,13 +87,18 @@ func (m Meta) marshal() ([]byte, error) {
 		str([]byte(n.Name))
 		str(n.Context)
 	}
-	return b, nil
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
 
 func unmarshalMeta(p []byte) (Meta, error) {
-	if len(p) == 0 {
+	end := len(p) - crc32.Size
+	if end < 1 {
 		return Meta{}, errors.New("no meta record")
 	}
+	if binary.BigEndian.Uint32(p[end:]) != crc32.Checksum(p[:end], castagnoli) {
+		return Meta{}, errors.New("the meta record fails its checksum")
+	}
+	p = p[:end]
 	if p[0] != metaVersion {
 		return Meta{}, fmt.Errorf("the state has format %d, this program reads %d", p[0], metaVersion)
 	}

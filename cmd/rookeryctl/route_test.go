@@ -28,7 +28,7 @@ func someRoute(change func(*client.Route)) client.Route {
 		Answer:  client.Answer{Revision: 40, Incarnation: 1, Node: "n1"},
 		Mailbox: "user.alice.Sent", Outcome: directory.Serving, Group: "g1", Epoch: 3, Primary: "be1", Changed: 5, ListedFrom: "be1",
 		Server: client.Server{Name: "be1", State: directory.BackendActive, Addresses: []directory.Address{{Service: "imap", IP: "10.0.0.1", Port: 143, TLS: directory.TLSStart}}},
-		Facts: []client.Fact{someFact(nil), someFact(func(f *client.Fact) { f.Server, f.ACL = "be2", "" })},
+		Facts:  []client.Fact{someFact(nil), someFact(func(f *client.Fact) { f.Server, f.ACL = "be2", "" })},
 	}
 	if change != nil {
 		change(&r)

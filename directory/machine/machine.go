@@ -332,6 +332,14 @@ func (a *apply) put1(b kv.Bucket, key, message []byte) {
 // mark writes a row of an index that holds no value.
 func (a *apply) mark(b kv.Bucket, key []byte) { a.tx.Put(b, key, nil) }
 
+// missing is the topology's, as this command has changed it.
+func (a *apply) missing() ([]directory.BackendName, bool) {
+	if a.topChanged {
+		a.topology.derive()
+	}
+	return a.topology.missing()
+}
+
 // changeTopology makes the topology this command's own, to be changed and
 // shared when the command is done.
 func (a *apply) changeTopology() {

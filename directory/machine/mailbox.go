@@ -126,12 +126,29 @@ func (a *apply) saveRow(e *edit) (changed bool) {
 }
 
 // settledHome is the home to store: mergers followed, and found from the facts
-// while none is stored.
+// while none is stored. A mailbox whose only holder left the home's group goes
+// with it: its fact was counted, so it was inside until groups changed, which an
+// orphaned fork never was.
 func (a *apply) settledHome(mb *directory.Mailbox) directory.GroupID {
-	if g := a.Group(directory.HomeOf(mb, a)); g != nil {
-		return g.ID
+	home := a.Group(directory.HomeOf(mb, a))
+	if home == nil {
+		return 0
 	}
-	return 0
+	var left *directory.Fact
+	for i := range mb.Facts {
+		f := &mb.Facts[i]
+		switch {
+		case !a.inForce(f) || f.Incarnation != a.cluster.Incarnation && !home.Has(f.Server):
+		case home.Has(f.Server) || left != nil || !f.Counted:
+			return home.ID
+		default:
+			left = f
+		}
+	}
+	if left == nil {
+		return home.ID
+	}
+	return a.Group(a.Backend(left.Server).Group).ID
 }
 
 // eachServer calls f with each server's fact in was and in is, nil where there
@@ -199,12 +216,12 @@ func (a *apply) saveFact(name directory.MailboxName, was, is *directory.Fact) (t
 // mendMarks keeps the indexes of forks and moves and the counts.
 func (a *apply) mendMarks(was, mb *directory.Mailbox) {
 	w, n := a.facets(was), a.facets(mb)
-	if w == n && !a.sweeping {
+	if w == n && !n.moving {
 		return
 	}
 	key := mb.Name.AppendKey(nil)
-	if a.sweeping {
-		// Whom the index counts may have changed with an admission.
+	if w.moving || n.moving {
+		// Whom the index counts changes with an admission.
 		w.moving = a.tx.Get(bucketMove, key) != nil
 	}
 	if n.forked && !w.forked {

@@ -222,13 +222,6 @@ func (a *apply) sweepOne(s sweep, b *directory.Backend, name directory.MailboxNa
 			return a.enter(e, b, how)
 		}
 	}
-	// A mailbox whose only holder left the home's group goes with it. Counted
-	// tells that it was inside until now: an orphaned fork was not.
-	home := a.Group(directory.HomeOf(e.mb, a))
-	if others := a.others(e.mb, home, s.Server); b.Counts() && home != nil && !home.Has(s.Server) &&
-		f.Counted && a.inForce(f) && f.Incarnation == a.cluster.Incarnation && others.live == 0 && others.strangers == 0 {
-		e.mb.Home = a.Group(b.Group).ID
-	}
 	return a.save(e, directory.ChangeMailbox, s.Server)
 }
 

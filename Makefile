@@ -18,6 +18,7 @@ GENERATORS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 STATICCHECK := $(TOOLS)/staticcheck
 
 DATA     ?= data
+BENCHDIR ?= bin/bench
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
@@ -57,10 +58,10 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 		-run '^TestKill' -count 1 -timeout 60m -v -args -kills=$(KILLS)
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
-	bin/rookery-bench --population 100k,1M
+	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg
 
-bench-10m: build ## the same at 10M mailboxes; takes its time and some 20 GB of disk
-	bin/rookery-bench --population 10M
+bench-10m: build ## the same at 10M mailboxes beside 100k; takes its time and some 20 GB of disk
+	bin/rookery-bench --population 100k,10M --dir $(BENCHDIR) --json $(BENCHDIR)/bench-10m.json --plot $(BENCHDIR)/bench-10m.svg
 
 generate: $(BUF) $(GENERATORS) ## generate the Go code of proto/ with the pinned tools
 	$(BUF) generate

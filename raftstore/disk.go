@@ -61,10 +61,11 @@ const metaVersion = 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// marshal encodes the meta: version, then varints and strings with their
+// marshal encodes the meta: version, then varints, and strings with their
 // length before them: identity, name, applied (term, index), mark (term,
-// index), membership as protobuf, and the members: id, name, context; at the
-// end CRC32C of all before, 4 octets big-endian. Whether a member is a learner stands in the membership.
+// index), membership as protobuf, and the members: id, name, context. At the
+// end stands CRC32C of all before, 4 octets big-endian. Whether a member is a
+// learner stands in the membership.
 func (m Meta) marshal() ([]byte, error) {
 	conf, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Conf)
 	if err != nil {

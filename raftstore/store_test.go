@@ -3,19 +3,12 @@ package raftstore
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/kv"
-	"github.com/rookery-mail/rookery/raftstore/wal"
 )
-
-func TestMain(m *testing.M) {
-	wal.SetSegmentBytes(1 << 20)
-	os.Exit(m.Run())
-}
 
 func testConfig(t testing.TB) Config {
 	return Config{Dir: t.TempDir(), Shard: 1, Name: "n1", Machine: testMachine{}, Log: testLog(t), MmapSize: 1 << 30}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 )
@@ -14,6 +15,7 @@ type machineInfo struct {
 	Kernel string
 	Go     string
 	Dir    string // where the data were
+	Disk   string // the file system there: on tmpfs a sync costs nothing
 	Load   string // how many wanted a CPU in the minute before the run
 }
 
@@ -26,6 +28,7 @@ func thisMachine(dir string) machineInfo {
 		Kernel: firstLine("/proc/sys/kernel/osrelease"),
 		Go:     runtime.Version(),
 		Dir:    dir,
+		Disk:   fileSystem(dir),
 		Load:   load(),
 	}
 }
@@ -58,4 +61,34 @@ func firstLine(file string) string {
 func load() string {
 	minute, _, _ := strings.Cut(firstLine("/proc/loadavg"), " ")
 	return minute
+}
+
+// fileSystem returns the type of the file system that holds dir, as mounted.
+func fileSystem(dir string) string {
+	at, err := filepath.Abs(dir)
+	if err != nil {
+		return ""
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	if err != nil {
+		return ""
+	}
+	return mountOf(at, string(mounts))
+}
+
+// mountOf looks dir up in the text of /proc/mounts: the last of the longest
+// mount points above it counts.
+func mountOf(dir, mounts string) string {
+	longest, kind := 0, ""
+	for line := range strings.Lines(mounts) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		point := strings.TrimSuffix(fields[1], "/")
+		if len(point) >= longest && (dir == point || strings.HasPrefix(dir, point+"/")) {
+			longest, kind = len(point), fields[2]
+		}
+	}
+	return kind
 }

@@ -13,8 +13,8 @@ func (r *report) print(out io.Writer, format string) error {
 		return r.encode(out)
 	}
 	m := r.Machine
-	fmt.Fprintf(out, "rookery-bench %s, %s: %d x %s, %s, Linux %s, load %s before it, %s; %d rounds of %gs, %d connections\n",
-		r.Version, r.Begun.Format("2006-01-02 15:04 MST"), m.CPUs, m.CPU, m.Memory, m.Kernel, m.Load, m.Go, r.Rounds, r.Seconds, r.Connections)
+	fmt.Fprintf(out, "rookery-bench %s, %s: %d x %s, %s, %s, Linux %s, load %s before it, %s; %d rounds of %gs, %d connections\n",
+		r.Version, r.Begun.Format("2006-01-02 15:04 MST"), m.CPUs, m.CPU, m.Memory, m.Disk, m.Kernel, m.Load, m.Go, r.Rounds, r.Seconds, r.Connections)
 	for _, t := range r.tables() {
 		if format == "markdown" {
 			t.printMarkdown(out)

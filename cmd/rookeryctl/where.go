@@ -246,6 +246,9 @@ func (a *app) tellWhy(r client.Route, e *explanation) error {
 		a.printf("\nIt is not listed.\n")
 	}
 
+	if len(r.Server.Addresses) > 0 {
+		a.printf("\n%s answers at %s.\n", r.Server.Name, addressWords(r.Server.Addresses))
+	}
 	if g := e.group; g != nil {
 		a.printf("\nHome: group %s, epoch %d, mode %s; members %s; primary %s.\n", g.Name, g.Epoch, modeWord(g.Mode), join(g.Members), g.Primary)
 		if n := len(g.History); n > 0 {

@@ -200,10 +200,11 @@ type asserted struct {
 	stranger bool // it was a stranger before
 }
 
-// stranger reports whether a stored fact of b is a stranger to home.
+// stranger reports whether a stored fact of b is a stranger to home. One that is
+// counted was inside until the groups changed.
 func (a *apply) stranger(f *directory.Fact, b *directory.Backend, home *directory.Group) bool {
 	return b.Counts() && home != nil && !home.Has(b.ID) && f.Standing == directory.InForce &&
-		f.State != directory.HeldReturn && f.Incarnation == a.cluster.Incarnation
+		f.State != directory.HeldReturn && f.Incarnation == a.cluster.Incarnation && !f.Counted
 }
 
 // entry decides how fact f of backend b enters mb. f need not be in mb.Facts

@@ -92,7 +92,6 @@ func play(t testing.TB, steps []step) string {
 			if d := drain(w, o); d != "" {
 				return d
 			}
-			s.lazy = false // what a leaver alone held is decided by its sweep
 		}
 		got, want := w.apply(s.elapsed, s.c), o.do(s.elapsed, s.c)
 		if d := compareResults(s.c.Op, got, want); d != "" {

@@ -402,6 +402,12 @@ func (w *world) show(words []string) (string, bool) {
 		} else if n == 0 {
 			say("lists nothing")
 		}
+	case "revision":
+		rev, err := w.m.Revision(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		say("revision %d", rev)
 	case "sweeps":
 		say("sweeps: %d", raw.Sweeps)
 	case "findings":

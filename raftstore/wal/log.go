@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	etcdwal "go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
@@ -105,12 +106,12 @@ func (l *Log) open(from Mark) (*Replay, error) {
 			return nil, err
 		}
 		if !etcdwal.Repair(nil, l.dir) {
-			return nil, fmt.Errorf("%w: %s: the unfinished write at its end could not be cut away", ErrCorrupt, tail)
+			return nil, fmt.Errorf("wal: %s: the unfinished write at its end could not be cut away", tail)
 		}
 		err = l.read(r, from)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, l.dir, err)
+		return nil, l.unreadable(err)
 	}
 	if err := l.check(r, from, tail); err != nil {
 		return nil, errors.Join(err, l.w.Close())
@@ -147,9 +148,19 @@ func (l *Log) rehearse(r *Replay, from Mark, tail string) (err error) {
 		r.Metadata, r.Hard, r.Entries, err = w.ReadAll()
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrCorrupt, l.dir, err)
+		return l.unreadable(err)
 	}
 	return l.check(r, from, tail)
+}
+
+// unreadable tells what the log holds from what the system refuses: a full disk
+// or a missing permission is no damage, and nobody must be told to throw the
+// log away for it.
+func (l *Log) unreadable(err error) error {
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrCorrupt, l.dir, err)
 }
 
 // check holds what was read against the promise.

@@ -201,10 +201,12 @@ type asserted struct {
 }
 
 // stranger reports whether a stored fact of b is a stranger to home. One that is
-// counted was inside until the groups changed.
+// counted was inside until the groups changed; one of a backend whose admission
+// is still being swept may not have entered yet.
 func (a *apply) stranger(f *directory.Fact, b *directory.Backend, home *directory.Group) bool {
-	return b.Counts() && home != nil && !home.Has(b.ID) && f.Standing == directory.InForce &&
-		f.State != directory.HeldReturn && f.Incarnation == a.cluster.Incarnation && !f.Counted
+	return b.Counts() && home != nil && !home.Has(b.ID) && f.Standing == directory.InForce && f.State != directory.HeldReturn &&
+		f.Incarnation == a.cluster.Incarnation && !f.Counted &&
+		!(a.clk.Sweeping && a.tx.Get(bucketSweep, sweepKey(sweepAdmit, b.ID)) != nil)
 }
 
 // entry decides how fact f of backend b enters mb. f need not be in mb.Facts

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	modelSeeds = flag.Int("model.seeds", 1500, "how many random sequences TestModel plays")
+	modelSeeds = flag.Int("model.seeds", 800, "how many random sequences TestModel plays")
 	modelSeed  = flag.Uint64("model.seed", 0, "play this sequence alone")
 	modelSteps = flag.Int("model.steps", 60, "commands in a sequence")
 )

@@ -17,8 +17,8 @@ import (
 
 // oracle is the rules written a second time, without any thought for speed:
 // plain maps, and everything that the machine keeps as an index worked out
-// anew whenever somebody asks. It was written from DESIGN and from doc.go and
-// command.go, not from the code that it is compared with.
+// anew whenever somebody asks. It was written from what doc.go and command.go
+// say, not from the code that it is compared with.
 type oracle struct {
 	inited     bool
 	clusterID  string
@@ -588,9 +588,10 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			Name: name, How: directory.GoneMoved, From: home.ID, To: be.Group,
 			Revision: o.rev, Time: o.now,
 		}
-		for _, l := range live {
-			if l.State == directory.Deactivated && (t.Server == 0 || l.Server == home.Primary) {
-				t.Server = l.Server
+		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+			l := b.facts[s]
+			if member(home, s) && l.Standing == directory.InForce && l.State == directory.Deactivated && (t.Server == 0 || s == home.Primary) {
+				t.Server = s
 			}
 		}
 		b.home = be.Group
@@ -617,7 +618,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	case isNew && f.State == directory.Deactivated && !vacant: // 8
 		f.Standing = directory.LeftBehind
 		e, special = machine.Overtaken, true
-	case vacant && (len(strangers) == 0 || (o.enter[be.ID][name] || !now) && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
+	case vacant && (len(strangers) == 0 || (o.enter[be.ID][name] || o.left[be.ID][name] || !now) && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
 		b.home, takes = be.Group, true
 	default: // 10
 		e, special = machine.Forked, true
@@ -1567,7 +1568,10 @@ func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, 
 	f = b.facts[f.Server]
 	standing := f.Standing
 	*f = before
-	f.State, f.Was, f.Standing = state, 0, standing
+	f.Standing = standing
+	if state != f.State {
+		f.State, f.Was = state, 0
+	}
 }
 
 func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, approve bool) {

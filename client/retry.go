@@ -20,6 +20,9 @@ const (
 	longestWait = 500 * time.Millisecond
 )
 
+// leastAttempt is what an attempt is given at least, if that much time is left.
+const leastAttempt = 50 * time.Millisecond
+
 // connectParams make a connection to a node that comes back be tried soon.
 var connectParams = grpc.ConnectParams{
 	Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
@@ -99,6 +102,7 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 		}
 		if ctx.Err() != nil {
 			c.observe(n, write, err, false)
+			c.nodes.failed(n, write, true)
 			_, sent := judge(err)
 			if last != nil && errors.Is(err, context.DeadlineExceeded) {
 				err = last
@@ -111,7 +115,7 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 		if v == stop {
 			return err
 		}
-		c.nodes.failed(n)
+		c.nodes.failed(n, write, errors.Is(err, context.DeadlineExceeded))
 		last = err
 		asked++
 		next := c.nodes.after(n)
@@ -131,8 +135,13 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 // attempt asks n once, if short for not too long, because there are others to ask.
 func (c *Client) attempt(ctx context.Context, n *node, short bool, attempt func(context.Context, *node) error) error {
 	if short && c.opts.attempt > 0 {
+		limit := c.opts.attempt
+		if deadline, ok := ctx.Deadline(); ok {
+			// Half of what is left, so that another can be asked after it.
+			limit = min(limit, max(time.Until(deadline)/2, leastAttempt))
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.opts.attempt)
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
 	return FromStatus(attempt(ctx, n))

@@ -133,6 +133,58 @@ func TestHanging(t *testing.T) {
 	})
 }
 
+// A node that hangs costs calls whose time is short half of it, and one call whose
+// time is too short for that.
+func TestHangingAndShortOfTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fakes := newFakes(t, "n1", "n2")
+		hang := make(chan struct{})
+		defer close(hang)
+		c := fakes.client(t, []string{"n1", "n2"})
+		short := func(d time.Duration) (string, string) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			r, err := c.Lookup(ctx, "user.alice")
+			w, errW := c.Assert(t.Context(), alice)
+			if errW != nil {
+				t.Fatalf("Assert: %v", errW)
+			}
+			if err != nil {
+				return "", w.Node
+			}
+			return r.Node, w.Node
+		}
+		if r, w := short(time.Second); r != "n1" || w != "n1" {
+			t.Fatalf("at first: got answers from %s and %s, want n1", r, w)
+		}
+		n1 := fakes["n1"]
+		n1.lookup = func(*apiv1.LookupRequest) (*apiv1.LookupResponse, error) { <-hang; return nil, errors.New("late") }
+		if r, w := short(10 * time.Millisecond); r != "" || w != "n1" {
+			t.Errorf("10 ms: got answers from %q and %q, want none and n1, which leads", r, w)
+		}
+		if r, _ := short(10 * time.Millisecond); r != "n2" {
+			t.Errorf("10 ms again: got an answer from %q, want n2", r)
+		}
+		c = fakes.client(t, []string{"n1", "n2"})
+		begun := time.Now()
+		if r, _ := short(time.Second); r != "n2" || time.Since(begun) != time.Second/2 {
+			t.Errorf("1 s: got an answer from %q after %v, want n2 after half of it", r, time.Since(begun))
+		}
+		n1.assert = func(*apiv1.AssertRequest) (*apiv1.AssertResponse, error) { <-hang; return nil, nil }
+		c = fakes.client(t, []string{"n1", "n2"})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := c.Assert(ctx, alice); !errors.Is(err, client.ErrUndecided) {
+			t.Errorf("Assert in 10 ms: got %v, want ErrUndecided", err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if w, err := c.Assert(ctx, alice); err != nil || w.Node != "n2" {
+			t.Errorf("Assert in 10 ms again: got %+v, %v, want it done by n2", w, err)
+		}
+	})
+}
+
 // The leader's address is followed, also to a node that was not given.
 func TestLeaderIsFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

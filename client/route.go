@@ -135,8 +135,17 @@ func (ns *nodes) answered(n *node, write bool) {
 	}
 }
 
-// failed notes that n did not do what it should.
-func (ns *nodes) failed(n *node) { ns.leader.CompareAndSwap(n, nil) }
+// failed notes that n did not answer a read or do a write. If it hung, the next
+// call of either kind begins with another node, lest calls whose time is short
+// all spend it on this one.
+func (ns *nodes) failed(n *node, write, hung bool) {
+	if write {
+		ns.leader.CompareAndSwap(n, nil)
+	}
+	if hung && ns.near.Load() == n {
+		ns.near.CompareAndSwap(n, ns.after(n))
+	}
+}
 
 func (ns *nodes) close() error {
 	ns.mu.Lock()

@@ -88,7 +88,11 @@ func (m Meta) marshal() ([]byte, error) {
 		str([]byte(n.Name))
 		str(n.Context)
 	}
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
+	return sealMeta(b), nil
+}
+
+func sealMeta(b []byte) []byte {
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
 func unmarshalMeta(p []byte) (Meta, error) {

@@ -1,2 +1,87 @@
-// Package raftstore keeps one deterministic machine equal and durable on every node.
+// Package raftstore keeps one deterministic machine equal and durable on every
+// node of a cluster. It knows nothing of what the machine is about.
+//
+// # Promises
+//
+// A proposal is answered after its entry was synced by a majority and applied
+// here, and shows in every View taken here after the answer. An answer that
+// says "not done" is true for ever; where the outcome cannot be known, the
+// answer says that. A View shows one point in time. A linearizable read shows
+// all that was acknowledged anywhere before it was asked for; a local one says
+// how old it may be. Nothing here reads a clock to decide what is true.
+//
+// A write that failed is never tried again: the node stops, whoever waits is
+// told, and the way on is a restart. Files that are not as they were left are
+// refused with ErrCorrupt before anything is served from them.
+//
+// # The life of a write
+//
+//	Propose -> core -> RawNode -> appender -> core -> applier -> answer
+//	                        \-> network            \-> overlay -> flush -> state file
+//
+// The core gathers what is proposed while an append is on its way and makes one
+// Raft entry of it. The appender writes and syncs the log for all that has
+// gathered. Once a majority has done so, the applier takes the commands through
+// the machine into the overlay, publishes it, and answers. At 10,000 changed
+// keys or after a second a flush writes the overlay's layer to the state file
+// in one transaction: state, applied index, term and membership, always of the
+// same entry. Until then the log is what makes it durable.
+//
+// # Steps
+//
+// Core, appender, applier and flusher are step functions with queues between
+// them, see Node. They take Clock, Network, LogStore and Disk from outside, and
+// neither wait nor start anything. A Store drives them with goroutines; a
+// simulator drives the same code in an order drawn from a seed.
+//
+// # Files
+//
+//	DIR/shard-N.lock        keeps a second process off
+//	DIR/shard-N/state.db    bbolt: a bucket for each of the machine's, and
+//	                        "raftstore" with the key "meta": see Meta
+//	DIR/shard-N/wal/        the log, see package wal
+//	DIR/shard-N/promise     how far log and state have certainly come
+//
+// Every segment of the log and the state carry cluster, incarnation, shard and
+// node; files that differ in these are refused with ErrIdentity.
+//
+// # Order of durable steps
+//
+// A new directory: everything is made in DIR/shard-N.tmp and synced, then
+// renamed, then DIR is synced. Renamed earlier, a crash would leave a directory
+// without a state or without a log, which must mean that one was lost.
+//
+// An append: entries and hard state are written and synced; the promise is
+// raised; then Raft is told, which sends acknowledgements. Told earlier, a
+// crash could lose what a majority was counted on.
+//
+// A flush: layer and meta are committed to the state file (bbolt syncs the
+// pages before the page that points to them); the promise notes the index; only
+// then are log segments deleted that the state no longer needs. Noted earlier,
+// a crash would leave a promise that a good state file cannot keep.
+//
+// A mark, from which the log can be opened later: it is written to the log and
+// synced; it goes to the state file with a flush; then the segments before it
+// are deleted. Deleted earlier, the state file would name a mark that is gone.
+// A mark is never above the applied index of the state file.
+//
+// Opening: the lock is taken; the state file is checked before it is mapped,
+// opened, and read whole if it is small; the log is opened at the mark that the
+// state names; log, state and promise are held against each other: same
+// identity, the log not shorter than the promise, the state not older than the
+// promise, the state's last entry in the log. Only then does the node start,
+// its commit index raised to what the state includes. Raft hands out what the
+// log has beyond the state, and the same code applies it.
+//
+// # Why the applied index is promise enough for the state
+//
+// With asynchronous storage writes Raft hands out an entry to be applied only
+// when it is committed and synced here. So the state's applied index says that
+// the log was synced at least that far, and no later leader can take that back.
+// What was synced beyond it, the promise file says.
+//
+// # What is not here yet
+//
+// A node that lags behind the log that others keep cannot be sent a snapshot;
+// the state file is not compacted while it is in use.
 package raftstore

@@ -139,7 +139,7 @@ func install(cfg Config, f *snap.File, path string, meta *Meta) error {
 	if err != nil {
 		return fmt.Errorf("raftstore: restore: %w", err)
 	}
-	_, err = io.Copy(out, f.Reader)
+	_, err = io.Copy(out, f)
 	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return fmt.Errorf("raftstore: restore: %w", err)
 	}

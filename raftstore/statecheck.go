@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"os"
 )
 
@@ -47,8 +48,8 @@ func checkFile(path string) error {
 	switch {
 	case !found:
 		return corrupt(path, "neither of its meta pages is valid")
-	case newest.highWater*uint64(newest.pageSize) > size:
-		return corrupt(path, "it was cut off: %d octets are left of %d", size, newest.highWater*uint64(newest.pageSize))
+	case newest.highWater > size/uint64(newest.pageSize):
+		return corrupt(path, "it was cut off: %d octets are left of %d pages of %d", size, newest.highWater, newest.pageSize)
 	case newest.root >= newest.highWater, newest.freelist >= newest.highWater && newest.freelist != boltNoFreeMap:
 		return corrupt(path, "its meta page points beyond its end")
 	}
@@ -61,7 +62,7 @@ type boltMeta struct {
 	highWater, txid uint64
 }
 
-func readBoltMeta(f *os.File, at int64) (boltMeta, bool) {
+func readBoltMeta(f io.ReaderAt, at int64) (boltMeta, bool) {
 	var b [boltMetaSize + 8]byte
 	if _, err := f.ReadAt(b[:], at+boltHeader); err != nil {
 		return boltMeta{}, false

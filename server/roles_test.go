@@ -171,6 +171,9 @@ func TestRoleInsideBatch(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", test.caller, got, test.want)
 		}
 	}
+	if _, err := itemOf(Caller{RoleFailover, "ha"}, items[2]); findStatus(err).reason != apiv1.Reason_REASON_ROLE {
+		t.Errorf("failover tooling subscribes: got %v, want ErrRole", err)
+	}
 	n.caller = Caller{RoleFailover, "ha"}
 	_, err := n.Batch(t.Context(), &apiv1.BatchRequest{Items: items})
 	wantReason(t, "a batch of failover tooling", err, apiv1.Reason_REASON_ROLE)

@@ -20,6 +20,7 @@ func TestPopulation(t *testing.T) {
 			perUser  = map[directory.UserID]int{}
 			onServer [servers]int
 			shared   int
+			spread   = map[[2]int]bool{} // wide user, tenth of the population
 			ids      = map[string]bool{}
 		)
 		for m := range size {
@@ -56,6 +57,9 @@ func TestPopulation(t *testing.T) {
 					seen[directory.UserID(e.Identifier)]++
 				}
 			}
+			if u, ok := p.wideSharer(m); ok {
+				spread[[2]int{u, m / (size / wideUsers)}] = true
+			}
 			if ids[f.mailboxID] {
 				t.Fatalf("%d: mailbox id %s is given twice", size, f.mailboxID)
 			}
@@ -76,6 +80,9 @@ func TestPopulation(t *testing.T) {
 			if u := p.userID(p.wide(w)); seen[u] != wideExtra {
 				t.Errorf("%d: wide user %s sees %d more, want %d", size, u, seen[u], wideExtra)
 			}
+		}
+		if want := wideUsers * wideUsers; len(spread) != want {
+			t.Errorf("%d: what the wide users see stands in %d of their tenths of the population, want %d: every one in each", size, len(spread), want)
 		}
 		for s, n := range onServer {
 			if n == 0 {

@@ -50,6 +50,11 @@ func TestRatio(t *testing.T) {
 		t.Errorf("500 calls of 32 to 2000 of 1 is %v, want 8", b.Ratio)
 	}
 
+	b = besideOf("lookup-many", figure{Rates: []float64{2000}}, 1, figure{Rates: []float64{500}}, 32, 0)
+	if b.Ratio != 0.125 {
+		t.Errorf("2000 calls of 1 to 500 of 32 is %v, want 0.125", b.Ratio)
+	}
+
 	// By processor time: 40 us a call of 32 beside 10 us a call of one.
 	b = besideOf("lookup", figure{Rates: []float64{1}, CallerCPU: 10, ServerCPU: 30}, 32, figure{Rates: []float64{1}, CallerCPU: 4, ServerCPU: 6}, 1, 8)
 	if b.ByCPU != 8 {

@@ -229,8 +229,8 @@ func (r *reach) why(err error) string {
 	}
 	r.mu.Unlock()
 	for _, known := range []struct{ sign, words string }{
-		{"connection refused", "connection refused; is rookeryd running there? --endpoints or ROOKERY_ENDPOINTS names the nodes"},
-		{"no such host", "no such host; --endpoints or ROOKERY_ENDPOINTS names the nodes"},
+		{"connection refused", "connection refused; is rookeryd running there? (--endpoints, ROOKERY_ENDPOINTS)"},
+		{"no such host", "no such host (--endpoints, ROOKERY_ENDPOINTS)"},
 		{"server preface", "what listens there is no rookeryd, or wants TLS"},
 		{"malformed HTTP", "what listens there is no rookeryd, or wants TLS"},
 		{"frame too large", "what listens there is no rookeryd, or wants TLS"},

@@ -166,7 +166,7 @@ decides for the group: the mailbox is NOT_FOUND afterwards.`,
 	a.speaks(cmd, func(ctx context.Context, c *client.Client, cl claim) (client.Result, error) {
 		return c.Retract(ctx, client.Retract{Mailbox: cl.mailbox, Server: cl.server, Epoch: epoch, Tentative: tentative})
 	})
-	cmd.Flags().Uint64Var(&epoch, "epoch", 0, "refuse it if the group's epoch is not this `number`")
+	cmd.Flags().Uint64Var(&epoch, "epoch", 0, "decide for the group only if its epoch is this `number`")
 	cmd.Flags().BoolVar(&tentative, "tentative", false, "a rename may be under way: route as MOVING until it is retracted or asserted again")
 	return cmd
 }

@@ -254,10 +254,13 @@ func (im *importer) went() string {
 		return "nothing was changed"
 	}
 	done := im.out.Added + im.out.Changed + im.out.Unchanged + im.out.Forked + im.out.MoveCompleted + im.out.MoveAborted + im.out.GuardHeld + im.out.Overtaken
+	if im.out.Records == im.out.Skipped+im.out.Refused {
+		return "nothing went in"
+	}
 	if done < n {
 		return fmt.Sprintf("of the %d records before, %d are known to be in; the same import may be given again", im.out.Records, done)
 	}
-	return fmt.Sprintf("%s before it went in; the same import may be given again", plural(done, "record"))
+	return fmt.Sprintf("%s before that went in; the same import may be given again", plural(done, "record"))
 }
 
 // finish ends an import: reports it, and turns how it went into an error.

@@ -43,7 +43,7 @@ func TestHeadline(t *testing.T) {
 		{func(s *survey) { s.ReadOnly = true }, "degraded: read-only: nothing may grow"},
 		{func(s *survey) { s.Counts.Forked, s.Counts.Held = 2, 1 }, "degraded: 2 forks; 1 fact held by the withdrawal guard"},
 		{func(s *survey) { s.NotAdmitted = []directory.BackendName{"be8", "be9"} }, "degraded: not admitted: be8, be9"},
-		{func(s *survey) { s.nodes = []member{{endpoint: "h:1", err: errors.New("connection refused")}} }, "degraded: h:1 does not answer: connection refused; is rookeryd running there? --endpoints or ROOKERY_ENDPOINTS names the nodes"},
+		{func(s *survey) { s.nodes = []member{{endpoint: "h:1", err: errors.New("connection refused")}} }, "degraded: h:1 does not answer: connection refused"},
 		{func(s *survey) {
 			s.nodes = []member{{endpoint: "h:1", self: &client.Status{ClusterID: "beef"}}}
 		}, "degraded: h:1 belongs to another cluster, beef"},
@@ -58,7 +58,7 @@ func TestStatus(t *testing.T) {
 	s := someStatus(func(s *survey) {
 		s.Missing = []directory.BackendName{"be9"}
 		s.Sweeps = []client.Sweep{{Kind: "admit", Server: "be2", After: "user.m"}}
-		s.nodes = []member{{endpoint: "10.0.0.3:7905", err: errors.New("connection reset by peer")}}
+		s.nodes = []member{{endpoint: "10.0.0.3:7905", err: errors.New("the connection was reset")}}
 	})
 	golden(t, "status.txt", printed(t, formatTable, func(a *app) error { return a.tellStatus(s) }))
 	golden(t, "status.json", printed(t, formatJSON, func(a *app) error { return a.document(statusOf(s)) }))

@@ -57,7 +57,7 @@ type member struct {
 	client.Node
 	endpoint string
 	self     *client.Status // nil: it was not asked
-	err      error          // why it did not answer
+	err      error          // why it did not answer, in words
 }
 
 // survey asks. A cluster without a majority still answers.
@@ -124,16 +124,22 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 
 // askOne asks one node what it knows itself.
 func (a *app) askOne(ctx context.Context, endpoint string) member {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	reached := newReach(cancel)
+	reached.nodes = 1
 	m := member{endpoint: endpoint}
-	c, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout))
-	if err == nil {
-		defer c.Close()
-		var s client.Status
-		if s, err = c.Status(ctx, client.Stale(0)); err == nil {
-			m.self = &s
-		}
+	c, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout), client.WithObserver(reached.observe))
+	if err != nil {
+		m.err = err
+		return m
 	}
-	m.err = err
+	defer c.Close()
+	if s, err := c.Status(ctx, client.Stale(0)); err != nil {
+		m.err = errors.New(reached.why(err))
+	} else {
+		m.self = &s
+	}
 	return m
 }
 
@@ -154,7 +160,7 @@ func (s *survey) findProblems(stale bool) []string {
 			if n.Name != "" {
 				name = n.Name + " (" + n.endpoint + ")"
 			}
-			say("%s does not answer: %s", name, (&reach{}).why(n.err))
+			say("%s does not answer: %v", name, n.err)
 		}
 		if n.self != nil && n.self.ClusterID != s.ClusterID {
 			say("%s belongs to another cluster, %s", n.endpoint, n.self.ClusterID)
@@ -222,7 +228,7 @@ func (a *app) tellStatus(s *survey) error {
 			trails = max(s.CommitIndex, n.self.CommitIndex) - min(n.self.AppliedIndex, max(s.CommitIndex, n.self.CommitIndex))
 		}
 		if n.err != nil {
-			note = (&reach{}).why(n.err)
+			note = n.err
 		}
 		address := n.ClientAddress
 		if n.endpoint != "" {
@@ -323,7 +329,7 @@ func statusOf(s *survey) statusJSON {
 			Asked: n.self != nil || n.err != nil,
 		}
 		if n.err != nil {
-			j.Error = (&reach{}).why(n.err)
+			j.Error = n.err.Error()
 		}
 		if n.self != nil {
 			j.Version, j.Term, j.AppliedIndex, j.CommitIndex = n.self.Version, n.self.Term, n.self.AppliedIndex, n.self.CommitIndex

@@ -79,10 +79,19 @@ func Verify(path string) (Header, error) {
 		return Header{}, err
 	}
 	defer f.Close()
-	if _, err := io.Copy(io.Discard, f.Reader); err != nil {
+	if _, err := io.Copy(io.Discard, f); err != nil {
 		return Header{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return f.Header, nil
+}
+
+// Read reads the payload as Reader.Read does; a file must end with its snapshot.
+func (f *File) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if err == io.EOF && !f.Reader.atEnd() {
+		err = fmt.Errorf("%w: something follows its end", ErrCorrupt)
+	}
+	return n, err
 }
 
 // SyncDir makes the names in a directory durable.

@@ -260,3 +260,9 @@ func (r *Reader) take(n int) ([]byte, error) {
 	r.hash.Write(b)
 	return b, nil
 }
+
+// atEnd tells whether the stream ends here.
+func (r *Reader) atEnd() bool {
+	_, err := r.r.Peek(1)
+	return errors.Is(err, io.EOF)
+}

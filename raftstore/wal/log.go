@@ -127,17 +127,20 @@ func (l *Log) open(from Mark) (*Replay, error) {
 
 // read opens the log for appending and reads it.
 func (l *Log) read(r *Replay, from Mark) (err error) {
-	defer catch(&err)
 	w, err := etcdwal.Open(nil, l.dir, snapshotRecord(from))
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			// It holds a lock on each segment, for which a repair would wait.
+			err = errors.Join(err, w.Close())
+		}
+	}()
+	defer catch(&err)
 	r.Metadata, r.Hard, r.Entries, err = w.ReadAll()
-	if err != nil {
-		return errors.Join(err, w.Close())
-	}
 	l.w = w
-	return nil
+	return err
 }
 
 // rehearse reads the log and leaves it as it is.

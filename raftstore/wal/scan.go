@@ -57,7 +57,10 @@ func cleanTail(path string) (clean bool, err error) {
 		return false, err
 	}
 	defer f.Close()
-	r := bufio.NewReaderSize(f, 1<<20)
+	return scanTail(bufio.NewReaderSize(f, 1<<20))
+}
+
+func scanTail(r *bufio.Reader) (clean bool, err error) {
 	for {
 		var word [8]byte
 		if _, err := io.ReadFull(r, word[:]); err != nil {

@@ -1,0 +1,449 @@
+package cmd_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+)
+
+// bin is where TestMain builds the programs.
+var bin string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		flag.Parse()
+		dir, err := os.MkdirTemp("", "rookery-script-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		build := exec.Command("go", "build", "-o", dir+"/", "./rookeryd", "./rookeryctl")
+		build.Stdout, build.Stderr = os.Stdout, os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "building the programs:", err)
+			return 1
+		}
+		bin = dir
+		return m.Run()
+	}())
+}
+
+// TestScripts runs testdata/script: the built programs as their users run them.
+//
+// Besides what testscript has, a script can say
+//
+//	node start NAME     start a rookeryd of that name and ask it from now on
+//	node stop NAME      SIGTERM: it must end well
+//	node kill NAME      SIGKILL
+//	node ask NAME       ask that one from now on
+//	exits CODE ARGS...  run rookeryctl, which must exit with CODE; the next
+//	                    stdout and stderr are about it
+//	answers FILE FLAGS  what LIST and MYRIGHTS answer is what the file says
+//	samefacts A B       two nodes have the same facts where both speak
+//	shape FILE          the last output is JSON whose fields are those of the file
+//	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
+func TestScripts(t *testing.T) {
+	data, err := filepath.Abs("../testdata/cyrus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
+			env.Setenv("DATA", data)
+			env.Values[nodesKey{}] = &nodes{dir: env.WorkDir, running: make(map[string]*node)}
+			env.Defer(func() { env.Values[nodesKey{}].(*nodes).killAll() })
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"node":      nodeCommand,
+			"exits":     exits,
+			"answers":   answers,
+			"samefacts": sameFacts,
+			"shape":     shape,
+			"repeat":    repeat,
+		},
+	})
+}
+
+type nodesKey struct{}
+
+// nodes are the rookeryd that one script has started.
+type nodes struct {
+	dir     string
+	running map[string]*node
+}
+
+type node struct {
+	cmd     *exec.Cmd
+	address string
+	log     *os.File
+	drained chan struct{} // its standard error was read to the end
+}
+
+func (ns *nodes) killAll() {
+	for _, n := range ns.running {
+		n.cmd.Process.Kill()
+		<-n.drained
+		n.cmd.Wait()
+		n.log.Close()
+	}
+}
+
+func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: node start|stop|kill|ask NAME")
+	}
+	ns := ts.Value(nodesKey{}).(*nodes)
+	name := args[1]
+	n := ns.running[name]
+	if n == nil && args[0] != "start" {
+		ts.Fatalf("no node %s is running", name)
+	}
+	switch args[0] {
+	case "start":
+		if n != nil {
+			ts.Fatalf("node %s is running", name)
+		}
+		n, err := ns.start(name)
+		ts.Check(err)
+		ns.running[name] = n
+		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
+	case "ask":
+		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
+	case "stop", "kill":
+		delete(ns.running, name)
+		signal := os.Signal(syscall.SIGTERM)
+		if args[0] == "kill" {
+			signal = syscall.SIGKILL
+		}
+		ts.Check(n.cmd.Process.Signal(signal))
+		<-n.drained
+		err := n.cmd.Wait()
+		n.log.Close()
+		if args[0] == "stop" && err != nil {
+			ts.Fatalf("node %s: %v; its log is %s", name, err, n.log.Name())
+		}
+	default:
+		ts.Fatalf("node %s: it is start, stop, kill or ask", args[0])
+	}
+}
+
+// serving finds where a node serves in its log.
+var serving = regexp.MustCompile(`msg=serving .*\baddr=(\S+)`)
+
+// start starts a node whose state is in dir/NAME, and waits until it serves.
+func (ns *nodes) start(name string) (*node, error) {
+	const loopback = "127.0.0.1:0"
+	n := &node{drained: make(chan struct{})}
+	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"),
+		"--name", name, "--data", filepath.Join(ns.dir, name), "--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback)
+	stderr, err := n.cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if n.log, err = os.OpenFile(filepath.Join(ns.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+		return nil, err
+	}
+	if err := n.cmd.Start(); err != nil {
+		return nil, err
+	}
+	found := make(chan string, 1)
+	go func() {
+		defer close(n.drained)
+		lines := bufio.NewScanner(io.TeeReader(stderr, n.log))
+		for lines.Scan() {
+			if m := serving.FindStringSubmatch(lines.Text()); m != nil {
+				found <- m[1]
+			}
+		}
+	}()
+	select {
+	case n.address = <-found:
+		return n, nil
+	case <-n.drained:
+		err = errors.New("it ended")
+	case <-time.After(time.Minute):
+		n.cmd.Process.Kill()
+		<-n.drained
+		err = errors.New("it does not serve after a minute")
+	}
+	log, _ := os.ReadFile(n.log.Name())
+	return nil, fmt.Errorf("rookeryd: %w: %w\n%s", err, errors.Join(n.cmd.Wait(), n.log.Close()), log)
+}
+
+// rookeryctl runs it for a script and returns what it printed.
+func rookeryctl(ts *testscript.TestScript, args ...string) (stdout, stderr string, code int, err error) {
+	cmd := exec.Command(filepath.Join(bin, "rookeryctl"), args...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "ROOKERY_ENDPOINTS="+ts.Getenv("ROOKERY_ENDPOINTS"))
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
+		code, err = exit.ExitCode(), nil
+	}
+	return out.String(), errs.String(), code, err
+}
+
+// exits runs rookeryctl through the script's own exec, so that stdout and stderr
+// can be looked at, and then checks the code.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE ARGS...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(filepath.Join(bin, "rookeryctl"), args[1:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("rookeryctl %s: got exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// repeat runs rookeryctl several times.
+func repeat(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: repeat N ARGS...")
+	}
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for i := range n {
+		words := make([]string, len(args)-1)
+		for j, w := range args[1:] {
+			words[j] = strings.ReplaceAll(w, "@", strconv.Itoa(i+1))
+		}
+		if _, stderr, code, err := rookeryctl(ts, words...); err != nil || code != 0 {
+			ts.Fatalf("rookeryctl %s: exit code %d, %v: %s", strings.Join(words, " "), code, err, stderr)
+		}
+	}
+}
+
+// answers compares every answer of a file of real Cyrus answers with what
+// rookeryctl prints: `{user: {"REFERENCE" "PATTERN": {status, rows}, myrights:
+// {name: rights}}}`. The further arguments are the flags of the namespace.
+func answers(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: answers FILE FLAGS...")
+	}
+	raw, err := os.ReadFile(args[0])
+	ts.Check(err)
+	var file map[string]map[string]json.RawMessage
+	ts.Check(json.Unmarshal(raw, &file))
+	flags := args[1:]
+
+	var mu sync.Mutex
+	var wrong []string
+	compared := 0
+	check := func(stdin []string, want string) {
+		got, stderr, code, err := rookeryctl(ts, stdin...)
+		mu.Lock()
+		defer mu.Unlock()
+		compared++
+		if err != nil || code != 0 || stderr != "" || got != want {
+			wrong = append(wrong, fmt.Sprintf("rookeryctl %q: exit code %d, %v, %s\ngot\n%s\nwant\n%s", stdin, code, err, stderr, got, want))
+		}
+	}
+	var jobs []func()
+	for user, questions := range file {
+		for question, answer := range questions {
+			if question == "myrights" {
+				var rights map[string]string
+				ts.Check(json.Unmarshal(answer, &rights))
+				command := slices.Concat([]string{"rights", "--user", user}, flags, []string{"--"})
+				want := ""
+				for name, letters := range rights {
+					command = append(command, name)
+					want += directory.QuoteAString(name) + " " + letters + "\n"
+				}
+				jobs = append(jobs, func() { check(command, want) })
+				continue
+			}
+			var a struct {
+				Status string
+				Rows   []string
+			}
+			ts.Check(json.Unmarshal(answer, &a))
+			if a.Status != "OK" {
+				ts.Fatalf("%s: %s answered %s: what is that to be?", user, question, a.Status)
+			}
+			reference, pattern := unquote(ts, question)
+			want := ""
+			for _, row := range a.Rows {
+				want += row + "\n"
+			}
+			command := slices.Concat([]string{"list", "--user", user, "-o", "imap", "--reference", reference}, flags, []string{"--", pattern})
+			jobs = append(jobs, func() { check(command, want) })
+		}
+	}
+	todo := make(chan func())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for job := range todo {
+				job()
+			}
+		})
+	}
+	for _, job := range jobs {
+		todo <- job
+	}
+	close(todo)
+	wg.Wait()
+	if len(wrong) > 0 {
+		ts.Fatalf("%d of %d answers differ:\n%s", len(wrong), compared, strings.Join(wrong[:min(3, len(wrong))], "\n"))
+	}
+	if compared < 100 {
+		ts.Fatalf("only %d answers were compared", compared)
+	}
+	ts.Logf("%d answers compared", compared)
+}
+
+// unquote takes `"REFERENCE" "PATTERN"` apart.
+func unquote(ts *testscript.TestScript, s string) (reference, pattern string) {
+	parts := strings.Split(s, `"`)
+	if len(parts) != 5 {
+		ts.Fatalf("%q is not a reference and a pattern", s)
+	}
+	return parts[1], parts[3]
+}
+
+// sameFacts compares the facts of two nodes: the same mailboxes, each held by
+// the same server, nothing forked; and where both say something of a mailbox,
+// the same.
+func sameFacts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: samefacts NODE NODE")
+	}
+	a, b := factsOf(ts, args[0]), factsOf(ts, args[1])
+	if len(a) == 0 {
+		ts.Fatalf("node %s has no facts", args[0])
+	}
+	for name, fa := range a {
+		fb, ok := b[name]
+		if !ok {
+			ts.Fatalf("%s is on %s and not on %s", name, args[0], args[1])
+		}
+		same := fa.Location() == fb.Location() || fa.Server == fb.Server && (fa.Partition == "" || fb.Partition == "")
+		if !same || fa.ACL != fb.ACL || fa.State != fb.State ||
+			fa.MailboxID != "" && fb.MailboxID != "" && fa.MailboxID != fb.MailboxID ||
+			fa.UIDValidity != 0 && fb.UIDValidity != 0 && fa.UIDValidity != fb.UIDValidity {
+			ts.Fatalf("%s: %s has %+v, %s has %+v", name, args[0], fa, args[1], fb)
+		}
+	}
+	for name := range b {
+		if _, ok := a[name]; !ok {
+			ts.Fatalf("%s is on %s and not on %s", name, args[1], args[0])
+		}
+	}
+}
+
+// factsOf are a node's facts by mailbox: one for each, or there is a fork.
+func factsOf(ts *testscript.TestScript, name string) map[directory.MailboxName]client.Fact {
+	n := ts.Value(nodesKey{}).(*nodes).running[name]
+	if n == nil {
+		ts.Fatalf("no node %s is running", name)
+	}
+	c, err := client.Dial([]string{n.address})
+	ts.Check(err)
+	defer c.Close()
+	facts := make(map[directory.MailboxName]client.Fact)
+	for r, err := range c.FindAll(context.Background(), client.FindQuery{}) {
+		ts.Check(err)
+		if len(r.Facts) != 1 || r.Forked {
+			ts.Fatalf("node %s: %s has %d facts, forked: %t; want one", name, r.Mailbox, len(r.Facts), r.Forked)
+		}
+		facts[r.Mailbox] = r.Facts[0]
+	}
+	return facts
+}
+
+// shape compares which fields a JSON document has, and of what kind, with the
+// lines of a file, in any order: `path kind`. Of lists all items count.
+func shape(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: shape FILE")
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &v))
+	paths := make(map[string]bool)
+	walk("", v, paths)
+	var got []string
+	for p := range paths {
+		got = append(got, p)
+	}
+	want := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		ts.Fatalf("%s: got the fields\n%s\nwant\n%s", args[0], strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func walk(path string, v any, into map[string]bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, item := range v {
+			walk(path+"."+key, item, into)
+		}
+	case []any:
+		if len(v) == 0 {
+			into[path+"[]"] = true
+		}
+		for _, item := range v {
+			walk(path+"[]", item, into)
+		}
+	case nil:
+		into[path+" null"] = true
+	default:
+		into[fmt.Sprintf("%s %T", path, v)] = true
+	}
+}
+
+// A port that is taken costs nothing: nothing is made.
+func TestPortTaken(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dir := filepath.Join(t.TempDir(), "data")
+	out, err := exec.Command(filepath.Join(bin, "rookeryd"), "--name", "n1", "--data", dir,
+		"--listen-client", l.Addr().String(), "--listen-http", "127.0.0.1:0").CombinedOutput()
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "--listen-client") {
+		t.Errorf("got %v, %s; want exit code 1 and the flag named", err, out)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the data directory: got %v, want none", err)
+	}
+}

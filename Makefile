@@ -28,7 +28,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race fuzz bench bench-10m crash generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m crash generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ help: ## print this list
 build: ## build the programs of cmd/ into bin/
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+man: build ## write the man pages of rookeryctl into bin/man/man1
+	bin/rookeryctl man bin/man/man1
 
 run: build ## serve a single node on loopback, its state in ./data
 	@mkdir -p $(DATA)

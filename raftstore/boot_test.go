@@ -251,7 +251,7 @@ func TestDamagedState(t *testing.T) {
 		c := copyDir(t, cfg)
 		refused := 0
 		path := filepath.Join(c.shardDir(), stateName)
-		for at := 8192 + 1; at < int(highWater(t, path))*4096; at += 1499 {
+		for at := 8192 + 1; at < int(highWater(t, path))*4096; at += 3499 {
 			flip := func(b []byte) []byte { b[at] ^= 1 << (at % 8); return b }
 			damage(c, flip)
 			f, err := openFiles(mustDefault(t, c))

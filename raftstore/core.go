@@ -411,7 +411,7 @@ func (c *core) takeProposal(p *proposal) {
 	switch {
 	case !c.leading:
 		p.done(nil, c.notLeader())
-	case c.commit-c.applied.Index > c.cfg.MaxLag:
+	case c.commit > c.applied.Index+c.cfg.MaxLag:
 		p.done(nil, fmt.Errorf("%w: apply is %d entries behind", ErrOverloaded, c.commit-c.applied.Index))
 	default:
 		c.pending = append(c.pending, p)

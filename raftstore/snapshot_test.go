@@ -128,10 +128,10 @@ func TestCompaction(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.LogEntries, cfg.MarkBytes, cfg.FlushKeys = 300, 1<<20, 200
 	s := open(t, cfg)
-	value := strings.Repeat("x", 4000)
-	for i := range 3000 {
+	value := strings.Repeat("x", 12_000)
+	for i := range 1000 {
 		propose(t, s, fmt.Sprintf("put key%d %s", i%50, value))
-		if i%500 == 0 {
+		if i%200 == 0 {
 			flush(t, s)
 		}
 	}
@@ -139,8 +139,8 @@ func TestCompaction(t *testing.T) {
 	propose(t, s, "put last 1")
 	flush(t, s)
 	want := dump(t, s)
-	if n := len(s.node.core.entries.entries); n > 600 {
-		t.Errorf("%d entries are kept in memory, want 600 at most", n)
+	if n := len(s.node.core.entries.entries); n > 350 {
+		t.Errorf("%d entries are kept in memory, want 350 at most", n)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestCompaction(t *testing.T) {
 	if got := dump(t, s); got != want {
 		t.Errorf("after reopening:\n%.200s\nwant\n%.200s", got, want)
 	}
-	if st := s.Status(); st.Applied < 3000 {
+	if st := s.Status(); st.Applied < 1000 {
 		t.Errorf("after reopening: %+v", st)
 	}
 }

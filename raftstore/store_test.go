@@ -107,3 +107,54 @@ func TestConcurrentProposals(t *testing.T) {
 		t.Errorf("revision: got %s, want %s", got, want)
 	}
 }
+
+// TestReadersSeeOnePoint: while commands are applied and layers are flushed and
+// swapped, every view is of one revision in all it shows.
+func TestReadersSeeOnePoint(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.FlushKeys, cfg.FlushInterval = 20, 2*time.Millisecond
+	s := open(t, cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for last := uint64(0); ctx.Err() == nil; {
+				v, err := s.Read(ctx, Local)
+				if err != nil {
+					t.Errorf("Read: %v", err)
+					return
+				}
+				rev := number(v, revisionKey)
+				if rev < last {
+					t.Errorf("revision %d after %d", rev, last)
+				}
+				last = rev
+				// Command n writes n to key n mod 50.
+				rows := 0
+				it := v.Iterate(rowsBucket)
+				for k, val := it.Seek(nil); k != nil; k, val = it.Next() {
+					var key, n uint64
+					fmt.Sscan(string(k), &key)
+					fmt.Sscan(string(val), &n)
+					if n > rev || n+50 <= rev || n%50 != key-100 {
+						t.Errorf("a view of revision %d shows %s=%s", rev, k, val)
+					}
+					if got := v.Get(rowsBucket, k); string(got) != string(val) {
+						t.Errorf("Get(%s) is %q, the iterator says %q", k, got, val)
+					}
+					rows++
+				}
+				if want := int(min(rev, 50)); rows != want {
+					t.Errorf("a view of revision %d shows %d rows, want %d", rev, rows, want)
+				}
+				v.Release()
+				time.Sleep(100 * time.Microsecond) // on two cores the writer must have its turn
+			}
+		})
+	}
+	for n := 1; n <= 600 && !t.Failed(); n++ {
+		propose(t, s, fmt.Sprintf("put %d %d", 100+n%50, n))
+	}
+	cancel()
+	wg.Wait()
+}

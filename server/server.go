@@ -283,7 +283,7 @@ func checkSize(req any) error {
 
 // failed makes a status of err, counts it and logs what an operator should see.
 func (s *Server) failed(m *method, name string, c Caller, begun time.Time, err error) error {
-	st, reason := s.toStatus(err)
+	reason, st := s.toStatus(err)
 	if m != nil {
 		m.refused(reason).Observe(time.Since(begun).Seconds())
 	}

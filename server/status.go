@@ -99,18 +99,18 @@ const errorDomain = "rookery.api.v1"
 
 // toStatus makes of a handler's error the status that goes over the wire, and
 // says its reason. A status passes as it is.
-func (s *Server) toStatus(err error) (error, apiv1.Reason) {
+func (s *Server) toStatus(err error) (apiv1.Reason, error) {
 	if _, ok := status.FromError(err); ok {
-		return err, apiv1.Reason_REASON_UNSPECIFIED
+		return apiv1.Reason_REASON_UNSPECIFIED, err
 	}
 	err = s.nameLeader(err)
 	row := findStatus(err)
 	info := &errdetails.ErrorInfo{Reason: reasonName(row.reason), Domain: errorDomain, Metadata: metadataOf(err)}
 	st, detailErr := status.New(row.code, err.Error()).WithDetails(info)
 	if detailErr != nil {
-		return status.Error(row.code, err.Error()), row.reason
+		return row.reason, status.Error(row.code, err.Error())
 	}
-	return st.Err(), row.reason
+	return row.reason, st.Err()
 }
 
 // toError is toStatus for one item of a request.

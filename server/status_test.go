@@ -51,7 +51,7 @@ func TestStatusThereAndBack(t *testing.T) {
 	reasons := make(map[apiv1.Reason]bool)
 	for _, row := range statusTable {
 		reasons[row.reason] = true
-		sent, reason := s.toStatus(fmt.Errorf("about something: %w", row.err))
+		reason, sent := s.toStatus(fmt.Errorf("about something: %w", row.err))
 		if got := status.Code(sent); got != row.code || reason != row.reason || reasonOf(sent) != reasonName(row.reason) {
 			t.Errorf("%v: got %v %s, want %v %s", row.err, got, reasonOf(sent), row.code, reasonName(row.reason))
 		}
@@ -135,14 +135,14 @@ func TestStatusOfTheRest(t *testing.T) {
 		{"reserved", refusal(&machine.Result{Refused: directory.ErrReserved, Holder: be1, Age: 5}), codes.AlreadyExists, "RESERVED", map[string]string{"holder": be1, "age_ms": "5"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, _ := s.toStatus(test.err)
+			_, got := s.toStatus(test.err)
 			if status.Code(got) != test.code || reasonOf(got) != test.reason || !maps.Equal(metadataOfStatus(got), test.meta) {
 				t.Errorf("got %v %s %v, want %v %s %v", status.Code(got), reasonOf(got), metadataOfStatus(got), test.code, test.reason, test.meta)
 			}
 		})
 	}
 	ready := status.Error(codes.NotFound, "of another service")
-	if got, _ := s.toStatus(ready); got != ready {
+	if _, got := s.toStatus(ready); got != ready {
 		t.Errorf("a status: got %v, want it as it is", got)
 	}
 }

@@ -67,7 +67,7 @@ func (t *textDump) parse(d *draft, line []byte) error {
 	if server, partition, ok := bytes.Cut(location, []byte{'!'}); ok {
 		d.server, location = append(d.server, server...), partition
 		if len(server) == 0 && d.unfit == nil {
-			d.unfit = fmt.Errorf("%w: no server before the !", directory.ErrInvalidLocation)
+			d.unfit = fmt.Errorf("%w: no server stands before '!'", directory.ErrInvalidLocation)
 		}
 	}
 	d.part = append(d.part, location...)

@@ -70,7 +70,7 @@ func (p *populationReport) latencyPlot() (*plot.Plot, error) {
 	out.Y.Scale = plot.LogScale{}
 	out.Y.Tick.Marker = plot.LogTicks{Prec: -1}
 	out.X.Tick.Marker = plot.ConstantTicks(percentileTicks())
-	out.Legend.Top, out.Legend.Left = true, true
+	out.Legend.TextStyle.Font.Size = vg.Points(9)
 	for i, l := range p.Loads {
 		f, name := l.Measured, l.Workload
 		if l.Open != nil {
@@ -91,8 +91,8 @@ func (p *populationReport) latencyPlot() (*plot.Plot, error) {
 	}
 	out.Add(plotter.NewGrid())
 	// Whole decades: a logarithmic axis has no room below zero, and none for values
-	// that are all the same.
-	out.Y.Min = math.Pow10(int(math.Floor(math.Log10(out.Y.Min))))
+	// that are all the same. One more below is for the legend.
+	out.Y.Min = math.Pow10(int(math.Floor(math.Log10(out.Y.Min))) - 1)
 	out.Y.Max = max(10*out.Y.Min, math.Pow10(int(math.Ceil(math.Log10(out.Y.Max)))))
 	return out, nil
 }
@@ -113,6 +113,7 @@ func (p *populationReport) ratePlot() (*plot.Plot, error) {
 	out := plot.New()
 	out.Title.Text = formatSize(p.Mailboxes) + " mailboxes: calls a second"
 	out.Y.Min = 0
+	out.Y.Tick.Marker = plot.TickerFunc(wholeTicks)
 	out.Legend.Top = true
 	var names []string
 	var measured, echoed plotter.Values
@@ -139,8 +140,20 @@ func (p *populationReport) ratePlot() (*plot.Plot, error) {
 		out.Add(bars)
 		out.Legend.Add([]string{systemRookery, systemEcho}[i], bars)
 	}
+	out.Y.Max *= 1.15 // for the legend
 	out.NominalX(names...)
 	out.X.Tick.Label.Rotation = math.Pi / 6
 	out.X.Tick.Label.XAlign = draw.XRight
 	return out, nil
+}
+
+// wholeTicks are the usual ticks, labelled without decimals.
+func wholeTicks(low, high float64) []plot.Tick {
+	ticks := plot.DefaultTicks{}.Ticks(low, high)
+	for i := range ticks {
+		if ticks[i].Label != "" {
+			ticks[i].Label = strconv.FormatFloat(ticks[i].Value, 'f', 0, 64)
+		}
+	}
+	return ticks
 }

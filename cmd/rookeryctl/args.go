@@ -118,7 +118,7 @@ func parseACL(s string) (string, error) {
 		words = strings.Fields(s)
 	}
 	if len(words)%2 != 0 {
-		return "", fmt.Errorf("%w: %q: an identifier without rights; it is IDENTIFIER RIGHTS IDENTIFIER RIGHTS...", directory.ErrInvalidACL, s)
+		return "", fmt.Errorf("%w: %q: an identifier without rights; it is IDENTIFIER RIGHTS, as often as needed", directory.ErrInvalidACL, s)
 	}
 	var acl strings.Builder
 	for _, w := range words {

@@ -70,13 +70,16 @@ func (a *app) present(ctx context.Context, err error) (line string, code int) {
 	if f, ok := errors.AsType[*fault](err); ok {
 		return f.text, f.code
 	}
+	undecided := errors.Is(err, client.ErrUndecided) && !a.reach.nobodyThere()
 	switch {
 	case !a.started:
 		return strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " "), exitUsage
-	case errors.Is(err, client.ErrUndecided) && !a.reach.nobodyThere():
-		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
+	case interrupted(ctx) && undecided:
+		return "interrupted; what was under way may or may not have been done", exitCannotAsk
 	case interrupted(ctx):
 		return "interrupted", exitCannotAsk
+	case undecided:
+		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
 	case errors.Is(err, client.ErrNoLeader):
 		return "cannot ask " + a.endpoints + ": the cluster has no leader; a majority of its nodes must be up (--stale reads without one)", exitCannotAsk
 	case cannotAsk(err):
@@ -253,6 +256,8 @@ func (r *reach) why(err error) string {
 	if i := strings.LastIndex(text, "desc = "); i >= 0 {
 		text = text[i+len("desc = "):]
 	}
-	text = strings.TrimPrefix(text, "client: not answered: ")
-	return plain(strings.TrimPrefix(text, "client: "))
+	for _, prefix := range []string{"client: not answered: ", "client: the write may or may not have been done: ", "client: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return plain(text)
 }

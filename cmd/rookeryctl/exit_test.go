@@ -53,8 +53,16 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	a := &app{started: true, reach: newReach(nil)}
-	if line, code := a.present(ctx, context.Canceled); line != "interrupted" || code != exitCannotAsk {
-		t.Errorf("got %q, %d; want interrupted, %d", line, code, exitCannotAsk)
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{context.Canceled, "interrupted"},
+		{errors.Join(client.ErrUndecided, client.ErrUnavailable, context.Canceled), "interrupted; what was under way may or may not have been done"},
+	} {
+		if line, code := a.present(ctx, tt.err); line != tt.want || code != exitCannotAsk {
+			t.Errorf("got %q, %d; want %q, %d", line, code, tt.want, exitCannotAsk)
+		}
 	}
 }
 

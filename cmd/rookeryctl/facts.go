@@ -91,8 +91,6 @@ func remark(e client.Effect) string {
 		return "Its group holds the name: it may assert a copy; nothing is reserved."
 	case client.NotAdmitted:
 		return "It is kept but does not count until the backend is admitted (`rookeryctl backends admit`)."
-	case client.NotSince:
-		return "The fact changed after that revision; it stays as it is."
 	case client.Overtaken:
 		return "A move, a delete or a settled fork overtook this copy: it does not count."
 	}
@@ -104,6 +102,7 @@ func (a *app) assertCmd() *cobra.Command {
 	var partition, acl, id, kind, use string
 	var validity uint32
 	var imported, deactivated bool
+	var since uint64
 	cmd := &cobra.Command{
 		Use:   "assert NAME --server BACKEND",
 		Short: "state that a backend holds a mailbox",
@@ -138,7 +137,7 @@ the effect tells what it meant. What is not stated keeps the value it has.`,
 		if changed("special-use") {
 			st.SpecialUse = &use
 		}
-		return c.Assert(ctx, client.Assert{Mailbox: cl.mailbox, Server: cl.server, Statement: st, Imported: imported, Deactivated: deactivated})
+		return c.Assert(ctx, client.Assert{Mailbox: cl.mailbox, Server: cl.server, Statement: st, Imported: imported, Deactivated: deactivated, Since: directory.Revision(since)})
 	})
 	f := cmd.Flags()
 	f.StringVar(&partition, "partition", "", "the storage `area` it lies in")
@@ -148,13 +147,14 @@ the effect tells what it meant. What is not stated keeps the value it has.`,
 	f.StringVar(&kind, "type", "", "its `type`: email, calendar...; or Cyrus's letter")
 	f.StringVar(&use, "special-use", "", "its special use `attributes`, separated by one space")
 	f.BoolVar(&imported, "imported", false, "as an import: admits the backend, and the guard does not count it")
+	f.Uint64Var(&since, "since", 0, "do nothing if the fact has changed after this `revision`")
 	f.BoolVar(&deactivated, "deactivated", false, "as given up in a move")
 	fixed(cmd, "type", typeWords()...)
 	return cmd
 }
 
 func (a *app) retractCmd() *cobra.Command {
-	var epoch uint64
+	var epoch, since uint64
 	var tentative bool
 	cmd := &cobra.Command{
 		Use:   "retract NAME --server BACKEND",
@@ -164,9 +164,10 @@ decides for the group: the mailbox is NOT_FOUND afterwards.`,
 		Example: `  rookeryctl retract user.alice.Old --server be1.example.org`,
 	}
 	a.speaks(cmd, func(ctx context.Context, c *client.Client, cl claim) (client.Result, error) {
-		return c.Retract(ctx, client.Retract{Mailbox: cl.mailbox, Server: cl.server, Epoch: epoch, Tentative: tentative})
+		return c.Retract(ctx, client.Retract{Mailbox: cl.mailbox, Server: cl.server, Epoch: epoch, Tentative: tentative, Since: directory.Revision(since)})
 	})
 	cmd.Flags().Uint64Var(&epoch, "epoch", 0, "decide for the group only if its epoch is this `number`")
+	cmd.Flags().Uint64Var(&since, "since", 0, "do nothing if the fact has changed after this `revision`")
 	cmd.Flags().BoolVar(&tentative, "tentative", false, "a rename may be under way: route as MOVING until it is retracted or asserted again")
 	return cmd
 }

@@ -72,7 +72,7 @@ func ReadRaw(r kv.Reader) (RawIndexes, error) {
 		}
 		raw.Mailboxes = append(raw.Mailboxes, mb)
 		for range mb.Facts {
-			k, _ = it.Next()
+			it.Next()
 		}
 		k, _ = it.Next()
 	}

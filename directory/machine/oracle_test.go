@@ -1512,7 +1512,7 @@ func (o *oracle) tick() machine.Result {
 // sweepOne carries one sweep to its end: memberships, then admissions, then
 // decisions, by server.
 func (o *oracle) sweepOne() {
-	for _, s := range slices.Sorted(maps.Keys(o.regroup)) {
+	if s, ok := least(o.regroup); ok {
 		delete(o.regroup, s)
 		for _, name := range o.names() {
 			b := o.boxes[name]
@@ -1530,7 +1530,7 @@ func (o *oracle) sweepOne() {
 		delete(o.left, s)
 		return
 	}
-	for _, s := range slices.Sorted(maps.Keys(o.enter)) {
+	if s, ok := least(o.enter); ok {
 		for _, name := range o.names() {
 			b := o.boxes[name]
 			if f := b.facts[s]; f != nil && f.State != directory.HeldReturn {
@@ -1543,7 +1543,7 @@ func (o *oracle) sweepOne() {
 		delete(o.enter, s)
 		return
 	}
-	for _, s := range slices.Sorted(maps.Keys(o.decide)) {
+	if s, ok := least(o.decide); ok {
 		for _, name := range o.names() {
 			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() && f.Last <= o.decided[s] {
 				o.decideFact(name, f, o.decide[s])
@@ -1552,6 +1552,15 @@ func (o *oracle) sweepOne() {
 		delete(o.decide, s)
 		return
 	}
+}
+
+// least returns the least key of m.
+func least[V any](m map[directory.ServerID]V) (directory.ServerID, bool) {
+	keys := slices.Sorted(maps.Keys(m))
+	if len(keys) == 0 {
+		return 0, false
+	}
+	return keys[0], true
 }
 
 func (o *oracle) settleHome(b *box) {

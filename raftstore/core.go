@@ -46,6 +46,7 @@ type core struct {
 
 	sinceMark int64        // octets of entries since the last mark
 	marked    wal.Position // the last mark that was ordered
+	released  uint64       // the mark that what came before was deleted for
 	durable   wal.Position // applied, as of the last flush
 	out       effects
 }
@@ -546,8 +547,9 @@ func (c *core) askDue(now time.Duration) {
 func (c *core) takeFlushed(e flushed) {
 	c.durable = e.applied
 	c.out.append = append(c.out.append, appendJob{flushed: e.applied.Index})
-	if e.mark.Index > 0 {
+	if e.mark.Index > c.released {
 		// The state file says to start there: what lies before can go.
+		c.released = e.mark.Index
 		c.out.append = append(c.out.append, appendJob{release: e.mark.Index})
 	}
 	c.entries.compact(e.applied.Index, c.cfg.LogEntries, c.cfg.LogBytes)

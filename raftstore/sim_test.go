@@ -452,6 +452,9 @@ func (s *sim) finish() {
 	if late < 50 {
 		s.t.Errorf("only %d commands were acknowledged in the last two seconds: the cluster did not recover", late)
 	}
+	if s.nodes[0].disk.Meta().Mark == start {
+		s.t.Errorf("the log of node 1 was never marked or compacted")
+	}
 	if s.counts.crashes < 3 || s.counts.reads < 100 || s.counts.lapses == 0 || len(s.acked) < 300 {
 		s.t.Errorf("too little happened for this to prove anything: %d acknowledged, %+v", len(s.acked), s.counts)
 	}

@@ -2,11 +2,13 @@ package raftstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rookery-mail/rookery/internal/kv"
 )
 
@@ -105,6 +107,53 @@ func TestConcurrentProposals(t *testing.T) {
 	wg.Wait()
 	if got, want := propose(t, s, "nothing"), fmt.Sprint(64*50+1); got != want {
 		t.Errorf("revision: got %s, want %s", got, want)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	cfg := testConfig(t)
+	cfg.Metrics = reg
+	open(t, cfg).Close()
+	s := open(t, cfg) // the names are free again
+	other := testConfig(t)
+	other.Metrics, other.Shard = reg, 2
+	open(t, other)
+	propose(t, s, "put a 1")
+	if _, err := s.Propose(context.Background(), make([]byte, 2<<20)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a command of 2 MiB: got %v, want ErrTooLarge", err)
+	}
+	flush(t, s)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetName() + "=" + l.GetValue()
+			}
+			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	for name, want := range map[string]float64{
+		"rookery_raftstore_is_leader shard=1":                      1,
+		"rookery_raftstore_is_leader shard=2":                      1,
+		"rookery_raftstore_proposals_total result=ok shard=1":      1,
+		"rookery_raftstore_proposals_total result=refused shard=1": 1,
+		"rookery_raftstore_commands_applied_total shard=1":         1,
+		"rookery_raftstore_commit_lag_entries shard=1":             0,
+		"rookery_raftstore_overlay_keys shard=1":                   0,
+		"rookery_raftstore_flushed_keys_total shard=1":             4, // the row and three sums
+	} {
+		if v, ok := got[name]; !ok || v != want {
+			t.Errorf("%s: got %v (there: %v), want %v", name, v, ok, want)
+		}
+	}
+	if got["rookery_raftstore_log_sync_seconds shard=1"] == 0 || got["rookery_raftstore_applied_index shard=1"] < 3 {
+		t.Errorf("got %v", got)
 	}
 }
 

@@ -43,10 +43,13 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // bucket's name begins with another's, so a value that got under a wrong key
 // is found out wherever that key is.
 func seal(b kv.Bucket, key, message []byte) []byte {
-	value := make([]byte, 0, len(message)+frameSize)
-	value = append(value, formatVersion)
-	value = append(value, message...)
-	return binary.BigEndian.AppendUint32(value, sealSum(b, key, value))
+	return appendSealed(make([]byte, 0, len(message)+frameSize), b, key, message)
+}
+
+// appendSealed is seal into dst, which must be empty.
+func appendSealed(dst []byte, b kv.Bucket, key, message []byte) []byte {
+	dst = append(append(dst, formatVersion), message...)
+	return binary.BigEndian.AppendUint32(dst, sealSum(b, key, dst))
 }
 
 // unseal returns the message in the value that stood under key in b. It is a

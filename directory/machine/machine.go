@@ -77,6 +77,7 @@ type apply struct {
 	sweeping   bool    // derived rows may be wrong: look at each
 	renamed    int     // mailboxes renamed by this command so far
 	sums       [2]digestRow
+	value      []byte // scratch of put1: the store copies what it is given
 }
 
 // command answers a repeated request from memory and does any other.
@@ -326,7 +327,8 @@ func (a *apply) log(c directory.Change) {
 
 // put1 seals message under key.
 func (a *apply) put1(b kv.Bucket, key, message []byte) {
-	a.tx.Put(b, key, seal(b, key, message))
+	a.value = appendSealed(a.value[:0], b, key, message)
+	a.tx.Put(b, key, a.value)
 }
 
 // mark writes a row of an index that holds no value.

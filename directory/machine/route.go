@@ -16,7 +16,7 @@ type Answer struct {
 	Outcome directory.Outcome
 	Route   directory.Route
 	Server  *directory.Backend // the one chosen, nil if none
-	Mailbox *directory.Mailbox // nil if nothing is known of the name
+	Mailbox *directory.Mailbox // nil if nothing is known of the name; without details its facts lack what they state
 	Hold    *directory.Hold    // for Held, unless the withdrawal guard holds it
 	// Read for names that nothing holds, and with details.
 	Reservation *directory.Reservation
@@ -40,8 +40,8 @@ func (a *Answer) Group(id directory.GroupID) *directory.Group { return a.view.Gr
 // Confirmed reports whether a fact was asserted in the present incarnation.
 func (a *Answer) Confirmed(f *directory.Fact) bool { return f.Incarnation == a.view.Incarnation() }
 
-// Lookup says where name, canonical, is. details also reads reservation and
-// tombstone of a name that is held.
+// Lookup says where name, canonical, is. details also reads what the facts
+// state, and reservation and tombstone of a name that is held.
 func (m *Machine) Lookup(r kv.Reader, name directory.MailboxName, details bool) (Answer, error) {
 	s, err := m.state(r)
 	if err != nil {
@@ -67,14 +67,17 @@ func (m *Machine) LookupMany(r kv.Reader, names []directory.MailboxName, details
 
 func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error) {
 	a := Answer{Name: name, Revision: s.clk.Revision, Now: s.clk.Time, view: s.topology}
-	mb, err := s.mailbox(name)
-	if err != nil {
-		return a, err
-	}
 	a.Route.Outcome = directory.NotFound
-	if mb != nil {
-		a.Mailbox = mb
-		a.Route = directory.Resolve(mb, s)
+	var err error
+	if details {
+		if a.Mailbox, err = s.mailbox(name); err != nil {
+			return a, err
+		}
+		if a.Mailbox != nil {
+			a.Route = directory.Resolve(a.Mailbox, s)
+		}
+	} else if err = s.glance(name, &a); err != nil {
+		return a, err
 	}
 	a.Outcome = a.Route.Outcome
 	if details || a.Outcome == directory.NotFound {
@@ -97,6 +100,21 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 	}
 	a.Server = s.Backend(a.Route.Server)
 	return a, nil
+}
+
+// glance routes name without copying what its facts state.
+func (s *state) glance(name directory.MailboxName, a *Answer) error {
+	var scratch [128]byte
+	key := append(name.AppendKey(scratch[:0]), 0)
+	c := newMailboxScan(s)
+	if err := c.seek(key); err != nil {
+		return err
+	}
+	if c.key != nil && string(c.key) == string(key[:len(key)-1]) {
+		c.mb.Name = name
+		a.Mailbox, a.Route = &c.mb, c.route
+	}
+	return nil
 }
 
 // Revision is that of the state r shows.

@@ -65,7 +65,7 @@ type Config struct {
 	MaxLag uint64
 
 	// FlushKeys, FlushBytes and FlushInterval say when what was applied goes to
-	// the state file: at that many changed keys (10,000) or octets (32 MiB), or
+	// the state file: at that many changed keys (30,000, some 10,000 facts) or octets (32 MiB), or
 	// that long after the first change (1 s). At twice FlushKeys or FlushBytes,
 	// apply waits.
 	FlushKeys     int
@@ -100,7 +100,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.MaxWaitingBytes, 64<<20)
 	set(&c.MaxReads, 64<<10)
 	set(&c.MaxLag, 5000)
-	set(&c.FlushKeys, 10_000)
+	set(&c.FlushKeys, 30_000)
 	set(&c.FlushBytes, 32<<20)
 	set(&c.FlushInterval, time.Second)
 	set(&c.LogEntries, 200_000)

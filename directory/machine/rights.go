@@ -40,7 +40,7 @@ func (m *Machine) MyRights(r kv.Reader, q RightsQuery) (RightsAnswer, error) {
 		return RightsAnswer{}, err
 	}
 	a := RightsAnswer{}
-	if a.Answer, err = s.lookup(q.Mailbox, false); err != nil || a.Route.Fact == nil {
+	if a.Answer, err = s.lookup(q.Mailbox, true); err != nil || a.Route.Fact == nil {
 		return a, err
 	}
 	w := newWeigher(q.Principal)

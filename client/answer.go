@@ -150,6 +150,8 @@ type ListReturn struct {
 	// Status: the caller sends STATUS after each row; what the user may not read is
 	// \Noselect then (RFC 5819).
 	Status bool
+	// Location: where each mailbox is routed.
+	Location bool
 }
 
 // Attribute is a mailbox attribute of LIST, special use apart.
@@ -193,7 +195,7 @@ type ListRow struct {
 	Rights          directory.Rights      // with Return.MyRights
 	ChildSubscribed bool                  // CHILDINFO ("SUBSCRIBED")
 	ChildSpecialUse bool                  // CHILDINFO ("SPECIAL-USE")
-	Server          directory.BackendName // where it is routed, with its outcome
+	Server          directory.BackendName // with Return.Location, where it is routed
 	Outcome         directory.Outcome
 }
 

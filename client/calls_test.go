@@ -137,7 +137,7 @@ func TestCalls(t *testing.T) {
 		t.Errorf("LookupUser: got %+v, %v", r, err)
 	}
 
-	query := client.ListQuery{Principal: directory.Principal{User: "alice"}, Patterns: []string{"*"}, Return: client.ListReturn{MyRights: true, SpecialUse: true}}
+	query := client.ListQuery{Principal: directory.Principal{User: "alice"}, Patterns: []string{"*"}, Return: client.ListReturn{MyRights: true, SpecialUse: true, Location: true}}
 	l, err := c.List(ctx, query)
 	if err != nil || len(l.Rows) != 3 || !l.Complete || l.Separator != "." {
 		t.Fatalf("List: got %+v, %v", l, err)

@@ -167,7 +167,7 @@ func listRequest(q ListQuery, c *apiv1.Consistency) *apiv1.ListRequest {
 			Subscribed: q.Select.Subscribed, RecursiveMatch: q.Select.RecursiveMatch, SpecialUse: q.Select.SpecialUse, Remote: q.Select.Remote,
 		},
 		Return: &apiv1.ListReturn{
-			Subscribed: q.Return.Subscribed, Children: q.Return.Children, SpecialUse: q.Return.SpecialUse, MyRights: q.Return.MyRights, Status: q.Return.Status,
+			Subscribed: q.Return.Subscribed, Children: q.Return.Children, SpecialUse: q.Return.SpecialUse, MyRights: q.Return.MyRights, Status: q.Return.Status, Location: q.Return.Location,
 		},
 		Extended:  q.Extended,
 		Lsub:      q.LSUB,

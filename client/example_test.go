@@ -112,6 +112,7 @@ func ExampleSession_List() {
 		Principal: directory.Principal{User: "alice"},
 		Namespace: directory.Namespace{Alt: true, Sep: '/'},
 		Patterns:  []string{"*"},
+		Return:    client.ListReturn{Location: true},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -93,7 +93,9 @@ func Resolve(m *Mailbox, v View) Route {
 			r.Forked = true
 			stranger = f
 		case placeLost:
-			lost = f
+			if lost == nil || home != nil && home.Has(f.Server) {
+				lost = f
+			}
 		case placeReturned:
 			returned = f
 		}

@@ -175,7 +175,7 @@ func listQuery(req *apiv1.ListRequest) (machine.ListQuery, error) {
 			Subscribed: sel.GetSubscribed(), RecursiveMatch: sel.GetRecursiveMatch(), SpecialUse: sel.GetSpecialUse(), Remote: sel.GetRemote(),
 		},
 		Return: machine.ListReturn{
-			Subscribed: ret.GetSubscribed(), Children: ret.GetChildren(), SpecialUse: ret.GetSpecialUse(), MyRights: ret.GetMyRights(), Status: ret.GetStatus(),
+			Subscribed: ret.GetSubscribed(), Children: ret.GetChildren(), SpecialUse: ret.GetSpecialUse(), MyRights: ret.GetMyRights(), Status: ret.GetStatus(), Location: ret.GetLocation(),
 		},
 	}, nil
 }

@@ -165,7 +165,7 @@ func TestEveryMethod(t *testing.T) {
 	}
 
 	// What a user sees.
-	rows, summary, _, err := n.listed(t, &apiv1.ListRequest{User: "alice", Patterns: []string{"*"}, Return: &apiv1.ListReturn{MyRights: true}})
+	rows, summary, _, err := n.listed(t, &apiv1.ListRequest{User: "alice", Patterns: []string{"*"}, Return: &apiv1.ListReturn{MyRights: true, Location: true}})
 	if err != nil || len(rows) != 4 || rows[0].GetClientName() != "INBOX" || rows[0].GetRights() != "lrswipkxtecdan" || rows[3].GetClientName() != "shared.pub" ||
 		rows[3].GetMailbox() != "shared.pub" || rows[3].GetServer() != be1 || rows[3].GetOutcome() != apiv1.Outcome_OUTCOME_SERVING ||
 		!slices.Equal(rows[0].GetAttributes(), []apiv1.Attribute{apiv1.Attribute_ATTRIBUTE_HAS_CHILDREN}) {

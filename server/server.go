@@ -80,9 +80,10 @@ type Server struct {
 	health  *health.Server
 	memory  *bufconn.Listener
 
-	id      atomic.Pointer[identity]
-	issued  atomic.Pointer[issued]
-	servers atomic.Pointer[serverCache]
+	id       atomic.Pointer[identity]
+	hasBegun atomic.Bool // the cluster's first command is applied here
+	issued   atomic.Pointer[issued]
+	servers  atomic.Pointer[serverCache]
 
 	serving sync.WaitGroup
 	closing sync.Once

@@ -27,6 +27,28 @@ func (s *Server) write(ctx context.Context, id *apiv1.RequestId, op machine.Op) 
 	return header, resultTo(r), nil
 }
 
+// begun refuses writes before the cluster's first command is applied here: it
+// has to be the first, and this node is about to see it.
+func (s *Server) begun() error {
+	if s.hasBegun.Load() {
+		return nil
+	}
+	v, err := s.store.Local()
+	if err != nil {
+		return err
+	}
+	defer v.Release()
+	rev, err := s.machine.Revision(v)
+	if err != nil {
+		return err
+	}
+	if rev == 0 {
+		return fmt.Errorf("%w: the cluster has not begun", raftstore.ErrNoLeader)
+	}
+	s.hasBegun.Store(true)
+	return nil
+}
+
 // propose puts an operation through the log.
 func (s *Server) propose(ctx context.Context, id *apiv1.RequestId, op machine.Op) (*machine.Result, error) {
 	switch n := len(id.GetClientId()); {
@@ -40,6 +62,9 @@ func (s *Server) propose(ctx context.Context, id *apiv1.RequestId, op machine.Op
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := s.begun(); err != nil {
 		return nil, err
 	}
 	answer, err := s.store.Propose(ctx, machine.EncodeCommand(machine.Command{

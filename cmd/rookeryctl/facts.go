@@ -91,6 +91,8 @@ func remark(e client.Effect) string {
 		return "Its group holds the name: it may assert a copy; nothing is reserved."
 	case client.NotAdmitted:
 		return "It is kept but does not count until the backend is admitted (`rookeryctl backends admit`)."
+	case client.NotSince:
+		return "The fact changed after that revision; it stays as it is."
 	case client.Overtaken:
 		return "A move, a delete or a settled fork overtook this copy: it does not count."
 	}

@@ -146,6 +146,7 @@ func (a *app) list(ctx context.Context, c *client.Client, q client.ListQuery) er
 		end = func(client.Listing) error { return t.end("no mailbox matches") }
 	}
 
+	q.Return.Location = a.format != formatIMAP
 	ctx, first, cancel := a.until(ctx)
 	defer cancel()
 	l, err := c.ListEach(ctx, q, func(r client.ListRow) error { first(); return each(r) }, a.fresh()...)

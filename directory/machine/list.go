@@ -52,6 +52,9 @@ type ListReturn struct {
 	// Status says that the caller sends STATUS after each row. A mailbox that
 	// the user may not read is \Noselect then, and has none (RFC 5819 section 2).
 	Status bool
+	// Location asks for Server and Outcome of each row. Without it, what others
+	// share is answered from the postings alone.
+	Location bool
 }
 
 // MaxPatterns is how many patterns one LIST may have.
@@ -505,6 +508,14 @@ func (l *lister) weighed(key []byte) (directory.Rights, error) {
 // returns false if the mailbox is not listed after all: what was posted of it
 // is about to go.
 func (l *lister) describe(class directory.Class, key []byte) (bool, error) {
+	own := class <= directory.ClassAltFolders
+	if ret := &l.q.Return; !own && !l.who.Admin && !ret.Location && !ret.MyRights && !ret.Status {
+		// It is posted, so it is listed, and nothing else is asked.
+		if ret.Subscribed && l.subscribed(key) {
+			l.row.Attributes |= AttrSubscribed
+		}
+		return true, nil
+	}
 	c := l.own
 	if !bytes.Equal(c.key, key) {
 		var err error
@@ -517,8 +528,9 @@ func (l *lister) describe(class directory.Class, key []byte) (bool, error) {
 		return false, nil
 	}
 	row := &l.row
-	row.Server, row.Outcome = l.s.where(row.Mailbox, c.route)
-	own := class <= directory.ClassAltFolders
+	if l.q.Return.Location {
+		row.Server, row.Outcome = l.s.where(row.Mailbox, c.route)
+	}
 	if own && class != directory.ClassInbox && l.q.Return.SpecialUse {
 		row.SpecialUse = string(fact.SpecialUse)
 	}

@@ -471,6 +471,7 @@ func TestListAgainstNaive(t *testing.T) {
 // are those of a Lookup.
 func checkPlaces(t *testing.T, s *site, r kv.Reader, q ListQuery) {
 	t.Helper()
+	q.Return.Location = true
 	_, err := s.m.List(r, q, func(row *ListRow) error {
 		if row.Outcome == 0 {
 			if row.Server != "" || row.Rights != 0 {

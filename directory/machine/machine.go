@@ -48,6 +48,11 @@ func (m *Machine) Do(tx kv.Tx, elapsed directory.Time, wall int64, c Command) (R
 	if err != nil {
 		return Result{}, err
 	}
+	if _, ok := c.Op.(Init); !ok && s.cluster.ID == "" {
+		// It overtook the command that begins the cluster. It leaves no trace, not
+		// even a revision, so that the first one is Init's.
+		return Result{Refused: refuse(directory.ErrBusy, "the cluster has not begun; try again")}, nil
+	}
 	a := &apply{state: s, m: m, tx: tx, by: c.By}
 	a.clk.Revision++
 	a.clk.Time += elapsed
@@ -152,9 +157,6 @@ func (a *apply) do(op Op) (Result, error) {
 
 // op is the closed set of operations.
 func (a *apply) op(op Op) (Result, error) {
-	if _, ok := op.(Init); !ok && a.cluster.ID == "" {
-		return Result{}, errors.New("machine: the first command is not Init: this log does not begin a cluster")
-	}
 	if a.settings.ReadOnly && !passesReadOnly(op) {
 		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
 	}

@@ -272,7 +272,7 @@ func count(b bool) int64 {
 // identifiers that an ACL names before or after are looked at, and none if no
 // counted ACL changed.
 func (a *apply) mendPostings(was, mb *directory.Mailbox) error {
-	if was != nil && slices.Equal(postingACLs(was), postingACLs(mb)) && !a.sweeping {
+	if was != nil && was.Listed == mb.Listed && slices.Equal(postingACLs(was), postingACLs(mb)) && !a.sweeping {
 		return nil
 	}
 	owner, _ := mb.Name.Owner()
@@ -360,12 +360,12 @@ func postingACLs(m *directory.Mailbox) []string {
 
 // postingsOf derives what mb posts: every identifier, as written, to which some
 // counted ACL grants l or r, but for the owner, whose mailboxes are a range,
-// and for deleted mailboxes, which no user is shown. Where the ACLs differ, or
+// and for mailboxes that are deleted or not listed, which no user is shown. Where the ACLs differ, or
 // take rights away, the reader has to weigh them.
 func postingsOf(mb *directory.Mailbox) (map[string]posting, error) {
 	owner, _ := mb.Name.Owner()
 	out := map[string]posting{}
-	if mb.Name.IsDeleted() {
+	if mb.Name.IsDeleted() || !mb.Listed {
 		return out, nil
 	}
 	acls := postingACLs(mb)

@@ -1679,12 +1679,16 @@ func (o *oracle) lookup(name directory.MailboxName) (p place) {
 	case b != nil:
 		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
 			f := b.facts[s]
-			if be := o.backends[s]; be.Admitted && be.State == directory.BackendLost && f.Standing == directory.InForce {
-				p.outcome, p.server = directory.BackendIsDown, be.Name
-				p.lister = ""
-				if member(home, s) {
-					p.lister = be.Name
-				}
+			be := o.backends[s]
+			if !be.Admitted || be.State != directory.BackendLost || f.Standing != directory.InForce {
+				continue
+			}
+			p.outcome = directory.BackendIsDown
+			switch {
+			case member(home, s):
+				p.server, p.lister = be.Name, be.Name
+			case p.server == "":
+				p.server = be.Name
 			}
 		}
 	}
@@ -1744,6 +1748,9 @@ func (o *oracle) postings() (lines []string) {
 		rights := map[string]string{}
 		weigh := false
 		in := o.inHome(o.boxes[name])
+		if len(o.live(o.boxes[name])) == 0 && len(o.strangers(o.boxes[name])) > 0 {
+			continue // an orphaned fork is not listed
+		}
 		for _, f := range in {
 			acl, _ := directory.ParseACL(f.ACL)
 			weigh = weigh || acl.HasNegative() || f.ACL != in[0].ACL

@@ -1853,7 +1853,9 @@ type ListReturn struct {
 	MyRights   bool `protobuf:"varint,4,opt,name=my_rights,json=myRights,proto3" json:"my_rights,omitempty"`
 	// The caller sends STATUS after each row: a mailbox that the user may not read is
 	// \Noselect then, and has none (RFC 5819).
-	Status        bool `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	Status bool `protobuf:"varint,5,opt,name=status,proto3" json:"status,omitempty"`
+	// Where each mailbox is routed. What others share costs a look at each mailbox then.
+	Location      bool `protobuf:"varint,6,opt,name=location,proto3" json:"location,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1923,6 +1925,13 @@ func (x *ListReturn) GetStatus() bool {
 	return false
 }
 
+func (x *ListReturn) GetLocation() bool {
+	if x != nil {
+		return x.Location
+	}
+	return false
+}
+
 // ListRow is one LIST response.
 type ListRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1941,7 +1950,8 @@ type ListRow struct {
 	Rights string `protobuf:"bytes,5,opt,name=rights,proto3" json:"rights,omitempty"`
 	// CHILDINFO ("SUBSCRIBED").
 	ChildSubscribed bool `protobuf:"varint,6,opt,name=child_subscribed,json=childSubscribed,proto3" json:"child_subscribed,omitempty"`
-	// Where it is routed, for existing mailboxes: the server of a Route, and its outcome.
+	// With return.location, where it is routed, for existing mailboxes: the server of a
+	// Route, and its outcome.
 	Server  string  `protobuf:"bytes,7,opt,name=server,proto3" json:"server,omitempty"`
 	Outcome Outcome `protobuf:"varint,8,opt,name=outcome,proto3,enum=rookery.api.v1.Outcome" json:"outcome,omitempty"`
 	// CHILDINFO ("SPECIAL-USE").
@@ -4607,7 +4617,7 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\x0frecursive_match\x18\x02 \x01(\bR\x0erecursiveMatch\x12\x1f\n" +
 	"\vspecial_use\x18\x03 \x01(\bR\n" +
 	"specialUse\x12\x16\n" +
-	"\x06remote\x18\x04 \x01(\bR\x06remote\"\x9e\x01\n" +
+	"\x06remote\x18\x04 \x01(\bR\x06remote\"\xba\x01\n" +
 	"\n" +
 	"ListReturn\x12\x1e\n" +
 	"\n" +
@@ -4617,7 +4627,8 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\vspecial_use\x18\x03 \x01(\bR\n" +
 	"specialUse\x12\x1b\n" +
 	"\tmy_rights\x18\x04 \x01(\bR\bmyRights\x12\x16\n" +
-	"\x06status\x18\x05 \x01(\bR\x06status\"\xda\x02\n" +
+	"\x06status\x18\x05 \x01(\bR\x06status\x12\x1a\n" +
+	"\blocation\x18\x06 \x01(\bR\blocation\"\xda\x02\n" +
 	"\aListRow\x12\x1f\n" +
 	"\vclient_name\x18\x01 \x01(\tR\n" +
 	"clientName\x12\x18\n" +

@@ -93,11 +93,20 @@ func TestParseACL(t *testing.T) {
 			t.Errorf("ParseACL(%q) = %+v, %v; want ErrInvalidACL", s, got, err)
 		}
 	}
-	long := strings.Repeat("a", MaxACL-3)
+	long := strings.Repeat("a", MaxIdentifier)
 	if _, err := ParseACL(long + "\tl\t"); err != nil {
-		t.Errorf("ParseACL of %d octets: %v", MaxACL, err)
+		t.Errorf("ParseACL with an identifier of %d octets: %v", MaxIdentifier, err)
 	}
-	if _, err := ParseACL(long + "a\tl\t"); !errors.Is(err, ErrTooLarge) {
+	for _, s := range []string{long + "a\tl\t", "-" + long + "a\tl\t", "alice\xff\tl\t"} {
+		if _, err := ParseACL(s); !errors.Is(err, ErrInvalidACL) {
+			t.Errorf("ParseACL(%.20q...): %v; want ErrInvalidACL", s, err)
+		}
+	}
+	full := strings.Repeat(strings.Repeat("a", 253)+"\tl\t", MaxACL/256)
+	if _, err := ParseACL(full); err != nil || len(full) != MaxACL {
+		t.Errorf("ParseACL of %d octets: %v; want %d octets and no error", len(full), err, MaxACL)
+	}
+	if _, err := ParseACL("c" + full); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("ParseACL of %d octets: %v; want ErrTooLarge", MaxACL+1, err)
 	}
 	var many strings.Builder

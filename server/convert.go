@@ -66,13 +66,8 @@ func (s *Server) route(out *apiv1.Route, a *machine.Answer, details bool, why st
 			out.MovedFrom = string(g.Name)
 		}
 	}
-	if a.Mailbox == nil {
-		return out
-	}
-	for i := range a.Mailbox.Facts {
-		out.Revision = max(out.Revision, uint64(a.Mailbox.Facts[i].Last))
-	}
-	if !details {
+	out.Revision = uint64(a.Changed)
+	if a.Mailbox == nil || !details {
 		return out
 	}
 	out.Mailbox = string(a.Name)

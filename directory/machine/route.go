@@ -14,9 +14,10 @@ type Answer struct {
 	// true of this state; whether this state may be trusted to say so is the
 	// caller's to confirm.
 	Outcome directory.Outcome
-	Route   directory.Route
+	Route   directory.Route    // its Fact with details only
 	Server  *directory.Backend // the one chosen, nil if none
-	Mailbox *directory.Mailbox // nil if nothing is known of the name; without details its facts lack what they state
+	Changed directory.Revision // the newest that changed any of the facts, 0 if there are none
+	Mailbox *directory.Mailbox // with details; nil if nothing is known of the name
 	Hold    *directory.Hold    // for Held, unless the withdrawal guard holds it
 	// Read for names that nothing holds, and with details.
 	Reservation *directory.Reservation
@@ -75,6 +76,7 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 		}
 		if a.Mailbox != nil {
 			a.Route = directory.Resolve(a.Mailbox, s)
+			a.Changed = newest(a.Mailbox)
 		}
 	} else if err = s.glance(name, &a); err != nil {
 		return a, err
@@ -106,15 +108,25 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 func (s *state) glance(name directory.MailboxName, a *Answer) error {
 	var scratch [128]byte
 	key := append(name.AppendKey(scratch[:0]), 0)
-	c := newMailboxScan(s)
+	if s.scan == nil {
+		s.scan = newMailboxScan(s)
+	}
+	c := s.scan
 	if err := c.seek(key); err != nil {
 		return err
 	}
 	if c.key != nil && string(c.key) == string(key[:len(key)-1]) {
-		c.mb.Name = name
-		a.Mailbox, a.Route = &c.mb, c.route
+		a.Route, a.Changed = c.route, newest(&c.mb)
+		a.Route.Fact = nil // the scan's own
 	}
 	return nil
+}
+
+func newest(m *directory.Mailbox) (rev directory.Revision) {
+	for i := range m.Facts {
+		rev = max(rev, m.Facts[i].Last)
+	}
+	return rev
 }
 
 // Revision is that of the state r shows.

@@ -212,8 +212,9 @@ func (t *topology) hold(name directory.MailboxName, home *directory.Group) *dire
 // the topology of the same point. It may be used by one goroutine.
 type state struct {
 	*topology
-	r   kv.Reader
-	clk clock
+	r    kv.Reader
+	clk  clock
+	scan *mailboxScan // of glance, kept for the next name
 }
 
 // state returns a view of r, reusing the last topology while it is true.

@@ -327,6 +327,9 @@ func (a ACL) HasNegative() bool {
 	return false
 }
 
+// MaxGroups is how many ACL groups a principal may be in.
+const MaxGroups = 1000
+
 // A Principal is who asks.
 type Principal struct {
 	User   UserID   // "" is the anonymous login
@@ -348,8 +351,16 @@ func ParsePrincipal(user string, groups []string, admin bool) (Principal, error)
 		}
 		p.User = u
 	}
+	if len(groups) > MaxGroups {
+		return Principal{}, fmt.Errorf("%w: %d ACL groups, the limit is %d", ErrTooLarge, len(groups), MaxGroups)
+	}
+	seen := make(map[string]bool, len(groups))
 	for _, g := range groups {
 		g = strings.TrimPrefix(g, GroupPrefix)
+		if seen[g] {
+			continue
+		}
+		seen[g] = true
 		if reason := identifierFault(g); reason != "" {
 			return Principal{}, fmt.Errorf("%w: ACL group %q: %s", ErrInvalidName, clip(g), reason)
 		}

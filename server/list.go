@@ -40,6 +40,7 @@ func (d *directoryService) List(req *apiv1.ListRequest, stream grpc.ServerStream
 	out := rowBuffers.Get().(*rowBuffer)
 	defer rowBuffers.Put(out)
 	out.reset(stream, header)
+	q.Interrupt = stream.Context().Err
 	summary, err := s.machine.List(r, q, out.add)
 	if err != nil {
 		return err

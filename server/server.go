@@ -53,6 +53,10 @@ type Config struct {
 
 const defaultTimeout = 10 * time.Second
 
+// MaxCommand is what a store must take for every request that the server takes:
+// a command is no larger than its request, but for some octets an item.
+const MaxCommand = 2 * maxRequest
+
 // What a connection may bring.
 const (
 	maxRequest     = 4 << 20  // of a request; beyond: TOO_LARGE

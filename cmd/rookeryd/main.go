@@ -106,6 +106,7 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 	store, err := raftstore.Open(raftstore.Config{
 		Dir: s.data, Name: s.name, Initial: members, Token: s.clusterToken,
 		Machine: server.Applied(rules), Log: log, Metrics: registry,
+		MaxCommand: server.MaxCommand,
 	})
 	if err != nil {
 		return err

@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"strings"
+
 	"github.com/rookery-mail/rookery/directory"
 )
 
@@ -21,8 +23,8 @@ func validAssert(op Assert) error {
 	if st.MailboxID != nil && (len(*st.MailboxID) > directory.MaxMailboxID || hasControl(*st.MailboxID)) {
 		return refuse(directory.ErrInvalid, "mailbox id %.40q: at most %d octets, no control characters", *st.MailboxID, directory.MaxMailboxID)
 	}
-	if st.SpecialUse != nil && (len(*st.SpecialUse) > directory.MaxSpecialUse || hasControl(*st.SpecialUse)) {
-		return refuse(directory.ErrInvalid, "special use %.40q: at most %d octets, no control characters", *st.SpecialUse, directory.MaxSpecialUse)
+	if st.SpecialUse != nil && !validSpecialUse(*st.SpecialUse) {
+		return refuse(directory.ErrInvalid, `special use %.40q: attributes like \Drafts, one space between, at most %d octets`, *st.SpecialUse, directory.MaxSpecialUse)
 	}
 	if st.Type != nil && !st.Type.Valid() {
 		return refuse(directory.ErrInvalid, "mailbox type %q: one of e n b c a s p f", string(*st.Type))
@@ -45,6 +47,29 @@ func validPartition(p string) error {
 	}
 	_, err := directory.ParsePartition(p)
 	return err
+}
+
+// validSpecialUse checks a list of use-attr (RFC 6154, section 6): a backslash
+// and an atom each. It is printed into LIST answers as it is.
+func validSpecialUse(s string) bool {
+	if s == "" {
+		return true
+	}
+	if len(s) > directory.MaxSpecialUse {
+		return false
+	}
+	for use := range strings.SplitSeq(s, " ") {
+		atom, ok := strings.CutPrefix(use, `\`)
+		if !ok || atom == "" {
+			return false
+		}
+		for i := range len(atom) {
+			if c := atom[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`(){%*"\]`, c) >= 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func hasControl(s string) bool {

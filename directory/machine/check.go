@@ -144,6 +144,9 @@ func (c *checker) mailboxes() error {
 		if err == nil {
 			mb, err = readMailbox(rows, bytes.Clone(k), name)
 		}
+		if err == nil && mb == nil {
+			err = fmt.Errorf("%w: the row is there and is not found by its key", ErrCorrupt)
+		}
 		if err != nil {
 			if err := c.fault(FindCorrupt, name, "%v", err); err != nil {
 				return err
@@ -456,12 +459,14 @@ func (c *checker) countsRow() error {
 	return nil
 }
 
-// Verify reads every record of the state once and returns the first that is
-// broken, as an error wrapping ErrCorrupt or ErrFormat: what a bit that flipped
-// on disk looks like. It is cheaper than Check and says nothing of indexes.
+// Verify reads every record of the state once, in order and by its key, and
+// counts what there should be. The first thing that is broken is an error
+// wrapping ErrCorrupt or ErrFormat: what a bit that flipped on disk looks like,
+// be it in a value, in a key, or in a page that tells where rows are. It is
+// cheaper than Check and does not weigh rules.
 func (m *Machine) Verify(r kv.Reader) error {
-	clk, err := readClock(r)
-	if err != nil || clk.Revision == 0 {
+	s, err := m.state(r)
+	if err != nil || s.clk.Revision == 0 {
 		return err
 	}
 	v := r.Get(bucketMeta, keyFormat)
@@ -475,24 +480,127 @@ func (m *Machine) Verify(r kv.Reader) error {
 	if string(b) != formatName {
 		return fmt.Errorf("%w: state format %q, this release knows %q", ErrFormat, b, formatName)
 	}
+	counted := map[kv.Bucket]int64{}
+	facts := map[directory.ServerID]uint64{}
+	mailboxes := int64(0)
 	for _, bucket := range allBuckets {
-		bare := isBare(bucket)
-		var last []byte
-		it := r.Iterate(bucket)
-		for k, v := it.Seek(nil); k != nil; k, v = it.Next() {
-			if last != nil && bytes.Compare(last, k) >= 0 {
-				return fmt.Errorf("%w: bucket %s: keys out of order at %q", ErrCorrupt, bucket, k)
+		err := s.verifyBucket(bucket, func(k, message []byte) error {
+			counted[bucket]++
+			switch bucket {
+			case bucketMailbox:
+				_, server, ok := splitMailboxKey(k)
+				switch {
+				case !ok:
+					return fmt.Errorf("%w: bucket mailbox: key %q", ErrCorrupt, k)
+				case server == 0:
+					mailboxes++
+				default:
+					facts[server]++
+				}
+			case bucketByServer, bucketHeldFact:
+				if len(k) < 5 {
+					return fmt.Errorf("%w: bucket %s: key %q", ErrCorrupt, bucket, k)
+				}
 			}
-			last = append(last[:0], k...)
-			if bare || (bucket == bucketBackend || bucket == bucketGroup) && k[0] == 'n' {
-				continue
-			}
-			if _, err := unseal(bucket, k, v); err != nil {
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return s.verifyCounts(counted, mailboxes, facts)
+}
+
+// verifyBucket reads a bucket in order, and every row again by its key: a page
+// that leads a search astray does not show in a walk.
+func (s *state) verifyBucket(bucket kv.Bucket, each func(k, message []byte) error) error {
+	bare := isBare(bucket)
+	var last []byte
+	it := s.r.Iterate(bucket)
+	for k, v := it.Seek(nil); k != nil; k, v = it.Next() {
+		if last != nil && bytes.Compare(last, k) >= 0 {
+			return fmt.Errorf("%w: bucket %s: keys out of order at %q", ErrCorrupt, bucket, k)
+		}
+		last = append(last[:0], k...)
+		if s.r.Get(bucket, k) == nil {
+			return fmt.Errorf("%w: bucket %s: the row of %q is there and is not found by its key", ErrCorrupt, bucket, k)
+		}
+		message := v
+		if !bare && !((bucket == bucketBackend || bucket == bucketGroup) && k[0] == 'n') {
+			var err error
+			if message, err = unseal(bucket, k, v); err != nil {
 				return err
 			}
 		}
+		if err := each(k, message); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// verifyCounts compares the rows that were read with the counts that are kept
+// of them: rows can go missing whole, without a trace in those that are left.
+func (s *state) verifyCounts(rows map[kv.Bucket]int64, mailboxes int64, facts map[directory.ServerID]uint64) error {
+	kept, err := s.readCounts()
+	if err != nil {
+		return err
+	}
+	var all int64
+	for _, n := range facts {
+		all += int64(n)
+	}
+	for _, c := range []struct {
+		what      string
+		got, want int64
+	}{
+		{"mailboxes", mailboxes, kept.Mailboxes},
+		{"by-server rows", rows[bucketByServer], all},
+		{"postings", rows[bucketPosting], kept.Postings},
+		{"forks", rows[bucketFork], kept.Forked},
+		{"moves", rows[bucketMove], kept.Deactivated},
+		{"held facts", rows[bucketHeldFact], kept.Held},
+		{"reservations", rows[bucketReservation], kept.Reservations},
+		{"subscriptions", rows[bucketSubscription], kept.Subscriptions},
+		{"backends", int64(len(s.backends)), int64(s.cluster.NextServer) - 1},
+		{"groups", int64(len(s.groups)), int64(s.cluster.NextGroup) - 1},
+	} {
+		if c.got != c.want {
+			return fmt.Errorf("%w: %d %s are in the file, %d should be", ErrCorrupt, c.got, c.what, c.want)
+		}
+	}
+	for _, b := range s.backends {
+		total, err := s.digest(serverKey(b.ID))
+		if err != nil {
+			return err
+		}
+		if n := facts[b.ID]; total.Count > n {
+			return fmt.Errorf("%w: %d facts of %s are in the file, %d should be", ErrCorrupt, n, b.Name, total.Count)
+		}
+		if err := s.verifySums(b, total); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifySums compares a backend's total with its buckets.
+func (s *state) verifySums(b *directory.Backend, total digest) error {
+	var sum digest
+	key := serverKey(b.ID)
+	err := eachRow(s.r, bucketDigest, key, func(k, message []byte) error {
+		if len(k) == len(key) {
+			return nil
+		}
+		d, err := decodeDigest(message)
+		sum.Count += d.Count
+		sum.Names, sum.Facts = sum.Names.Add(d.Names), sum.Facts.Add(d.Facts)
+		return err
+	})
+	if err == nil && (sum.Count != total.Count || sum.Names != total.Names || sum.Facts != total.Facts) {
+		err = fmt.Errorf("%w: the sums of %s do not add up to its total", ErrCorrupt, b.Name)
+	}
+	return err
 }
 
 // isBare reports whether a bucket's rows are keys alone.

@@ -9,7 +9,8 @@ type Command struct {
 	// Client names one line of requests and Sequence numbers them, ascending
 	// from 1, one at a time: the answer to the last is kept, so that a repeat
 	// of it is answered and not done twice, and an older one is refused with
-	// ErrStaleRequest. Empty: the command is done as often as it is sent.
+	// ErrStaleRequest. A repeat has to be the same command: another one under the
+	// same number is refused. Empty: the command is done as often as it is sent.
 	Client   string
 	Sequence uint64
 	// By is who asks, as a history shows it: "operator:carol", "backend:be1".

@@ -53,6 +53,7 @@ func (m *Machine) Find(r kv.Reader, q FindQuery) (found []Answer, next directory
 		bucket, prefix = bucketByServer, serverKey(b.ID)
 	}
 	limit := pageSize(q.Limit, DefaultFind, MaxFind)
+	octets := 0
 	after := q.After.AppendKey(nil)
 	it := r.Iterate(bucket)
 	for _, in := range prefixRanges(q.Prefix) {
@@ -76,25 +77,29 @@ func (m *Machine) Find(r kv.Reader, q FindQuery) (found []Answer, next directory
 			if in.Hi != nil && bytes.Compare(key, in.Hi) >= 0 {
 				break
 			}
-			name, err := directory.NameFromKey(key)
+			name, err := storedName(key)
 			if err != nil {
-				return nil, "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+				return nil, "", err
 			}
 			if !strings.HasPrefix(string(name), q.Prefix) {
 				continue
 			}
-			if len(found) == limit {
-				return found, found[limit-1].Name, nil
+			if len(found) == limit || octets > maxFindOctets {
+				return found, found[len(found)-1].Name, nil
 			}
 			a, err := s.lookup(name, true)
 			if err != nil {
 				return nil, "", err
 			}
+			octets += a.octets()
 			found = append(found, a)
 		}
 	}
 	return found, "", nil
 }
+
+// maxFindOctets ends a page of large mailboxes early.
+const maxFindOctets = 1 << 20
 
 // keyAfterName follows an order key in the least key behind that name's rows:
 // more than the 0x00 that they go on with, less than any separator.

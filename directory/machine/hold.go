@@ -34,7 +34,7 @@ func (a *apply) placeHold(op Hold) (Result, error) {
 	}
 	switch {
 	case op.For == 0 || op.For > MaxHold:
-		return Result{}, refuse(directory.ErrInvalid, "a hold lasts from 1 ms to %s, not %s", MaxHold, op.For)
+		return Result{}, refuse(directory.ErrInvalid, "a hold lasts from 1 ms to %s", MaxHold)
 	case len(op.Why) > directory.MaxText:
 		return Result{}, refuse(directory.ErrTooLarge, "a reason of %d octets, at most %d", len(op.Why), directory.MaxText)
 	case op.Kind == directory.HoldBackend && a.backendBy[directory.BackendName(op.Key)] == nil,
@@ -130,7 +130,7 @@ func (a *apply) setSettings(op SetSettings) (Result, error) {
 	}
 	const longest = directory.Time(10 * 365 * 24 * 3600 * 1000)
 	if max(s.ReserveMax, s.DeliveryGrace, s.TombstoneKeep, s.RequestKeep) > longest {
-		return Result{}, refuse(directory.ErrInvalid, "a duration is longer than ten years")
+		return Result{}, refuse(directory.ErrInvalid, "reserve_max, delivery_grace, tombstone_keep and request_keep are at most ten years")
 	}
 	if s.DefaultDomain != a.settings.DefaultDomain && s.DefaultDomain != "" {
 		prefix := append([]byte(s.DefaultDomain), directory.KeyDomainSep)
@@ -139,7 +139,7 @@ func (a *apply) setSettings(op SetSettings) (Result, error) {
 		}
 	}
 	if s.ReserveGrace == 0 || s.ReserveMax < s.ReserveGrace || s.TombstoneKeep == 0 || s.LogKeep == 0 || s.RequestKeep < minute {
-		return Result{}, refuse(directory.ErrInvalid, "a duration is missing or too short")
+		return Result{}, refuse(directory.ErrInvalid, "reserve_grace, reserve_max (not below it), tombstone_keep, log_keep and request_keep (from 1m) cannot be less")
 	}
 	if s == a.settings {
 		return Result{Effect: Unchanged}, nil

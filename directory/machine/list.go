@@ -33,6 +33,8 @@ type ListQuery struct {
 	DAV    bool
 	Select ListSelect
 	Return ListReturn
+	// Interrupt, if not nil, is asked now and then; its error ends the listing.
+	Interrupt func() error
 }
 
 // ListSelect says which names are answered; several must all hold.
@@ -108,6 +110,7 @@ func (m *Machine) List(r kv.Reader, q ListQuery, emit func(*ListRow) error) (Lis
 
 // lister answers one LIST.
 type lister struct {
+	visited  int // mailboxes so far
 	s        *state
 	q        ListQuery
 	who      directory.Principal
@@ -204,6 +207,11 @@ func (l *lister) walk() error {
 		v := l.view(class, ranges[class])
 		err := v.seek(nil)
 		for err == nil && v.key != nil {
+			if l.visited++; l.visited%256 == 0 && l.q.Interrupt != nil {
+				if err = l.q.Interrupt(); err != nil {
+					break
+				}
+			}
 			var skip int
 			if skip, err = l.visit(v); err != nil {
 				break

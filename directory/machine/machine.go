@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math"
 	"slices"
 	"strings"
@@ -97,6 +98,7 @@ func (a *apply) command(c Command) (Result, error) {
 		return a.do(c.Op)
 	}
 	key := []byte(c.Client)
+	print := crc32.Checksum(EncodeCommand(Command{Op: c.Op}), castagnoli)
 	if v := a.tx.Get(bucketRequest, key); v != nil {
 		b, err := unseal(bucketRequest, key, v)
 		if err != nil {
@@ -107,6 +109,13 @@ func (a *apply) command(c Command) (Result, error) {
 			return Result{}, err
 		}
 		switch {
+		case c.Sequence == last.Sequence && print != last.Print:
+			// Whoever sent it believes that it was never sent: to answer for the
+			// other would be to say that this one was done.
+			return Result{
+				Revision: a.clk.Revision,
+				Refused:  refuse(directory.ErrInvalid, "request %d of %q was another one; a repeat must be the same, a new one has the next sequence", c.Sequence, c.Client),
+			}, nil
 		case c.Sequence == last.Sequence:
 			return last.Result, nil
 		case c.Sequence < last.Sequence:
@@ -120,7 +129,7 @@ func (a *apply) command(c Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	a.put1(bucketRequest, key, encodeRequest(request{Sequence: c.Sequence, Time: a.clk.Time, Result: brief(r)}))
+	a.put1(bucketRequest, key, encodeRequest(request{Sequence: c.Sequence, Time: a.clk.Time, Result: brief(r), Print: print}))
 	return r, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/big"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -70,6 +71,7 @@ type answered struct {
 	seq    uint64
 	at     directory.Time
 	result machine.Result
+	op     machine.Op
 }
 
 type guardEvent struct {
@@ -103,6 +105,9 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 	o.now += elapsed
 	if c.Client != "" {
 		if last, ok := o.requests[c.Client]; ok {
+			if last.seq == c.Sequence && !reflect.DeepEqual(last.op, c.Op) {
+				return machine.Result{Revision: o.rev, Refused: directory.ErrInvalid}
+			}
 			if last.seq == c.Sequence {
 				return last.result
 			}
@@ -113,7 +118,7 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 	}
 	r := o.one(c)
 	if c.Client != "" {
-		o.requests[c.Client] = answered{c.Sequence, o.now, r}
+		o.requests[c.Client] = answered{c.Sequence, o.now, r, c.Op}
 	}
 	return r
 }

@@ -747,6 +747,7 @@ type request struct {
 	Sequence uint64
 	Time     directory.Time
 	Result   Result
+	Print    uint32 // CRC-32C of the encoded operation
 }
 
 func encodeRequest(v request) []byte {
@@ -755,7 +756,8 @@ func encodeRequest(v request) []byte {
 	b = putUint(b, 2, uint64(v.Time))
 	b, at := openMessage(b, 3)
 	b = putResult(b, &v.Result)
-	return closeMessage(b, at)
+	b = closeMessage(b, at)
+	return putUint(b, 4, uint64(v.Print))
 }
 
 func decodeRequest(b []byte) (v request, err error) {
@@ -771,6 +773,8 @@ func decodeRequest(b []byte) (v request, err error) {
 			end := r.enter()
 			r.result(&result, false)
 			r.leave(end)
+		case 4<<3 | varint:
+			v.Print = r.uint32()
 		default:
 			r.skip()
 		}

@@ -51,19 +51,39 @@ func (m *Machine) Lookup(r kv.Reader, name directory.MailboxName, details bool) 
 	return s.lookup(name, details)
 }
 
-// LookupMany looks names up at one revision, in their order.
+// LookupMany looks names up at one revision, in their order. With details, what
+// would be more than MaxAnswer is refused, ErrTooLarge.
 func (m *Machine) LookupMany(r kv.Reader, names []directory.MailboxName, details bool) ([]Answer, error) {
 	s, err := m.state(r)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]Answer, len(names))
+	octets := 0
 	for i, n := range names {
 		if out[i], err = s.lookup(n, details); err != nil {
 			return nil, err
 		}
+		if octets += out[i].octets(); octets > MaxAnswer {
+			return nil, refuse(directory.ErrTooLarge, "the answer to %d names has more than %d octets; split them", len(names), MaxAnswer)
+		}
 	}
 	return out, nil
+}
+
+// MaxAnswer bounds, in octets, what one answer tells of facts.
+const MaxAnswer = 8 << 20
+
+// octets is about how large the answer's facts are.
+func (a *Answer) octets() (n int) {
+	if a.Mailbox == nil {
+		return 0
+	}
+	for i := range a.Mailbox.Facts {
+		f := &a.Mailbox.Facts[i]
+		n += 100 + len(f.ACL) + len(f.Partition) + len(f.MailboxID) + len(f.SpecialUse)
+	}
+	return n
 }
 
 func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error) {

@@ -90,6 +90,9 @@ func (w *world) restore() {
 // faults is what Check finds wrong.
 func (w *world) faults() (out []string) {
 	w.t.Helper()
+	if err := w.m.Verify(w.store.Snapshot()); err != nil {
+		return []string{"verify: " + err.Error()}
+	}
 	err := w.m.Check(w.store.Snapshot(), nil, func(f machine.Finding) error {
 		if !f.Advisory {
 			out = append(out, fmt.Sprintf("%s %s %s", f.Kind, f.Mailbox, f.Detail))

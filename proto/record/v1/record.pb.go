@@ -1374,6 +1374,7 @@ type RequestRow struct {
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	Time          uint64                 `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
 	Result        *Result                `protobuf:"bytes,3,opt,name=result,proto3" json:"result,omitempty"`
+	Print         uint32                 `protobuf:"varint,4,opt,name=print,proto3" json:"print,omitempty"` // CRC-32C of the encoded operation
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1427,6 +1428,13 @@ func (x *RequestRow) GetResult() *Result {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *RequestRow) GetPrint() uint32 {
+	if x != nil {
+		return x.Print
+	}
+	return 0
 }
 
 // SweepRow is work left over from a small command that touches many mailboxes.
@@ -4021,12 +4029,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\vGuardMinute\x12\x16\n" +
 	"\x06minute\x18\x01 \x01(\x04R\x06minute\x12\x1c\n" +
 	"\twithdrawn\x18\x02 \x01(\rR\twithdrawn\x12\x1a\n" +
-	"\breturned\x18\x03 \x01(\rR\breturned\"o\n" +
+	"\breturned\x18\x03 \x01(\rR\breturned\"\x85\x01\n" +
 	"\n" +
 	"RequestRow\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x121\n" +
-	"\x06result\x18\x03 \x01(\v2\x19.rookery.record.v1.ResultR\x06result\"|\n" +
+	"\x06result\x18\x03 \x01(\v2\x19.rookery.record.v1.ResultR\x06result\x12\x14\n" +
+	"\x05print\x18\x04 \x01(\rR\x05print\"|\n" +
 	"\bSweepRow\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x14\n" +

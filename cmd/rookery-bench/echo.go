@@ -18,14 +18,21 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 )
 
 // The echo is the ceiling of a call: a gRPC server in a process of its own that
-// has the methods of the directory and answers each with octets that a real node
-// answered, without reading the request or writing a message. What is left is
-// what gRPC, the kernel and the caller cost.
+// has the methods of the directory and answers each with what a real node
+// answered once. There are two. The plain one does what gRPC does for any
+// service: it decodes the request into its message and encodes the answer's
+// message, with nothing in between. The one of octets does not even that: it
+// passes on what is on the wire.
 
 // echoService is the service by which the echo is told what to answer.
 const (
@@ -66,76 +73,115 @@ func (frameCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 // echoServer answers what it was taught.
 type echoServer struct {
-	lessons sync.Map // method -> []*frame
+	octets  bool
+	lessons sync.Map // method -> []any: frames, or messages
 }
 
 // newEchoServer returns a server with the transport options of a node's
 // (server.New): what they gain or lose, the ceiling has too.
-func newEchoServer() *grpc.Server {
-	e := new(echoServer)
-	s := grpc.NewServer(
-		grpc.ForceServerCodecV2(frameCodec{}),
-		grpc.MaxRecvMsgSize(16<<20),
+func newEchoServer(octets bool) *grpc.Server {
+	e := &echoServer{octets: octets}
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(16 << 20),
 		grpc.MaxConcurrentStreams(4096),
-		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))),
+		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-	)
-	echoed := grpc.ServiceDesc{ServiceName: apiv1.DirectoryService_ServiceDesc.ServiceName, HandlerType: (*any)(nil)}
-	prefix := "/" + echoed.ServiceName + "/"
-	for _, m := range apiv1.DirectoryService_ServiceDesc.Methods {
-		method := prefix + m.MethodName
+	}
+	if octets {
+		opts = append(opts, grpc.ForceServerCodecV2(frameCodec{}))
+	}
+	s := grpc.NewServer(opts...)
+	s.RegisterService(e.directory(), e)
+	s.RegisterService(e.teaching(), e)
+	return s
+}
+
+// directory is the directory's service, echoed.
+func (e *echoServer) directory() *grpc.ServiceDesc {
+	name := apiv1.DirectoryService_ServiceDesc.ServiceName
+	echoed := &grpc.ServiceDesc{ServiceName: name, HandlerType: (*any)(nil)}
+	methods := apiv1.File_api_v1_directory_proto.Services().ByName(protoreflect.FullName(name).Name()).Methods()
+	for i := range methods.Len() {
+		m := methods.Get(i)
+		method := "/" + name + "/" + string(m.Name())
+		request := e.request(m)
+		if m.IsStreamingServer() {
+			echoed.Streams = append(echoed.Streams, grpc.StreamDesc{
+				StreamName:    string(m.Name()),
+				ServerStreams: true,
+				Handler:       func(_ any, stream grpc.ServerStream) error { return e.stream(stream, request(), method) },
+			})
+			continue
+		}
 		echoed.Methods = append(echoed.Methods, grpc.MethodDesc{
-			MethodName: m.MethodName,
+			MethodName: string(m.Name()),
 			Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				if err := decode(nil); err != nil {
+				if err := decode(request()); err != nil {
 					return nil, err
 				}
-				frames, err := e.answer(method)
+				messages, err := e.answer(method)
 				if err != nil {
 					return nil, err
 				}
-				return frames[0], nil
+				return messages[0], nil
 			},
 		})
 	}
-	for _, m := range apiv1.DirectoryService_ServiceDesc.Streams {
-		method := prefix + m.StreamName
-		echoed.Streams = append(echoed.Streams, grpc.StreamDesc{
-			StreamName:    m.StreamName,
-			ServerStreams: true,
-			Handler: func(_ any, stream grpc.ServerStream) error {
-				if err := stream.RecvMsg(nil); err != nil {
-					return err
-				}
-				frames, err := e.answer(method)
-				if err != nil {
-					return err
-				}
-				for _, f := range frames {
-					if err := stream.SendMsg(f); err != nil {
-						return err
-					}
-				}
-				return nil
-			},
-		})
+	return echoed
+}
+
+// request returns what makes a new request of a method to decode into; nil is
+// made for octets.
+func (e *echoServer) request(m protoreflect.MethodDescriptor) func() any {
+	if e.octets {
+		return func() any { return nil }
 	}
-	s.RegisterService(&echoed, e)
-	s.RegisterService(&grpc.ServiceDesc{
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(m.Input().FullName())
+	if err != nil {
+		return func() any { return nil } // decoding into it fails, and says so
+	}
+	return func() any { return kind.New().Interface() }
+}
+
+func (e *echoServer) stream(stream grpc.ServerStream, request any, method string) error {
+	if err := stream.RecvMsg(request); err != nil {
+		return err
+	}
+	messages, err := e.answer(method)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		if err := stream.SendMsg(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// teaching is the service that learns lessons.
+func (e *echoServer) teaching() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
 		ServiceName: echoService,
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{
 			MethodName: "Teach",
 			Handler: func(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-				var f frame
-				if err := decode(&f); err != nil {
+				if e.octets {
+					var f frame
+					if err := decode(&f); err != nil {
+						return nil, err
+					}
+					return &frame{}, e.learn(f.data)
+				}
+				text := new(wrapperspb.BytesValue)
+				if err := decode(text); err != nil {
 					return nil, err
 				}
-				return &frame{}, e.learn(f.data)
+				return new(emptypb.Empty), e.learn(text.GetValue())
 			},
 		}},
-	}, e)
-	return s
+	}
 }
 
 func (e *echoServer) learn(text []byte) error {
@@ -143,30 +189,57 @@ func (e *echoServer) learn(text []byte) error {
 	if err := json.Unmarshal(text, &l); err != nil || len(l.Messages) == 0 {
 		return status.Errorf(codes.InvalidArgument, "echo: no lesson: %v", err)
 	}
-	frames := make([]*frame, len(l.Messages))
+	answers := make([]any, len(l.Messages))
 	for i, data := range l.Messages {
-		frames[i] = &frame{data}
+		if e.octets {
+			answers[i] = &frame{data}
+			continue
+		}
+		m, err := decodeAnswer(l.Method, data)
+		if err != nil {
+			return status.Errorf(codes.InvalidArgument, "echo: %v", err)
+		}
+		answers[i] = m
 	}
-	e.lessons.Store(l.Method, frames)
+	e.lessons.Store(l.Method, answers)
 	return nil
 }
 
-func (e *echoServer) answer(method string) ([]*frame, error) {
-	frames, ok := e.lessons.Load(method)
+// decodeAnswer makes the message that method answers with of its octets.
+func decodeAnswer(method string, data []byte) (proto.Message, error) {
+	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
+	if err != nil {
+		return nil, err
+	}
+	m, ok := d.(protoreflect.MethodDescriptor)
+	if !ok {
+		return nil, fmt.Errorf("%s is no method", name)
+	}
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(m.Output().FullName())
+	if err != nil {
+		return nil, err
+	}
+	answer := kind.New().Interface()
+	return answer, proto.Unmarshal(data, answer)
+}
+
+func (e *echoServer) answer(method string) ([]any, error) {
+	messages, ok := e.lessons.Load(method)
 	if !ok {
 		return nil, status.Errorf(codes.FailedPrecondition, "echo: not taught what %s answers", method)
 	}
-	return frames.([]*frame), nil
+	return messages.([]any), nil
 }
 
-// serveEcho is the program of the echo's process: it prints its address and
+// serveEcho is the program of an echo's process: it prints its address and
 // answers until in ends, which it does when the process that started it is gone.
-func serveEcho(in io.Reader, out io.Writer) error {
+func serveEcho(octets bool, in io.Reader, out io.Writer) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	s := newEchoServer()
+	s := newEchoServer(octets)
 	stopped := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(io.Discard, in)
@@ -179,27 +252,29 @@ func serveEcho(in io.Reader, out io.Writer) error {
 	return errors.Join(s.Serve(l), <-stopped)
 }
 
-// echo is the echo as a system: the stub, asking another process.
+// echo is an echo as a system: the stub, asking another process.
 type echo struct {
 	*stub
+	octets  bool
 	process *process
 	teacher *grpc.ClientConn
 }
 
 // newEcho starts an echo that knows nothing yet.
-func newEcho(self string, connections int, w *work) (*echo, error) {
-	p, address, err := startEcho(self)
+func newEcho(self string, octets bool, connections int, w *work) (*echo, error) {
+	command := commandEcho
+	if octets {
+		command = commandOctets
+	}
+	p, address, err := startEcho(self, command)
 	if err != nil {
 		return nil, err
 	}
-	e := &echo{process: p}
+	e := &echo{octets: octets, process: p}
 	if e.stub, err = newStub(address, connections, w); err != nil {
 		return nil, errors.Join(err, p.kill())
 	}
-	e.teacher, err = grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(frameCodec{})))
-	if err != nil {
+	if e.teacher, err = grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		return nil, errors.Join(err, e.stub.close(), p.kill())
 	}
 	return e, nil
@@ -211,7 +286,10 @@ func (e *echo) teach(ctx context.Context, l lesson) error {
 	if err != nil {
 		return err
 	}
-	return e.teacher.Invoke(ctx, echoTeach, &frame{text}, &frame{})
+	if e.octets {
+		return e.teacher.Invoke(ctx, echoTeach, &frame{text}, &frame{}, grpc.ForceCodecV2(frameCodec{}))
+	}
+	return e.teacher.Invoke(ctx, echoTeach, wrapperspb.Bytes(text), new(emptypb.Empty))
 }
 
 func (e *echo) close() error {
@@ -219,8 +297,8 @@ func (e *echo) close() error {
 }
 
 // startEcho runs this program as an echo and waits for its address.
-func startEcho(self string) (*process, string, error) {
-	p := newProcess(self, commandEcho)
+func startEcho(self, command string) (*process, string, error) {
+	p := newProcess(self, command)
 	p.cmd.Stdin = nil
 	in, err := p.cmd.StdinPipe()
 	if err != nil {

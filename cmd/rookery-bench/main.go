@@ -28,9 +28,10 @@ import (
 
 // The commands besides a run.
 const (
-	commandEcho = "echo" // used by this program itself
-	commandDump = "dump"
-	commandShow = "show"
+	commandEcho   = "echo" // these two are used by this program itself
+	commandOctets = "echo-octets"
+	commandDump   = "dump"
+	commandShow   = "show"
 )
 
 func main() {
@@ -56,8 +57,8 @@ func command(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 		name = args[0]
 	}
 	switch name {
-	case commandEcho:
-		return serveEcho(in, out)
+	case commandEcho, commandOctets:
+		return serveEcho(name == commandOctets, in, out)
 	case commandDump:
 		return dump(args[1:], out)
 	case commandShow:

@@ -79,7 +79,7 @@ func (b *bench) population(ctx context.Context, pop *population, dir string) (re
 		return result, err
 	}
 
-	s := &site{bench: b, dir: dir, pop: pop, work: newWork(pop), endpoints: b.endpoints, debug: b.profileURL}
+	s := &site{bench: b, dir: dir, pop: pop, work: newWork(pop), echoes: map[string]*echo{}, endpoints: b.endpoints, debug: b.profileURL}
 	if len(s.endpoints) == 0 {
 		if s.node, err = newNode(b.rookeryd, dir); err != nil {
 			return result, err

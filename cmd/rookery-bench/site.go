@@ -19,7 +19,7 @@ type site struct {
 	debug     string // address of the debug listener; "" if not known
 
 	rookery *stub
-	echo    *echo
+	echoes  map[string]*echo // by system
 	library *library
 	bare    *bare
 	fsyncs  []*fsync
@@ -190,8 +190,8 @@ func (s *site) sides(ctx context.Context, w workload) ([]*side, error) {
 // or it was not started here.
 func (s *site) serverOf(name string) *process {
 	switch {
-	case name == systemEcho:
-		return s.echo.process
+	case name == systemEcho || name == systemOctets:
+		return s.echoes[name].process
 	case name == systemBbolt || name == systemFsync || s.node == nil:
 		return nil
 	}
@@ -203,13 +203,15 @@ func (s *site) system(ctx context.Context, name string, example sample) (sys sys
 	switch name {
 	case "":
 		return s.rookery, nil
-	case systemEcho:
-		if s.echo == nil {
-			if s.echo, err = newEcho(s.self, s.connections, s.work); err != nil {
+	case systemEcho, systemOctets:
+		e := s.echoes[name]
+		if e == nil {
+			if e, err = newEcho(s.self, name == systemOctets, s.connections, s.work); err != nil {
 				return nil, err
 			}
+			s.echoes[name] = e
 		}
-		return s.echo, s.echo.teach(ctx, example.lesson)
+		return e, e.teach(ctx, example.lesson)
 	case systemClient:
 		if s.library == nil {
 			s.library, err = newLibrary(s.endpoints, s.connections, s.work)
@@ -233,8 +235,8 @@ func (s *site) system(ctx context.Context, name string, example sample) (sys sys
 
 func (s *site) close() error {
 	errs := []error{s.rookery.close()}
-	if s.echo != nil {
-		errs = append(errs, s.echo.close())
+	for _, e := range s.echoes {
+		errs = append(errs, e.close())
 	}
 	if s.library != nil {
 		errs = append(errs, s.library.close())

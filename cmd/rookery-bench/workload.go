@@ -34,7 +34,7 @@ type workload struct {
 // beside is what runs by turns with a workload, so that whatever else the
 // machine does hits both.
 type beside struct {
-	system   string // echo, client, bbolt, fsync; "" is the system measured itself
+	system   string // one of the names below; "" is the system measured itself
 	workload string // another workload than the one measured; "" is the same
 	workers  int    // 0: as many as the workload
 	// atLeast is the ratio of keys a second to this one's that is wanted; 0: none,
@@ -57,6 +57,7 @@ func (b beside) name() string {
 const (
 	systemRookery = "rookery"
 	systemEcho    = "echo"
+	systemOctets  = "echo of octets"
 	systemClient  = "client"
 	systemBbolt   = "bbolt"
 	systemFsync   = "fsync"
@@ -73,7 +74,7 @@ const (
 var workloads = []workload{
 	{
 		name: "lookup", op: opLookup, consistency: atLeast, keys: 1, workers: 64,
-		beside: []beside{{system: systemEcho, atLeast: 0.9}, {system: systemClient}, {system: systemBbolt, workers: 1}},
+		beside: []beside{{system: systemEcho, atLeast: 0.9}, {system: systemOctets}, {system: systemClient}, {system: systemBbolt, workers: 1}},
 	},
 	{
 		name: "lookup-linearizable", op: opLookup, consistency: linearizable, keys: 1, workers: 64,
@@ -89,7 +90,7 @@ var workloads = []workload{
 	},
 	{
 		name: "list-50", op: opList, consistency: atLeast, keys: 1, workers: 64,
-		beside: []beside{{system: systemEcho, atLeast: 0.7}, {system: systemClient}, {system: systemBbolt, workers: 1}},
+		beside: []beside{{system: systemEcho, atLeast: 0.7}, {system: systemOctets}, {system: systemClient}, {system: systemBbolt, workers: 1}},
 	},
 	{
 		name: "assert-64", op: opAssert, keys: 1, workers: 64,

@@ -35,8 +35,10 @@ It only adds and changes. What the directory has of a backend and the list has n
 counted and stays. A second import of the same list changes nothing.
 
 When everything was read to the end and nothing refused, the backends whose list it was are
-confirmed: their list is known whole. If a list is cut off or in the wrong format, or a
-record was refused, nothing is confirmed and the exit code is 1; what was read before is in.`,
+confirmed: their list is known whole, and a name that nobody lists is NOT_FOUND from then on.
+If a list is cut off or in the wrong format, or a record was refused, or the list is empty or
+mostly about other backends' mailboxes, nothing is confirmed and the exit code is 1; what was
+read is in. A text list that was cut behind a line cannot be told from a whole one.`,
 		Example: `  ctl_mboxlist -d | rookeryctl import cyrus --server be1.example.org -
   rookeryctl import cyrus --server be1.example.org be1.json
   rookeryctl import cyrus --dry-run frontend.json`,
@@ -216,17 +218,18 @@ func (d *dump) compare(ctx context.Context) error {
 	return nil
 }
 
-// confirm says that the backends' lists are known whole. One whose list is empty
-// may not be known yet.
+// confirm says that the backends' lists are known whole, and so that what nobody
+// lists does not exist. It does not say so of a list that looks wrong: an empty
+// one, or one that is mostly about mailboxes of other groups.
 func (d *dump) confirm(ctx context.Context) error {
+	if held := d.out.Forked + d.out.Overtaken; 2*held > d.out.Records-d.out.Skipped {
+		return refusedf("not confirmed: of the list, %s held by other groups (`rookeryctl forks`); is it the list of that backend? If it is, `rookeryctl backends confirm` says so", plural(held, "mailbox"))
+	}
 	for _, s := range d.out.Servers {
-		_, err := d.c.ConfirmBackend(ctx, s.Server, directory.ByImport)
-		if errors.Is(err, directory.ErrNotFound) && s.Records == 0 {
-			if _, err = d.c.SetBackend(ctx, s.Server, client.BackendChange{Create: true}); err == nil {
-				_, err = d.c.ConfirmBackend(ctx, s.Server, directory.ByImport)
-			}
+		if s.Records == 0 {
+			return refusedf("not confirmed: the list has no mailbox of %s; if that is so, `rookeryctl backends confirm %s` says it, after `rookeryctl backends set %s --create`", s.Server, s.Server, s.Server)
 		}
-		if err != nil {
+		if _, err := d.c.ConfirmBackend(ctx, s.Server, directory.ByImport); err != nil {
 			return within(err, "everything is in, but %s is not confirmed", s.Server)
 		}
 		s.Confirmed = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,6 +21,7 @@ type Store struct {
 	files *files
 
 	snapshots sync.Mutex // one at a time
+	verified  atomic.Bool
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
@@ -60,6 +62,7 @@ func Open(cfg Config) (*Store, error) {
 			s.node.Stop(err)
 			return nil, errors.Join(err, f.close())
 		}
+		s.verified.Store(true)
 	}
 	if f.replay.Torn {
 		s.node.metrics.torn.Inc()
@@ -72,7 +75,11 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runAppend)
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
-	if !small && !cfg.NoBackgroundVerify {
+	switch {
+	case small:
+	case cfg.NoBackgroundVerify:
+		s.verified.Store(true)
+	default:
 		s.running.Go(s.runVerify)
 	}
 	go s.shutDown()
@@ -170,10 +177,18 @@ func (s *Store) runVerify() {
 	if err == nil {
 		err = s.verifyMachine()
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		s.halt(err)
+	case !s.stopping():
+		s.verified.Store(true)
 	}
 }
+
+// Verified reports whether the state file was read whole since the store was
+// opened, and found as it was written. Before that, what is not found may be
+// there all the same.
+func (s *Store) Verified() bool { return s.verified.Load() }
 
 // verifyMachine lets the machine look at its own records.
 func (s *Store) verifyMachine() (err error) {

@@ -90,6 +90,9 @@ func (d *directoryService) lookup(ctx context.Context, c *apiv1.Consistency, nam
 // stays and confirm says why: absence is unconfirmed then, and the caller must
 // say that instead.
 func (s *Server) confirm(ctx context.Context, r *read) (why string, err error) {
+	if !s.store.Verified() {
+		return "this node's state file is still being verified after its start", nil
+	}
 	if r.linearizable {
 		return "", nil
 	}

@@ -46,7 +46,10 @@ type bentStore struct {
 	age          time.Duration // of local views, if not zero; negative: not known
 	when         error         // instead of waiting
 	late         bool          // Propose waits for its context before it fails
+	unverified   bool          // instead of what the store knows
 }
+
+func (b *bentStore) Verified() bool { return !b.unverified && b.Store.Verified() }
 
 func (b *bentStore) Propose(ctx context.Context, command []byte) ([]byte, error) {
 	if b.late {

@@ -175,6 +175,9 @@ func TestNegative(t *testing.T) {
 	n.confirm(t, be1)
 	check("complete", nil, apiv1.Outcome_OUTCOME_NOT_FOUND, 0, false)
 	check("complete, stale", stale(0), apiv1.Outcome_OUTCOME_NOT_FOUND, 0, false)
+	n.store.unverified = true
+	check("not verified", nil, apiv1.Outcome_OUTCOME_UNCONFIRMED, 0, true)
+	n.store.unverified = false
 	n.store.linearizable = raftstore.ErrNoLeader
 	check("no majority", nil, apiv1.Outcome_OUTCOME_UNCONFIRMED, 0, true)
 	check("no majority, stale", stale(0), apiv1.Outcome_OUTCOME_UNCONFIRMED, 0, true)

@@ -55,6 +55,8 @@ func (h shard) Linearizable(ctx context.Context) (View, error) {
 	return view(h.s.Read(ctx, raftstore.Linearizable))
 }
 
+func (h shard) Verified() bool { return h.s.Verified() }
+
 func (h shard) When(ctx context.Context, ready func(kv.Reader) bool) (View, error) {
 	return view(h.s.ReadWhen(ctx, ready))
 }

@@ -17,6 +17,9 @@ type Store interface {
 	Local() (View, error)
 	// Linearizable returns a view that shows everything acknowledged before the call.
 	Linearizable(ctx context.Context) (View, error)
+	// Verified reports whether the state was found whole since the start: until
+	// then, absence is not known.
+	Verified() bool
 	// When waits for a view to which ready says yes.
 	When(ctx context.Context, ready func(kv.Reader) bool) (View, error)
 }

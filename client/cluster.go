@@ -30,6 +30,7 @@ type Status struct {
 	ClusterVersion    uint32
 	Sweeps            []Sweep
 	Warnings          []string // what an operator should look at
+	Problems          []string // what keeps mailboxes from being served
 	AdmissionOpen     bool
 	ReadOnly          bool
 	NotAdmitted       []directory.BackendName // at most 100

@@ -28,6 +28,7 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 		FormatVersion:  m.GetFormatVersion(),
 		ClusterVersion: m.GetClusterVersion(),
 		Warnings:       m.GetWarnings(),
+		Problems:       m.GetProblems(),
 		AdmissionOpen:  m.GetAdmissionOpen(),
 		ReadOnly:       m.GetReadOnly(),
 		NotAdmitted:    backends(m.GetNotAdmitted()),

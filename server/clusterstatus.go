@@ -83,7 +83,33 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 	}
 	out.NotAdmitted = names(waiting, maxMissing)
 	out.Warnings = warnings(&st, backends, &members, len(waiting))
+	out.Problems = problems(backends)
 	return out, nil
+}
+
+// problems says which backends keep mailboxes from being served: what is kept
+// of each tells, without a walk over the mailboxes.
+func problems(backends []machine.BackendInfo) []string {
+	var out []string
+	primaries := map[directory.GroupName]*machine.BackendInfo{}
+	for i := range backends {
+		if b := &backends[i]; b.Primary {
+			primaries[b.GroupName] = b
+		}
+	}
+	for i := range backends {
+		b := &backends[i]
+		switch p := primaries[b.GroupName]; {
+		case b.Counted == 0:
+		case b.State == directory.BackendLost:
+			out = append(out, fmt.Sprintf("%s is lost and %d mailboxes are known from it", b.Name, b.Counted))
+		case b.Primary && b.State == directory.BackendDown:
+			out = append(out, fmt.Sprintf("%s is down with %d mailboxes", b.Name, b.Counted))
+		case p != nil && p != b && b.Counted > p.Counted:
+			out = append(out, fmt.Sprintf("%s holds %d mailboxes and %s, the primary of %s, %d: the others answer NOT_AT_PRIMARY", b.Name, b.Counted, p.Name, b.GroupName, p.Counted))
+		}
+	}
+	return out
 }
 
 // warnings says what an operator should look at, the gravest first.

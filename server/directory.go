@@ -40,8 +40,35 @@ func (d *directoryService) Lookup(ctx context.Context, req *apiv1.LookupRequest)
 	return &out.response, nil
 }
 
+// userOf reads a user id as a request has it.
+func (s *Server) userOf(text string) (directory.UserID, error) {
+	user, err := directory.ParseUser(text)
+	if err != nil {
+		return "", err
+	}
+	return s.fold(user)
+}
+
+// fold leaves the default domain out of a user id: canonical ids have none, and
+// who asks with a mail address at hand may not know which domain that is.
+func (s *Server) fold(user directory.UserID) (directory.UserID, error) {
+	if user.Domain() == "" {
+		return user, nil
+	}
+	v, err := s.store.Local()
+	if err != nil {
+		return "", err
+	}
+	defer v.Release()
+	settings, err := s.machine.Settings(v)
+	if err != nil {
+		return "", err
+	}
+	return user.OmitDomain(settings.DefaultDomain), nil
+}
+
 func (d *directoryService) LookupUser(ctx context.Context, req *apiv1.LookupUserRequest) (*apiv1.LookupUserResponse, error) {
-	user, err := directory.ParseUser(req.GetUser())
+	user, err := d.s.userOf(req.GetUser())
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +188,9 @@ func (d *directoryService) LookupMany(ctx context.Context, req *apiv1.LookupMany
 func (d *directoryService) Rights(ctx context.Context, req *apiv1.RightsRequest) (*apiv1.RightsResponse, error) {
 	s := d.s
 	who, err := directory.ParsePrincipal(req.GetUser(), req.GetAclGroups(), req.GetAsAdmin())
+	if err == nil {
+		who.User, err = s.fold(who.User)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +272,7 @@ func (d *directoryService) Find(ctx context.Context, req *apiv1.FindRequest) (*a
 
 func (d *directoryService) ListSubscriptions(ctx context.Context, req *apiv1.ListSubscriptionsRequest) (*apiv1.ListSubscriptionsResponse, error) {
 	s := d.s
-	user, err := directory.ParseUser(req.GetUser())
+	user, err := s.userOf(req.GetUser())
 	if err != nil {
 		return nil, err
 	}

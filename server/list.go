@@ -22,6 +22,9 @@ const (
 func (d *directoryService) List(req *apiv1.ListRequest, stream grpc.ServerStreamingServer[apiv1.ListResponse]) error {
 	s := d.s
 	q, err := listQuery(req)
+	if err == nil {
+		q.Principal.User, err = s.fold(q.Principal.User)
+	}
 	if err != nil {
 		return err
 	}

@@ -271,7 +271,7 @@ func newEcho(self string, octets bool, connections int, w *work) (*echo, error) 
 		return nil, err
 	}
 	e := &echo{octets: octets, process: p}
-	if e.stub, err = newStub(address, connections, w); err != nil {
+	if e.stub, err = newStub([]string{address}, connections, w); err != nil {
 		return nil, errors.Join(err, p.kill())
 	}
 	if e.teacher, err = grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
@@ -299,7 +299,6 @@ func (e *echo) close() error {
 // startEcho runs this program as an echo and waits for its address.
 func startEcho(self, command string) (*process, string, error) {
 	p := newProcess(self, command)
-	p.cmd.Stdin = nil
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
 		return nil, "", err

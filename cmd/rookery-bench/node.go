@@ -93,7 +93,7 @@ func (n *node) await(ctx context.Context, mode apiv1.ConsistencyMode) error {
 			return err
 		}
 	}
-	s, err := newStub(n.client, 1, nil)
+	s, err := newStub([]string{n.client}, 1, nil)
 	if err != nil {
 		return err
 	}

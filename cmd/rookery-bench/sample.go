@@ -31,7 +31,7 @@ func (s sample) size() int {
 // size.
 func takeSample(ctx context.Context, endpoint string, w workload, wk *work) (sample, error) {
 	var now sample
-	s, err := newStub(endpoint, 1, wk,
+	s, err := newStub([]string{endpoint}, 1, wk,
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			now = sample{lesson: lesson{Method: method}, Request: sizeOf(req)}
 			if err := invoke(ctx, method, req, reply, conn, opts...); err != nil {

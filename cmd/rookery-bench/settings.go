@@ -56,8 +56,10 @@ Examples:
 It starts a rookeryd of its own for each population, on free ports of loopback,
 fills it, puts the workloads on it one after the other, and between their rounds
 the ceilings: a gRPC echo of the same octets in a process of its own, one writer's
-fdatasync, a bare bbolt file. With --endpoints it asks a cluster that is running;
-unless "import" is among the workloads, that must hold the population already.
+fdatasync, a bare bbolt file. With --endpoints it asks a cluster that is running,
+which must hold the population already unless "import" is among the workloads.
+That writes the invented mailboxes into it, and so do the asserts: never do it to
+a cluster that serves anybody.
 
 Flags:
 `
@@ -70,7 +72,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&populations, "population", "100k", "how many mailboxes: `sizes`, such as 100k,1M")
 	fs.Uint64Var(&s.seed, "seed", 1, "which population of that size, and which calls")
-	fs.StringVar(&workloads, "workload", "*", "which `workloads`, separated by commas: "+strings.Join(workloadNames(), ", ")+"; * stands for any text")
+	fs.StringVar(&workloads, "workload", "", "which `workloads`, separated by commas, * standing for any text: "+strings.Join(workloadNames(), ", ")+"; default: all")
 	fs.StringVar(&endpoints, "endpoints", "", "`addresses` of a cluster that is running, separated by commas; default: start one")
 	fs.StringVar(&s.rookeryd, "rookeryd", besideMe("rookeryd"), "the `program` to start")
 	fs.StringVar(&s.rookeryctl, "rookeryctl", besideMe("rookeryctl"), "the `program` of --import-by rookeryctl")
@@ -103,12 +105,19 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 		}
 		s.populations = append(s.populations, n)
 	}
+	if endpoints != "" {
+		s.endpoints = strings.Split(endpoints, ",")
+	}
+	if workloads == "" {
+		if len(s.endpoints) > 0 {
+			// An invented mail site must not get into somebody's directory unasked.
+			return s, fmt.Errorf("%w: with --endpoints, say by --workload what is to be done to that cluster", errUsage)
+		}
+		workloads = "*"
+	}
 	var err error
 	if s.workloads, err = selectWorkloads(workloads); err != nil {
 		return s, err
-	}
-	if endpoints != "" {
-		s.endpoints = strings.Split(endpoints, ",")
 	}
 	return s, s.check()
 }

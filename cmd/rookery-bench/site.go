@@ -55,7 +55,7 @@ func (s *site) measure(ctx context.Context, into *populationReport) (err error) 
 	if s.asked(workloadImport) {
 		into.Import = filled
 	}
-	if s.rookery, err = newStub(s.endpoints[0], s.connections, s.work); err != nil {
+	if s.rookery, err = newStub(s.endpoints, s.connections, s.work); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()

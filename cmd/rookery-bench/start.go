@@ -94,7 +94,7 @@ func timeStart(ctx context.Context, n *node) (startRound, error) {
 
 // killUnderLoad kills the node while asserts are being answered.
 func killUnderLoad(ctx context.Context, n *node, w *work, connections int) error {
-	s, err := newStub(n.client, connections, w)
+	s, err := newStub([]string{n.client}, connections, w)
 	if err != nil {
 		return err
 	}

@@ -23,16 +23,17 @@ type stub struct {
 	token []byte // sent with AT_LEAST
 }
 
-// newStub returns a stub with that many connections, not yet connected.
-func newStub(endpoint string, connections int, w *work, opts ...grpc.DialOption) (*stub, error) {
+// newStub returns a stub with that many connections, spread over the endpoints
+// and not yet connected.
+func newStub(endpoints []string, connections int, w *work, opts ...grpc.DialOption) (*stub, error) {
 	s := &stub{work: w, line: rand.Text()}
 	opts = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20)),
 	}, opts...)
-	for range connections {
-		conn, err := grpc.NewClient("passthrough:///"+endpoint, opts...)
+	for i := range connections {
+		conn, err := grpc.NewClient("passthrough:///"+endpoints[i%len(endpoints)], opts...)
 		if err != nil {
 			return nil, errors.Join(err, s.close())
 		}

@@ -152,7 +152,7 @@ func advice(err error) string {
 		return "; `rookeryctl switchover --dry-run` names what is missing, --accept-missing takes it"
 	case errors.Is(err, directory.ErrIncomplete):
 		return "; `rookeryctl backends` shows who is missing: import its list, or `rookeryctl backends confirm` it"
-	case errors.Is(err, directory.ErrNotAdmitted):
+	case errors.Is(err, directory.ErrNotAdmitted) && !strings.Contains(err.Error(), "retired"):
 		return "; `rookeryctl backends admit` admits it"
 	case errors.Is(err, directory.ErrReadOnly):
 		return "; `rookeryctl settings set read-only=no` ends that"

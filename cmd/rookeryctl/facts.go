@@ -61,7 +61,7 @@ func (a *app) tellResult(r client.Result, about string) error {
 		a.printf(", epoch %d", r.Epoch)
 	}
 	if r.Lapses > 0 {
-		a.printf(", lapses in %s if nothing is heard", age(r.Lapses))
+		a.printf(", lapses in %s", age(r.Lapses))
 	}
 	a.printf(" (revision %d)\n", r.Revision)
 	if s := remark(r.Effect); s != "" {

@@ -221,12 +221,15 @@ refused. --epoch states the one that you have seen; else it is the plan's.
 			a.stdout.Flush()
 		}
 		refused := obstacle(p, epoch, acceptMissing)
+		if refused != nil && out.Refusal == "" {
+			out.Refusal = plain(refused.Error())
+		}
 		if dryRun || refused != nil {
 			if a.format == formatJSON {
 				if err := a.document(out); err != nil {
 					return err
 				}
-			} else if refused == nil {
+			} else if refused == nil && p.From != p.To {
 				a.printf("It would be done. Nothing was changed (--dry-run).\n")
 			}
 			return refused
@@ -253,7 +256,7 @@ refused. --epoch states the one that you have seen; else it is the plan's.
 func obstacle(p client.Plan, epoch uint64, acceptMissing bool) error {
 	switch {
 	case epoch != 0 && epoch != p.Epoch:
-		return refusedf("refused: the epoch of %s is %d, not %d: its primary has moved since; look at `rookeryctl groups %s` and decide again", p.Group, p.Epoch, epoch, p.Group)
+		return refusedf("refused: the epoch of %s is %d, not %d: look at `rookeryctl groups %s` and decide again", p.Group, p.Epoch, epoch, p.Group)
 	case p.Refusal != "":
 		return refusedf("refused: %s", plain(strings.TrimPrefix(p.Refusal, "directory: ")))
 	case !p.Equal && !acceptMissing && p.From != p.To:
@@ -266,8 +269,12 @@ func obstacle(p client.Plan, epoch uint64, acceptMissing bool) error {
 }
 
 func (a *app) tellPlan(p client.Plan) error {
+	if p.From == p.To {
+		a.printf("%s is the primary of %s already; there is nothing to change.\n", p.To, p.Group)
+		return nil
+	}
 	a.printf("Plan: the primary of %s goes from %s (%s) to %s (%s), epoch %d to %d.\n", p.Group, p.From, mailboxCount(p.FromCount), p.To, mailboxCount(p.ToCount), p.Epoch, p.Epoch+1)
-	if p.Equal || p.From == p.To {
+	if p.Equal {
 		a.printf("%s holds all that %s holds.\n", p.To, p.From)
 		return nil
 	}

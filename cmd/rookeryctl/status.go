@@ -172,6 +172,7 @@ func (s *survey) findProblems(stale bool) []string {
 	if !s.Complete && s.Incarnation <= 1 && s.BackendsCounted > 0 {
 		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
+	out = append(out, s.Problems...)
 	if n := s.Counts.Forked; n > 0 {
 		say("%s", plural(n, "fork"))
 	}

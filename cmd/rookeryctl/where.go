@@ -127,9 +127,17 @@ func meaning(r client.Route) []string {
 			say("Nothing is known of the name, and that could not be confirmed: %s", orDash(r.Why))
 		}
 	case directory.Incomplete:
-		say("Nothing is known of the name, but not every backend has been heard: %s.", join(r.Missing))
+		if len(r.Missing) == 0 {
+			say("Nothing is known of the name, for no backend has been heard yet: import a list, or assert something and confirm.")
+		} else {
+			say("Nothing is known of the name, but not every backend has been heard: %s.", join(r.Missing))
+		}
 	case directory.NotFound:
-		say("No backend holds it.")
+		if waiting := notAdmitted(r.Facts); len(waiting) > 0 {
+			say("No backend that was admitted holds it; %s says that it does, and waits for `rookeryctl backends admit`.", join(waiting))
+		} else {
+			say("No backend holds it.")
+		}
 		if r.RecentlyRetracted {
 			say("It was retracted minutes ago: delivery should answer \"later\".")
 		}
@@ -279,7 +287,7 @@ func (a *app) tellWhy(r client.Route, e *explanation) error {
 	} else {
 		a.printf("Complete: no, %d of %d backends have been heard; missing: %s.\n", s.BackendsConfirmed, s.BackendsCounted, orDash(join(s.Missing)))
 	}
-	a.printf("Answered by %s at revision %d (the mailbox last changed at %d), incarnation %d, age %s.\n", r.Node, r.Revision, r.Changed, r.Incarnation, age(r.Age))
+	a.printf("Answered by %s at revision %d (%s), incarnation %d, age %s.\n", r.Node, r.Revision, lastChanged(r.Changed), r.Incarnation, age(r.Age))
 	return nil
 }
 
@@ -351,4 +359,22 @@ func whereOf(r client.Route, e *explanation) whereJSON {
 		out.whyJSON.Group = new(groupOf(*e.group))
 	}
 	return out
+}
+
+// notAdmitted lists the backends that state a mailbox and do not count.
+func notAdmitted(facts []client.Fact) []directory.BackendName {
+	var names []directory.BackendName
+	for _, f := range facts {
+		if !f.Admitted {
+			names = append(names, f.Server)
+		}
+	}
+	return names
+}
+
+func lastChanged(rev directory.Revision) string {
+	if rev == 0 {
+		return "nothing is known of the mailbox"
+	}
+	return fmt.Sprintf("the mailbox last changed at %d", rev)
 }

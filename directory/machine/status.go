@@ -359,7 +359,7 @@ func (m *Machine) PlanSwitchover(r kv.Reader, group directory.GroupName, to dire
 	case !same:
 		p.Refusal = refuse(directory.ErrMissingAtTarget, "%s and %s do not hold the same mailboxes", p.From, p.To)
 	}
-	if same || g.Primary == b.ID {
+	if same || g.Primary == b.ID || !g.Has(b.ID) {
 		return p, nil
 	}
 	if p.MissingCount, p.Missing, err = s.without(g.Primary, b.ID, limit); err != nil {

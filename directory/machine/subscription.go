@@ -21,6 +21,7 @@ func (a *apply) subscribe(op Subscribe) (Result, error) {
 	if err := validSubscription(op.User, op.Mailbox); err != nil {
 		return Result{}, err
 	}
+	op.User = op.User.OmitDomain(a.settings.DefaultDomain)
 	key := subscriptionKey(op.User, op.Mailbox)
 	if a.tx.Get(bucketSubscription, key) != nil {
 		return Result{Effect: Unchanged}, nil
@@ -46,6 +47,7 @@ func (a *apply) unsubscribe(op Unsubscribe) (Result, error) {
 	if err := validSubscription(op.User, op.Mailbox); err != nil {
 		return Result{}, err
 	}
+	op.User = op.User.OmitDomain(a.settings.DefaultDomain)
 	if a.tx.Get(bucketSubscription, subscriptionKey(op.User, op.Mailbox)) == nil {
 		return Result{Effect: Unchanged}, nil
 	}

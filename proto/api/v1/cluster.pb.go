@@ -252,7 +252,9 @@ type StatusResponse struct {
 	// Work that small commands left over and that goes on by itself.
 	Sweeps []*Sweep `protobuf:"bytes,17,rep,name=sweeps,proto3" json:"sweeps,omitempty"`
 	// What an operator should look at, one sentence each: admission is open, a fork...
-	Warnings      []string `protobuf:"bytes,18,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []string `protobuf:"bytes,18,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What keeps mailboxes from being served, one sentence each; empty if nothing does.
+	Problems      []string `protobuf:"bytes,25,rep,name=problems,proto3" json:"problems,omitempty"`
 	AdmissionOpen bool     `protobuf:"varint,19,opt,name=admission_open,json=admissionOpen,proto3" json:"admission_open,omitempty"`
 	ReadOnly      bool     `protobuf:"varint,20,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
 	// Backends that asserted and were never admitted, by name, at most 100.
@@ -417,6 +419,13 @@ func (x *StatusResponse) GetSweeps() []*Sweep {
 func (x *StatusResponse) GetWarnings() []string {
 	if x != nil {
 		return x.Warnings
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
 	}
 	return nil
 }
@@ -4348,7 +4357,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xd2\x06\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xee\x06\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4369,7 +4378,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x0eformat_version\x18\x0f \x01(\rR\rformatVersion\x12'\n" +
 	"\x0fcluster_version\x18\x10 \x01(\rR\x0eclusterVersion\x12-\n" +
 	"\x06sweeps\x18\x11 \x03(\v2\x15.rookery.api.v1.SweepR\x06sweeps\x12\x1a\n" +
-	"\bwarnings\x18\x12 \x03(\tR\bwarnings\x12%\n" +
+	"\bwarnings\x18\x12 \x03(\tR\bwarnings\x12\x1a\n" +
+	"\bproblems\x18\x19 \x03(\tR\bproblems\x12%\n" +
 	"\x0eadmission_open\x18\x13 \x01(\bR\radmissionOpen\x12\x1b\n" +
 	"\tread_only\x18\x14 \x01(\bR\breadOnly\x12!\n" +
 	"\fnot_admitted\x18\x15 \x03(\tR\vnotAdmitted\x12#\n" +

@@ -73,7 +73,7 @@ type Config struct {
 	FlushInterval time.Duration
 
 	// LogEntries and LogBytes bound the log that is kept for nodes that lag;
-	// default 200,000 and 128 MiB. MarkBytes is how much log is written between
+	// default 200,000 and 64 MiB. MarkBytes is how much log is written between
 	// two points that a restart can read from; default 64 MiB.
 	LogEntries int
 	LogBytes   int64
@@ -104,7 +104,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.FlushBytes, 32<<20)
 	set(&c.FlushInterval, time.Second)
 	set(&c.LogEntries, 200_000)
-	set(&c.LogBytes, 128<<20)
+	set(&c.LogBytes, 64<<20)
 	set(&c.MarkBytes, 64<<20)
 	set(&c.MmapSize, 64<<30)
 	set(&c.VerifyBytes, 64<<20)

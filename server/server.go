@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +55,10 @@ const defaultTimeout = 10 * time.Second
 // MaxCommand is what a store must take for every request that the server takes:
 // a command is no larger than its request, but for some octets an item.
 const MaxCommand = 2 * maxRequest
+
+// streamWorkers is how many goroutines wait for calls. A call that finds none
+// gets a new one, whose stack has to grow first: a seventh of a lookup's cost.
+const streamWorkers = 64
 
 // What a connection may bring.
 const (
@@ -140,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		// Goroutines that are kept need not grow their stacks anew for every call.
-		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if cfg.Credentials != nil {

@@ -497,9 +497,25 @@ func (m *Machine) Verify(r kv.Reader) error {
 				default:
 					facts[server]++
 				}
+			case bucketFork, bucketMove:
+				name, err := storedName(k)
+				if err != nil {
+					return err
+				}
+				if s.r.Get(bucketMailbox, mailboxKey(name)) == nil {
+					return fmt.Errorf("%w: bucket %s: there is no mailbox %s", ErrCorrupt, bucket, name)
+				}
 			case bucketByServer, bucketHeldFact:
 				if len(k) < 5 {
 					return fmt.Errorf("%w: bucket %s: key %q", ErrCorrupt, bucket, k)
+				}
+				// These keys have no checksum: the fact that they tell of must be there.
+				name, err := storedName(k[4:])
+				if err != nil {
+					return err
+				}
+				if s.r.Get(bucketMailbox, factKey(name, directory.ServerID(binary.BigEndian.Uint32(k)))) == nil {
+					return fmt.Errorf("%w: bucket %s: %s has no such fact", ErrCorrupt, bucket, name)
 				}
 			}
 			return nil

@@ -22,7 +22,7 @@
 // The core gathers what is proposed while an append is on its way and makes one
 // Raft entry of it. The appender writes and syncs the log for all that has
 // gathered. Once a majority has done so, the applier takes the commands through
-// the machine into the overlay, publishes it, and answers. At 10,000 changed
+// the machine into the overlay, publishes it, and answers. At 30,000 changed
 // keys or after a second a flush writes the overlay's layer to the state file
 // in one transaction: state, applied index, term and membership, always of the
 // same entry. Until then the log is what makes it durable.

@@ -36,6 +36,8 @@ type Config struct {
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
 	Members func() Members
+	// Replica is what operators may do to this node's replica; default: nothing.
+	Replica Replica
 	// Identify tells who makes a call; default PlainText.
 	Identify func(context.Context) (Caller, error)
 	// Credentials secure the connections; default: plain text.

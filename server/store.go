@@ -2,9 +2,12 @@ package server
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/raftstore/snap"
 )
 
 // Store is what the server needs of the replicated store of one shard. Its errors
@@ -38,17 +41,52 @@ type View interface {
 type Members struct {
 	Nodes  []Node
 	Leader uint64 // 0: none is known
+	// Waiting are nodes that ask to join and are no members, by name.
+	Waiting []Node
 	// Raft's numbers on this node.
 	Applied, Commit, Term uint64
 }
 
-// Node is a member of the Raft group.
+// Node is a member of the Raft group. What a node says of itself is zero until it
+// was heard; of the node that answers it is always there.
 type Node struct {
 	Name          string
 	ID            uint64
 	ClientAddress string // empty if it is not known
 	PeerAddress   string
+	Site          string // where it stands; empty if it was not told
 	Voter         bool
+
+	// Heard is how long ago it last said the following; negative: never.
+	Heard     time.Duration
+	Version   string
+	Applied   uint64
+	FileBytes int64 // of the state file
+	UsedBytes int64 // of it
+	FreeBytes int64 // of the disk that it is on
+	// Verified: it has read its state file whole since its start.
+	Verified   bool
+	Compacting bool
+	// Quarantined: its state differs from the others', and it serves nothing.
+	Quarantined bool
+
+	// As the leader sees it; zero where the answering node does not lead.
+	Match  uint64 // how far its log certainly goes
+	Active bool   // it has answered the leader within an election timeout
+}
+
+// Replica is what operators do to this node's replica of the shard. Its errors are
+// raftstore's.
+type Replica interface {
+	// ChangeMembers changes who takes part; it returns when that is applied here.
+	ChangeMembers(ctx context.Context, changes ...raftstore.Change) error
+	// Transfer hands the leadership to a voter and waits until it leads.
+	Transfer(ctx context.Context, node uint64) error
+	// Snapshot writes a snapshot of at least all that is applied now to w.
+	Snapshot(ctx context.Context, w io.Writer) (snap.Header, error)
+	// Compact rewrites the state file without its holes while the node serves, and
+	// returns its size before and after.
+	Compact(ctx context.Context, progress func(done, total int64)) (before, after int64, err error)
 }
 
 // leader returns the leading node, or nil.

@@ -68,7 +68,7 @@ var House = []Row{
 	{
 		From: "cmd/rookeryd",
 		May: []string{
-			"server", "server/statuspage", "raftstore/peer", "raftstore", "directory/machine", "adapter/*", "client",
+			"server", "server/statuspage", "raftstore/peer", "raftstore", "raftstore/snap", "directory/machine", "adapter/*", "client",
 			"internal/obs", "internal/mtls",
 		},
 		Libraries: []string{"grpc", "prometheus", "sync"},
@@ -86,8 +86,11 @@ var House = []Row{
 	},
 	{
 		From: "cmd/rookeryctl",
+		// What is done to a stopped node's files - restore, recover - is raftstore's
+		// and the rules', without a node to ask.
 		May: []string{
 			"client", "directory", "adapter/cyrus", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
+			"raftstore", "raftstore/snap", "server", "directory/machine",
 		},
 		Libraries: []string{"cobra", "term"},
 	},
@@ -112,7 +115,7 @@ var House = []Row{
 	{
 		From: "server",
 		May: []string{
-			"directory/machine", "directory", "raftstore", "proto/api/v1", "internal/kv", "internal/mtls",
+			"directory/machine", "directory", "raftstore", "raftstore/snap", "proto/api/v1", "internal/kv", "internal/mtls",
 		},
 		Libraries: []string{"grpc", "grpc-metrics", "prometheus"},
 		Tests:     []string{"client", "raftstore/wal"},

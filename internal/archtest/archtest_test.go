@@ -93,7 +93,7 @@ func TestArrows(t *testing.T) {
 		{"generated code", "server/statuspage/a.go", imports("statuspage", own+"proto/api/v1"),
 			"server/statuspage -> proto/api/v1: not allowed; server/statuspage may import server"},
 		{"sim", "server/a.go", imports("server", own+"internal/sim"),
-			"server -> internal/sim: not allowed; server may import directory/machine, directory, raftstore, proto/api/v1, internal/kv, internal/mtls (grpc, grpc-metrics, prometheus)"},
+			"server -> internal/sim: not allowed; server may import directory/machine, directory, raftstore, raftstore/snap, proto/api/v1, internal/kv, internal/mtls (grpc, grpc-metrics, prometheus)"},
 		{"below a star", "cmd/rookeryd/main.go", imports("main", own+"adapter/mupdate/mupdateclient"), ""},
 		{"no row", "internal/shed/a.go", imports("shed", "fmt"),
 			"internal/shed stands in no row of internal/archtest/arrows.go: add one that says what it may import"},

@@ -177,7 +177,9 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 	}
 	now := c.clock.Now()
 	c.nextTick = now + cfg.Tick
-	c.reads.start(cfg, now)
+	if err := c.reads.start(cfg, c.id, now); err != nil {
+		return nil, err
+	}
 	if c.alone() {
 		// Nobody else could be the leader: there is no point in waiting.
 		if err := c.rn.Campaign(); err != nil {

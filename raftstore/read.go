@@ -26,7 +26,7 @@ type reads struct {
 	waiting []*readRequest // for a round to start
 	round   *readRound     // the one that is under way
 	open    []*readRound   // confirmed, waiting for apply; by index
-	life    []byte // what this node's ids begin with
+	life    []byte         // what this node's ids begin with
 	lastID  uint64
 	probe   time.Duration // when to start a round that nobody asked for
 

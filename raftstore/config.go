@@ -84,6 +84,10 @@ type Config struct {
 	LogBytes   int64
 	MarkBytes  int64
 
+	// SnapshotRate is how many octets a second are written of a snapshot that is
+	// made for another node; default 256 MB.
+	SnapshotRate int64
+
 	// MmapSize is the address space kept for the state file; default 64 GiB. A
 	// file that outgrows it stalls for as long as any View is held.
 	MmapSize int
@@ -92,13 +96,23 @@ type Config struct {
 	// background, unless NoBackgroundVerify.
 	VerifyBytes        int64
 	NoBackgroundVerify bool
+
+	step func(string) // for tests: called after each durable step
 }
 
-// Joining says which cluster a node joins, and as whom.
+// Joining says which cluster a node with an empty directory belongs to, and as
+// whom.
 type Joining struct {
 	Cluster     ClusterID
 	Incarnation uint64
-	Node        uint64 // the id under which it was added
+	Node        uint64 // its Raft id, which must never have been another disk's
+}
+
+// stepped tells a test that something is on disk.
+func (c Config) stepped(what string) {
+	if c.step != nil {
+		c.step(what)
+	}
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -118,6 +132,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.LogEntries, 200_000)
 	set(&c.LogBytes, 64<<20)
 	set(&c.MarkBytes, 64<<20)
+	set(&c.SnapshotRate, 256<<20)
 	set(&c.MmapSize, 64<<30)
 	set(&c.VerifyBytes, 64<<20)
 	if c.Log == nil {

@@ -144,6 +144,21 @@ func (o *overlay) flushed(b *base, applied wal.Position) {
 	old.release()
 }
 
+// replace shows another state, that of b, and forgets what was applied to the
+// old one. Views taken before stay valid.
+func (o *overlay) replace(b *base, applied wal.Position) {
+	o.active = make(layer, len(o.buckets))
+	o.flushed(b, applied)
+}
+
+// rebase replaces the base by one that holds the same.
+func (o *overlay) rebase(b *base, applied wal.Position) {
+	old := o.base
+	o.base = b
+	o.publish(applied)
+	old.release()
+}
+
 // close gives the overlay's own share of the base back. Views taken before stay
 // valid until they are released.
 func (o *overlay) close() {

@@ -155,6 +155,7 @@ func install(cfg Config, f *snap.File, path string, meta *Meta) error {
 	}
 	if err == nil {
 		meta.Members[0].Context = ownContext(s.meta)
+		meta.Sum = s.meta.Sum
 		err = s.Write(*meta, nil)
 	}
 	return errors.Join(err, s.Close())

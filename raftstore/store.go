@@ -23,6 +23,9 @@ type Store struct {
 	snapshots sync.Mutex // one at a time
 	verified  atomic.Bool
 
+	health      health
+	quarantined sync.Once
+
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
@@ -63,6 +66,7 @@ func Open(cfg Config) (*Store, error) {
 			return nil, errors.Join(err, f.close())
 		}
 		s.verified.Store(true)
+		s.health.scrubbed = max(1, cfg.Clock.Now())
 	}
 	if f.replay.Torn {
 		s.node.metrics.torn.Inc()
@@ -75,13 +79,15 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runAppend)
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
-	switch {
-	case small:
-	case cfg.NoBackgroundVerify:
+	if cfg.NoBackgroundVerify {
 		s.verified.Store(true)
-	default:
-		s.running.Go(s.runVerify)
 	}
+	if err := cfg.ballast(); err != nil {
+		cfg.Log.Warn("no ballast was made", "dir", cfg.Dir, "err", err)
+	}
+	s.lookAtDisk()
+	s.running.Go(s.runHealth)
+	s.running.Go(func() { s.runScrub(!s.verified.Load()) })
 	go s.shutDown()
 	return s, nil
 }
@@ -168,20 +174,6 @@ func (s *Store) runApply() {
 		case <-wake:
 		case <-timer.C:
 		}
-	}
-}
-
-// runVerify reads a large state file after the store is open.
-func (s *Store) runVerify() {
-	err := s.files.state.verify(s.cfg.Log, s.stop)
-	if err == nil {
-		err = s.verifyMachine()
-	}
-	switch {
-	case err != nil:
-		s.halt(err)
-	case !s.stopping():
-		s.verified.Store(true)
 	}
 }
 

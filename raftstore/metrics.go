@@ -17,7 +17,7 @@ type metrics struct {
 	batch, syncSeconds, applySeconds       prometheus.Histogram
 	flushSeconds, readSeconds, snapSeconds prometheus.Histogram
 	compared, scrubs                       *prometheus.CounterVec // result, see below
-	differing, diskFree, diskLow           prometheus.Gauge
+	differing, diskFree, diskLow, readOnly prometheus.Gauge
 	scrubbed                               prometheus.Counter
 
 	reg        prometheus.Registerer
@@ -94,6 +94,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.differing = gauge("sums_differing_nodes", "Nodes whose state is not this node's.")
 	m.diskFree = gauge("disk_free_bytes", "Octets free on the disk of the data directory.")
 	m.diskLow = gauge("disk_low", "1 while that is below the low-water mark.")
+	m.readOnly = gauge("read_only", "1 while the node only shows an old state, for its disk takes no writes.")
 	for _, result := range []string{comparedSame, comparedDiffers, comparedUnknown} {
 		m.compared.WithLabelValues(result) // an alert on a rate needs a zero to start from
 	}

@@ -205,8 +205,11 @@ func (s *stateFile) Begin() (_ DiskReader, err error) {
 		last: make([][]byte, len(s.buckets)), cursors: make([]sync.Pool, len(s.buckets)),
 	}
 	for i, name := range s.buckets {
-		r.buckets[i] = tx.Bucket([]byte(name))
-		r.last[i], _ = r.buckets[i].Cursor().Last()
+		// A file that was opened to be read only may lack a bucket.
+		if b := tx.Bucket([]byte(name)); b != nil {
+			r.buckets[i] = b
+			r.last[i], _ = b.Cursor().Last()
+		}
 	}
 	return r, nil
 }
@@ -290,8 +293,17 @@ func (r *stateReader) Get(bucket int, key []byte) []byte {
 }
 
 func (r *stateReader) Iterate(bucket int) kv.Iterator {
+	if r.buckets[bucket] == nil {
+		return noRows{}
+	}
 	return &stateIterator{c: r.buckets[bucket].Cursor()}
 }
+
+// noRows is an iterator over nothing.
+type noRows struct{}
+
+func (noRows) Seek([]byte) (k, v []byte) { return nil, nil }
+func (noRows) Next() (k, v []byte)       { return nil, nil }
 
 // stateIterator is a cursor that starts with the first key by itself.
 type stateIterator struct {

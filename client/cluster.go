@@ -37,6 +37,9 @@ type Status struct {
 	AppliedIndex      uint64                  // Raft's numbers, of the node that answered
 	CommitIndex       uint64
 	Term              uint64
+	Alarms            []Alarm     // by kind and node
+	GrowthRefused     string      // why the cluster takes no growth; empty if it does
+	Health            *NodeHealth // of the node that answered; nil if it says nothing
 }
 
 // Counts are kept by the directory, not counted.

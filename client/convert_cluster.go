@@ -35,6 +35,9 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 		AppliedIndex:   m.GetAppliedIndex(),
 		CommitIndex:    m.GetCommitIndex(),
 		Term:           m.GetTerm(),
+		Alarms:         alarmsOf(m.GetAlarms()),
+		GrowthRefused:  m.GetGrowthRefused(),
+		Health:         healthOf(m.GetHealth()),
 	}
 	for _, n := range m.GetNodes() {
 		st.Nodes = append(st.Nodes, Node{

@@ -22,6 +22,7 @@ type applier struct {
 	machine Machine
 	overlay *overlay
 	waiters *waiters
+	sums    *sums
 
 	meta  Meta // as of the last entry applied
 	tx    overlayTx
@@ -96,10 +97,10 @@ type confApplied struct {
 	members []Member
 }
 
-func newApplier(cfg Config, meta Meta, o *overlay, w *waiters, m *metrics) *applier {
+func newApplier(cfg Config, meta Meta, o *overlay, w *waiters, sums *sums, m *metrics) *applier {
 	return &applier{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, metrics: m, machine: cfg.Machine,
-		overlay: o, waiters: w, meta: meta, tx: overlayTx{o: o}, dirty: far,
+		overlay: o, waiters: w, sums: sums, meta: meta, tx: overlayTx{o: o}, dirty: far,
 	}
 }
 
@@ -152,6 +153,8 @@ func (a *applier) step(job applyJob) (event, error) {
 			// Nothing of the entry was published; all that is left is to stop.
 			return nil, fmt.Errorf("raftstore: apply entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
 		}
+		a.meta.Sum = a.overlay.sum
+		a.sums.applied(e.GetIndex(), a.meta.Sum, a.clock.Now())
 		if change != nil {
 			changes = append(changes, *change)
 		}

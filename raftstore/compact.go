@@ -212,7 +212,7 @@ func (c *compaction) run(check func() error) (err error) {
 	c.s.stepped("copied")
 	// A page that cannot be read would be found by who reads it next; here the
 	// old file is still there.
-	v := fileVerifier{path: c.to.Path(), stop: nil, known: append(slices.Clone(c.s.buckets), kv.Bucket(metaBucket))}
+	v := fileVerifier{path: c.to.Path()}
 	return c.to.View(v.file)
 }
 

@@ -97,6 +97,22 @@ type Config struct {
 	VerifyBytes        int64
 	NoBackgroundVerify bool
 
+	// ScrubInterval is how long after one scrub of the state file the next
+	// begins, and ScrubRate how many octets a second it reads; defaults 24 h and
+	// 8 MiB. Negative: no scrubs; no bound.
+	ScrubInterval time.Duration
+	ScrubRate     int64
+	// LowSpace is how many octets are to stay free on the disk; below, the node
+	// says that it has no space. Default the larger of 256 MiB and 2 % of the
+	// disk.
+	LowSpace int64
+	// Ballast is the size of a file that takes up space until somebody in need
+	// removes it; default none.
+	Ballast int64
+	// Space says how much of the disk that a directory is on is free, and how
+	// large it is; default what the system says.
+	Space func(dir string) (free, total int64, err error)
+
 	step func(string) // for tests: called after each durable step
 }
 
@@ -135,6 +151,11 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.SnapshotRate, 256<<20)
 	set(&c.MmapSize, 64<<30)
 	set(&c.VerifyBytes, 64<<20)
+	set(&c.ScrubInterval, 24*time.Hour)
+	set(&c.ScrubRate, 8<<20)
+	if c.Space == nil {
+		c.Space = diskSpace
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -43,6 +43,9 @@ var (
 	// ErrIdentity: the data directory, or a file in it, belongs to another
 	// cluster, node, incarnation or shard.
 	ErrIdentity = errors.New("raftstore: wrong identity")
+	// ErrDiverged: this node's state is not what the others' is, or not what it
+	// was, and it serves it no more. It must be replaced by another node's.
+	ErrDiverged = errors.New("raftstore: diverged")
 )
 
 // NotLeaderError says that another node is the leader, so that the caller can

@@ -128,7 +128,8 @@ func (a *applier) install(r *installResult) event {
 	a.meta = r.in.meta.clone()
 	a.generation++
 	a.skip = a.meta.Applied.Index
-	a.overlay.replace(r.base, a.meta.Applied)
+	a.overlay.replace(r.base, a.meta.Applied, a.meta.Sum)
+	a.sums.replaced(a.meta.Applied.Index, a.meta.Sum)
 	a.dirty = far
 	for _, w := range a.wants {
 		w.done()

@@ -35,7 +35,7 @@ func (d *MemoryDisk) Meta() Meta { return d.meta.clone() }
 
 // Begin implements Disk.
 func (d *MemoryDisk) Begin() (DiskReader, error) {
-	return &memoryReader{d.store.Snapshot(), d.names}, nil
+	return &memoryReader{d.store.Snapshot(), d.names, d.meta.clone()}, nil
 }
 
 // Write implements Disk.
@@ -165,7 +165,10 @@ func (d *MemoryDisk) Close() error { return nil }
 type memoryReader struct {
 	s     *kv.Snapshot
 	names []kv.Bucket
+	meta  Meta
 }
+
+func (r *memoryReader) Meta() (Meta, error) { return r.meta, nil }
 
 func (r *memoryReader) Get(bucket int, key []byte) []byte { return r.s.Get(r.names[bucket], key) }
 func (r *memoryReader) Iterate(bucket int) kv.Iterator    { return r.s.Iterate(r.names[bucket]) }

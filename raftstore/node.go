@@ -27,6 +27,8 @@ type Node struct {
 	metrics *metrics
 	overlay *overlay
 	waiters *waiters
+	sums    *sums
+	scrub   *scrubber
 	admit   admission
 	bases   atomic.Int64 // readers of the disk that are not closed
 
@@ -101,6 +103,9 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	}
 	n.overlay, err = newOverlay(cfg.Machine.Buckets(), base, meta.Applied)
 	if err == nil {
+		n.overlay.sum = meta.Sum
+		n.sums = newSums(meta.Applied.Index, meta.Sum, n.metrics)
+		n.scrub = newScrubber(n.overlay.seeds)
 		n.core, err = newCore(cfg, meta, replay, n.overlay, n.waiters, n.metrics)
 	}
 	if err != nil {
@@ -111,7 +116,7 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	n.core.pinned = n.pinned.Load
 	n.kept.Store(n.core.entries.before.Index)
 	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics}
-	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.metrics)
+	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.sums, n.metrics)
 	n.report()
 	return n, nil
 }
@@ -283,7 +288,7 @@ func (n *Node) StepFlush() (did bool, err error) {
 		return true, nil // of a state that is no more
 	}
 	start := n.clock.Now()
-	if err := n.disk.Write(job.meta, job.layer); err != nil {
+	if err := n.scrub.write(n.disk, job.meta, job.layer); err != nil {
 		return false, err
 	}
 	base, err := n.newBase()

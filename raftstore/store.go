@@ -29,6 +29,9 @@ type Store struct {
 	maintenance chan struct{}
 	compacting  atomic.Pointer[context.CancelCauseFunc] // ends the compaction that is under way
 
+	health      health
+	quarantined sync.Once
+
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
@@ -76,6 +79,7 @@ func Open(cfg Config) (*Store, error) {
 			return nil, errors.Join(err, f.close())
 		}
 		s.verified.Store(true)
+		s.health.scrubbed = max(1, cfg.Clock.Now())
 	}
 	if f.replay.Torn {
 		s.node.metrics.torn.Inc()
@@ -89,13 +93,15 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
 	s.running.Go(s.runWatchdog)
-	switch {
-	case small:
-	case cfg.NoBackgroundVerify:
+	if cfg.NoBackgroundVerify {
 		s.verified.Store(true)
-	default:
-		s.running.Go(s.runVerify)
 	}
+	if err := cfg.ballast(); err != nil {
+		cfg.Log.Warn("no ballast was made", "dir", cfg.Dir, "err", err)
+	}
+	s.lookAtDisk()
+	s.running.Go(s.runHealth)
+	s.running.Go(func() { s.runScrub(!s.verified.Load()) })
 	go s.shutDown()
 	return s, nil
 }
@@ -183,20 +189,6 @@ func (s *Store) runApply() {
 		case <-wake:
 		case <-timer.C:
 		}
-	}
-}
-
-// runVerify reads a large state file after the store is open.
-func (s *Store) runVerify() {
-	err := s.files.state.verify(s.cfg.Log, s.stop)
-	if err == nil {
-		err = s.verifyMachine()
-	}
-	switch {
-	case err != nil:
-		s.halt(err)
-	case !s.stopping():
-		s.verified.Store(true)
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // Config says what to serve and to whom.
@@ -36,6 +37,9 @@ type Config struct {
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
 	Members func() Members
+	// Health tells what this node knows of its state and disk; default: nothing is
+	// said of it.
+	Health func() raftstore.Health
 	// Replica is what operators may do to this node's replica; default: nothing.
 	Replica Replica
 	// Identify tells who makes a call; default PlainText.
@@ -78,6 +82,7 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
+	nodeHealth func() raftstore.Health
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
@@ -113,6 +118,7 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		nodeHealth: cfg.Health,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,

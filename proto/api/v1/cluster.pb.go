@@ -260,9 +260,16 @@ type StatusResponse struct {
 	// Backends that asserted and were never admitted, by name, at most 100.
 	NotAdmitted []string `protobuf:"bytes,21,rep,name=not_admitted,json=notAdmitted,proto3" json:"not_admitted,omitempty"`
 	// Raft's numbers of the node that answers: how far it has applied and the log goes.
-	AppliedIndex  uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	CommitIndex   uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	Term          uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	CommitIndex  uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	Term         uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
+	// What is wrong with which node, by kind and node.
+	Alarms []*AlarmInfo `protobuf:"bytes,26,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Why the cluster takes no growth now: read_only, or a majority of full disks; empty
+	// if it does.
+	GrowthRefused string `protobuf:"bytes,27,opt,name=growth_refused,json=growthRefused,proto3" json:"growth_refused,omitempty"`
+	// What the node that answers knows of its own state and disk.
+	Health        *NodeHealth `protobuf:"bytes,28,opt,name=health,proto3" json:"health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +477,27 @@ func (x *StatusResponse) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetAlarms() []*AlarmInfo {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetGrowthRefused() string {
+	if x != nil {
+		return x.GrowthRefused
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetHealth() *NodeHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
 }
 
 type Counts struct {
@@ -4355,9 +4383,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xee\x06\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xfc\a\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4385,7 +4413,10 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\fnot_admitted\x18\x15 \x03(\tR\vnotAdmitted\x12#\n" +
 	"\rapplied_index\x18\x16 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\fcommit_index\x18\x17 \x01(\x04R\vcommitIndex\x12\x12\n" +
-	"\x04term\x18\x18 \x01(\x04R\x04term\"\x8c\x02\n" +
+	"\x04term\x18\x18 \x01(\x04R\x04term\x121\n" +
+	"\x06alarms\x18\x1a \x03(\v2\x19.rookery.api.v1.AlarmInfoR\x06alarms\x12%\n" +
+	"\x0egrowth_refused\x18\x1b \x01(\tR\rgrowthRefused\x122\n" +
+	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\"\x8c\x02\n" +
 	"\x06Counts\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x04R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x04R\x06listed\x12\x18\n" +
@@ -4714,7 +4745,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\xe3\x0e\n" +
+	"\x0fDECISION_REJECT\x10\x022\x90\x10\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4741,7 +4772,10 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\tListMoves\x12 .rookery.api.v1.ListMovesRequest\x1a!.rookery.api.v1.ListMovesResponse\x12V\n" +
 	"\vGetSettings\x12\".rookery.api.v1.GetSettingsRequest\x1a#.rookery.api.v1.GetSettingsResponse\x12V\n" +
 	"\vSetSettings\x12\".rookery.api.v1.SetSettingsRequest\x1a#.rookery.api.v1.SetSettingsResponse\x12F\n" +
-	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12S\n" +
+	"\n" +
+	"ListAlarms\x12!.rookery.api.v1.ListAlarmsRequest\x1a\".rookery.api.v1.ListAlarmsResponse\x12V\n" +
+	"\vDisarmAlarm\x12\".rookery.api.v1.DisarmAlarmRequest\x1a#.rookery.api.v1.DisarmAlarmResponseB4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_cluster_proto_rawDescOnce sync.Once
@@ -4821,14 +4855,20 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*CheckSummary)(nil),             // 60: rookery.api.v1.CheckSummary
 	(*Consistency)(nil),              // 61: rookery.api.v1.Consistency
 	(*ResponseHeader)(nil),           // 62: rookery.api.v1.ResponseHeader
-	(*Address)(nil),                  // 63: rookery.api.v1.Address
-	(BackendState)(0),                // 64: rookery.api.v1.BackendState
-	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
-	(*HoldInfo)(nil),                 // 67: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 68: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 69: rookery.api.v1.FactState
-	(*Route)(nil),                    // 70: rookery.api.v1.Route
+	(*AlarmInfo)(nil),                // 63: rookery.api.v1.AlarmInfo
+	(*NodeHealth)(nil),               // 64: rookery.api.v1.NodeHealth
+	(*Address)(nil),                  // 65: rookery.api.v1.Address
+	(BackendState)(0),                // 66: rookery.api.v1.BackendState
+	(*RequestId)(nil),                // 67: rookery.api.v1.RequestId
+	(*WriteResult)(nil),              // 68: rookery.api.v1.WriteResult
+	(*HoldInfo)(nil),                 // 69: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                    // 70: rookery.api.v1.HoldKind
+	(FactState)(0),                   // 71: rookery.api.v1.FactState
+	(*Route)(nil),                    // 72: rookery.api.v1.Route
+	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
+	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
+	(*ListAlarmsResponse)(nil),       // 75: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),      // 76: rookery.api.v1.DisarmAlarmResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
 	61,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
@@ -4836,135 +4876,141 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
 	6,   // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
 	7,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
-	63,  // 5: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	64,  // 6: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 7: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 8: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 9: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	8,   // 10: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	63,  // 11: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	65,  // 12: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	11,  // 13: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	64,  // 14: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	62,  // 15: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 16: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 17: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 18: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	16,  // 19: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	65,  // 20: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 21: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 22: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 23: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 24: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	62,  // 25: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 26: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 27: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 28: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 29: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 30: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	24,  // 31: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	67,  // 32: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	61,  // 33: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 34: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	23,  // 35: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	65,  // 36: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 37: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	62,  // 38: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 39: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 40: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 41: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	65,  // 42: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 43: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 44: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 45: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 46: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 47: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	65,  // 48: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 49: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 50: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 51: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 52: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 53: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 54: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 55: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 56: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	69,  // 57: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	62,  // 58: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	40,  // 59: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	65,  // 60: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 61: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	62,  // 62: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 63: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 64: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 65: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	70,  // 66: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	65,  // 67: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 68: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 69: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 70: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 71: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	49,  // 72: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	61,  // 73: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 74: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	51,  // 75: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	65,  // 76: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	51,  // 77: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	62,  // 78: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 79: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 80: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58,  // 81: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	59,  // 82: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	60,  // 83: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	62,  // 84: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 85: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	9,   // 86: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	12,  // 87: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	14,  // 88: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	17,  // 89: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	19,  // 90: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	21,  // 91: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	25,  // 92: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	27,  // 93: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	29,  // 94: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	31,  // 95: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	33,  // 96: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	35,  // 97: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	37,  // 98: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	39,  // 99: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	42,  // 100: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	44,  // 101: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	46,  // 102: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	48,  // 103: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	52,  // 104: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	54,  // 105: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	56,  // 106: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	4,   // 107: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	10,  // 108: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	13,  // 109: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	15,  // 110: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	18,  // 111: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	20,  // 112: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	22,  // 113: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	26,  // 114: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	28,  // 115: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	30,  // 116: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	32,  // 117: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	34,  // 118: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	36,  // 119: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	38,  // 120: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	41,  // 121: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	43,  // 122: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	45,  // 123: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	47,  // 124: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	50,  // 125: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	53,  // 126: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	55,  // 127: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	57,  // 128: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	107, // [107:129] is the sub-list for method output_type
-	85,  // [85:107] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	63,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
+	64,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
+	65,  // 7: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	66,  // 8: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	0,   // 9: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	61,  // 10: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 11: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	8,   // 12: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	65,  // 13: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	67,  // 14: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	11,  // 15: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	66,  // 16: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	62,  // 17: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 18: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 19: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 20: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	16,  // 21: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	67,  // 22: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	62,  // 23: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 24: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 25: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 26: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	62,  // 27: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 28: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 29: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	62,  // 30: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 31: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	1,   // 32: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	24,  // 33: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	69,  // 34: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	61,  // 35: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 36: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	23,  // 37: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	67,  // 38: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	1,   // 39: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	62,  // 40: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 41: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 42: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 43: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	67,  // 44: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	62,  // 45: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 46: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 47: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 48: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	69,  // 49: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	67,  // 50: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 51: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	62,  // 52: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 53: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 54: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 55: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	62,  // 56: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 57: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 58: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	71,  // 59: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	62,  // 60: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	40,  // 61: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	67,  // 62: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	2,   // 63: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	62,  // 64: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 65: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 66: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 67: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	72,  // 68: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	67,  // 69: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	62,  // 70: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 71: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 72: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 73: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	49,  // 74: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	61,  // 75: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	62,  // 76: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	51,  // 77: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	67,  // 78: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	51,  // 79: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	62,  // 80: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 81: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	61,  // 82: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 83: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	59,  // 84: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	60,  // 85: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	62,  // 86: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 87: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	9,   // 88: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	12,  // 89: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	14,  // 90: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	17,  // 91: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	19,  // 92: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	21,  // 93: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	25,  // 94: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	27,  // 95: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	29,  // 96: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	31,  // 97: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	33,  // 98: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	35,  // 99: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	37,  // 100: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	39,  // 101: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	42,  // 102: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	44,  // 103: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	46,  // 104: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	48,  // 105: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	52,  // 106: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	54,  // 107: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	56,  // 108: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	73,  // 109: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
+	74,  // 110: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
+	4,   // 111: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	10,  // 112: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	13,  // 113: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	15,  // 114: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	18,  // 115: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	20,  // 116: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	22,  // 117: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	26,  // 118: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	28,  // 119: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	30,  // 120: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	32,  // 121: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	34,  // 122: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	36,  // 123: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	38,  // 124: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	41,  // 125: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	43,  // 126: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	45,  // 127: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	47,  // 128: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	50,  // 129: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	53,  // 130: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	55,  // 131: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	57,  // 132: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	75,  // 133: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	76,  // 134: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	111, // [111:135] is the sub-list for method output_type
+	87,  // [87:111] is the sub-list for method input_type
+	87,  // [87:87] is the sub-list for extension type_name
+	87,  // [87:87] is the sub-list for extension extendee
+	0,   // [0:87] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_cluster_proto_init() }
@@ -4972,6 +5018,7 @@ func file_api_v1_cluster_proto_init() {
 	if File_api_v1_cluster_proto != nil {
 		return
 	}
+	file_api_v1_alarm_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
 	file_api_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{}

@@ -78,11 +78,13 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
+	replica    Replica // nil: there is nothing to do with it
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
 	confirmFor time.Duration
 	timeout    time.Duration
+	settleFor  time.Duration
 
 	methods map[string]*method // by full name; complete before the first call
 	grpc    *grpc.Server
@@ -93,6 +95,9 @@ type Server struct {
 	hasBegun atomic.Bool // the cluster's first command is applied here
 	issued   atomic.Pointer[issued]
 	servers  atomic.Pointer[serverCache]
+
+	changing   chan struct{} // holds one: who changes the membership or the leader
+	compacting atomic.Bool
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -113,17 +118,21 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		replica:    cfg.Replica,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,
 		confirmFor: cfg.Confirm,
 		timeout:    cfg.Timeout,
+		settleFor:  defaultSettle,
+		changing:   make(chan struct{}, 1),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 	}
 	if s.members == nil {
 		s.members = func() Members { return Members{} }
 	}
+	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
 		s.identify = PlainText
 	}

@@ -484,7 +484,17 @@ func TestMembership(t *testing.T) {
 	if !slices.Equal(st.Learners, []uint64{2}) || st.Applied != b.nodes[1].Status().Applied {
 		t.Errorf("node 2 as a learner: got %+v, want it to be one and to have caught up with %d", st, b.nodes[1].Status().Applied)
 	}
-	b.ok(change(Change{Member: Member{ID: 2}}, Change{Member: Member{ID: 3, Name: "n3", Context: []byte("addr3")}}))
+	var inJoint error
+	joint := errors.New("no answer")
+	b.nodes[1].Reconfigure([]Change{{Member: Member{ID: 2}}, {Member: Member{ID: 3, Name: "n3", Context: []byte("addr3")}}}, func(err error) {
+		joint = err
+		b.nodes[1].Reconfigure([]Change{{Member: Member{ID: 2, Learner: true}}}, func(err error) { inJoint = err })
+	})
+	b.pass(100 * time.Millisecond)
+	b.ok(joint)
+	if !errors.Is(inJoint, ErrOverloaded) {
+		t.Errorf("a change while a joint membership is not left yet: got %v, want ErrOverloaded", inJoint)
+	}
 	for id, n := range b.nodes {
 		st := n.Status()
 		if !slices.Equal(st.Voters, []uint64{1, 2, 3}) || len(st.Learners) != 0 {

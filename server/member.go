@@ -52,19 +52,18 @@ type change struct {
 
 // change begins one: on the leader, alone, and with everything applied that was
 // committed before. The caller calls end.
-func (s *Server) change(ctx context.Context) (c *change, end func(), err error) {
+func (s *Server) change(ctx context.Context) (_ *change, end func(), err error) {
 	select {
 	case s.changing <- struct{}{}:
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	end = func() { <-s.changing }
 	defer func() {
 		if err != nil {
-			end()
+			<-s.changing
 		}
 	}()
-	c = &change{s: s, active: make(map[uint64]bool), caller: callerOf(ctx)}
+	c := &change{s: s, active: make(map[uint64]bool), caller: callerOf(ctx)}
 	if err := c.look(); err != nil {
 		return nil, nil, err
 	}
@@ -76,7 +75,7 @@ func (s *Server) change(ctx context.Context) (c *change, end func(), err error) 
 	if c.header, err = s.headerOf(&r); err != nil {
 		return nil, nil, err
 	}
-	return c, end, c.look()
+	return c, func() { <-s.changing }, c.look()
 }
 
 // look asks anew who there is; an error if this node does not lead.

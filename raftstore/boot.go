@@ -38,15 +38,23 @@ func openFiles(cfg Config) (f *files, err error) {
 		return f, fmt.Errorf("raftstore: %w", err)
 	}
 	dir := cfg.shardDir()
-	if f.lock, err = lockFile(dir + ".lock"); err != nil {
+	if cfg.Directory != nil {
+		f.lock = cfg.Directory.lock
+	} else if f.lock, err = lockFile(dir + ".lock"); err != nil {
 		return f, err
 	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := bootstrap(cfg); err != nil {
+		create := bootstrap
+		if cfg.Join != nil {
+			create = join
+		}
+		if err := create(cfg); err != nil {
 			return f, err
 		}
 	} else if err != nil {
 		return f, fmt.Errorf("raftstore: %w", err)
+	} else if err := useBirth(cfg.Dir); err != nil {
+		return f, err
 	}
 	if f.state, err = openStateFile(filepath.Join(dir, stateName), cfg.Machine.Buckets(), cfg.MmapSize); err != nil {
 		return f, err
@@ -122,6 +130,21 @@ func bootstrap(cfg Config) error {
 	})
 }
 
+// join makes the shard's directory for a node that joins: no state, no
+// membership, and a log that starts before the first entry there ever was, so
+// that the leader has to send a snapshot.
+func join(cfg Config) error {
+	meta := Meta{
+		Identity: Identity{Cluster: cfg.Join.Cluster, Incarnation: cfg.Join.Incarnation, Shard: cfg.Shard, Node: cfg.Join.Node},
+		Name:     cfg.Name,
+		Conf:     &raftpb.ConfState{},
+	}
+	cfg.Log.Info("new data directory, to be filled by the leader", "dir", cfg.shardDir(), "cluster", cfg.Join.Cluster, "node", cfg.Name)
+	return makeShard(cfg, meta, func(path string) error {
+		return createStateFile(path, cfg.Machine.Buckets(), meta)
+	})
+}
+
 // makeShard makes the shard's directory with a log that starts at meta's mark,
 // and the state file that create puts at the path it is given. The directory
 // is built beside its place and moved there when all of it is on disk: a crash
@@ -143,6 +166,9 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	}
 	if err := snap.SyncDir(tmp); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
+	}
+	if err := useBirth(cfg.Dir); err != nil {
+		return err
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)

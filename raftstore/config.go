@@ -33,6 +33,11 @@ type Config struct {
 	// may be left out; if it names several nodes it must be the list that the
 	// directory was made from.
 	Initial []Member
+	// Join is the cluster that this node joins instead, when the directory is
+	// empty: the shard is made without a state and waits for a snapshot.
+	Join *Joining
+	// Directory is Dir, locked already; Open takes it over, also when it fails.
+	Directory *Directory
 	// Token sets this cluster apart from others with the same list. If given,
 	// it is checked at every start.
 	Token string
@@ -87,6 +92,13 @@ type Config struct {
 	// background, unless NoBackgroundVerify.
 	VerifyBytes        int64
 	NoBackgroundVerify bool
+}
+
+// Joining says which cluster a node joins, and as whom.
+type Joining struct {
+	Cluster     ClusterID
+	Incarnation uint64
+	Node        uint64 // the id under which it was added
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -37,8 +37,9 @@ type core struct {
 	conf    *raftpb.ConfState
 	members []Member
 
-	nextTick time.Duration
-	lead     leadership
+	nextTick   time.Duration
+	lead       leadership
+	succession succession
 
 	pending      []*proposal // not yet in an entry
 	pendingBytes int
@@ -90,8 +91,8 @@ type ownEntry struct {
 }
 
 // event is something that happened: a *proposal, *confProposal, *readRequest,
-// *raftpb.Message from a peer, appended, applied, flushed, unreachable or
-// transfer.
+// *raftpb.Message from a peer, appended, applied, flushed, unreachable, lost
+// or transfer.
 type event any
 
 type (
@@ -112,6 +113,7 @@ type (
 		mark    wal.Position
 	}
 	unreachable struct{ node uint64 }
+	lost        struct{ node uint64 }
 	transfer    struct{ node uint64 }
 )
 
@@ -149,6 +151,8 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 		marked:  meta.Mark,
 		conf:    meta.Conf,
 		entries: &raftLog{hard: hard, conf: meta.Conf, before: meta.Mark},
+
+		succession: succession{at: far},
 	}
 	c.entries.append(replay.Entries)
 	c.setMembers(meta.Conf, meta.Members)
@@ -177,7 +181,9 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 	}
 	now := c.clock.Now()
 	c.nextTick = now + cfg.Tick
-	c.reads.start(cfg, now)
+	if err := c.reads.start(cfg, c.id, now); err != nil {
+		return nil, err
+	}
 	if c.alone() {
 		// Nobody else could be the leader: there is no point in waiting.
 		if err := c.rn.Campaign(); err != nil {
@@ -210,6 +216,9 @@ func (c *core) step(events []event) (effects, error) {
 		}
 	}
 	c.tick(now)
+	if err := c.succeed(now); err != nil {
+		return c.out, err
+	}
 	for {
 		c.askDue(now)
 		c.propose(now)
@@ -227,10 +236,11 @@ func (c *core) step(events []event) (effects, error) {
 
 // wake returns when to step even if nothing happens.
 func (c *core) wake() time.Duration {
+	at := min(c.nextTick, c.succession.at)
 	if c.mayAsk() {
-		return min(c.nextTick, c.lead.due)
+		at = min(at, c.lead.due)
 	}
-	return c.nextTick
+	return at
 }
 
 func (c *core) take(now time.Duration, e event) error {
@@ -260,6 +270,8 @@ func (c *core) take(now time.Duration, e event) error {
 		c.takeFlushed(e)
 	case unreachable:
 		c.rn.ReportUnreachable(e.node)
+	case lost:
+		return c.takeLost(now, e.node)
 	case transfer:
 		c.rn.TransferLeader(e.node)
 	}
@@ -477,6 +489,9 @@ func (c *core) proposeBatch(now time.Duration, waiting []*proposal) error {
 	if err != nil {
 		if due {
 			c.lead.dueProposed, c.lead.due = false, now+c.cfg.Tick
+		}
+		if c.rn.BasicStatus().LeadTransferee != raft.None {
+			return fmt.Errorf("%w: the leadership is being handed over", ErrNoLeader)
 		}
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}

@@ -34,14 +34,20 @@ type Node struct {
 	appender *appender
 	applier  *applier
 
+	// What the watchdog looks at. While a snapshot is installed it does not.
+	appendFlight, applyFlight inFlight
+	installing                atomic.Bool
+
 	events  *queue[event]
 	appends *queue[appendJob]
 	applies *queue[applyJob]
 	flushes *queue[flushJob]
 
-	coreWake  atomic.Int64 // when to step the core even if nothing happens
-	flushWake atomic.Int64 // when to step the applier
-	status    atomic.Pointer[Status]
+	coreWake   atomic.Int64 // when to step the core even if nothing happens
+	flushWake  atomic.Int64 // when to step the applier
+	status     atomic.Pointer[Status]
+	progress   atomic.Pointer[[]Progress]
+	progressed time.Duration // when it was taken
 }
 
 // Status is what a node says of itself.
@@ -57,6 +63,9 @@ type Status struct {
 	Voters    []uint64
 	Learners  []uint64
 	Members   []Member
+	// Progress is of the other members, by id, as of the last tick; nil where
+	// this node does not lead.
+	Progress []Progress
 }
 
 // NewNode makes a node of a log as replayed and a disk, which belong together.
@@ -162,6 +171,8 @@ func (n *Node) StepCore() (err error) {
 // syncs what is written. It reports whether there was anything to do.
 func (n *Node) StepAppend() (did bool, err error) {
 	defer recovered("append", &err)
+	n.appendFlight.begin(n.clock.Now())
+	defer n.appendFlight.end()
 	if len(n.appender.written) > 0 {
 		events, err := n.appender.sync()
 		if err != nil {
@@ -184,7 +195,9 @@ func (n *Node) StepApply() (did bool, err error) {
 	defer func() { n.flushWake.Store(int64(n.applier.flushAt())) }()
 	job, ok := n.nextApply()
 	if ok {
+		n.applyFlight.begin(n.clock.Now())
 		e, err := n.applier.step(job)
+		n.applyFlight.end()
 		if err != nil {
 			return false, err
 		}
@@ -382,10 +395,22 @@ func (n *Node) Age() (age time.Duration, known bool) {
 }
 
 // Status returns the node's status as of its last step.
-func (n *Node) Status() Status { return *n.status.Load() }
+func (n *Node) Status() Status {
+	st := *n.status.Load()
+	if p := n.progress.Load(); p != nil && st.Leading {
+		st.Progress = *p
+	}
+	return st
+}
 
 func (n *Node) report() {
 	c := n.core
+	if now := n.clock.Now(); c.leading && (n.progress.Load() == nil || now-n.progressed >= n.cfg.Tick) {
+		n.progressed = now
+		n.progress.Store(new(c.progress()))
+	} else if !c.leading {
+		n.progress.Store(nil)
+	}
 	if old := n.status.Load(); old != nil && old.Term == c.term && old.Leader == c.leader && old.Leading == c.leading &&
 		old.Committed == c.commit && old.Applied == c.applied.Index && old.Flushed == c.durable.Index {
 		return

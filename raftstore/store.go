@@ -22,6 +22,7 @@ type Store struct {
 
 	snapshots sync.Mutex // one at a time
 	verified  atomic.Bool
+	stalled   atomic.Bool // a step hangs and cannot be waited for
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
@@ -37,8 +38,12 @@ type Store struct {
 //
 // Errors: ErrLocked, ErrCorrupt, ErrIdentity, and what the system says.
 func Open(cfg Config) (*Store, error) {
+	lock := cfg.Directory
 	cfg, err := cfg.withDefaults()
 	if err != nil {
+		if lock != nil {
+			err = errors.Join(err, lock.Close())
+		}
 		return nil, err
 	}
 	f, err := openFiles(cfg)
@@ -75,6 +80,7 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runAppend)
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
+	s.running.Go(s.runWatchdog)
 	switch {
 	case small:
 	case cfg.NoBackgroundVerify:
@@ -261,6 +267,12 @@ func (s *Store) stopped() error {
 // shutDown waits until the steps have ended, and closes everything.
 func (s *Store) shutDown() {
 	<-s.stop
+	if s.stalled.Load() {
+		// A step hangs in the kernel. Nothing can be closed under it, and nobody
+		// must wait for it: whoever waits for an answer sees done.
+		close(s.done)
+		return
+	}
 	s.running.Wait()
 	var errs []error
 	if s.cause == nil {
@@ -446,9 +458,6 @@ func (s *Store) ChangeMembers(ctx context.Context, changes ...Change) error {
 		return s.stopped()
 	}
 }
-
-// TransferLeader asks Raft to hand the leadership to a node. It does not wait.
-func (s *Store) TransferLeader(node uint64) { s.node.Transfer(node) }
 
 // Step takes a message from a peer, which must not be changed any more.
 func (s *Store) Step(m *raftpb.Message) { s.node.Receive(m) }

@@ -379,6 +379,10 @@ func (c *change) transfer(ctx context.Context, to *Node) error {
 	defer cancel()
 	from := c.leader().Name
 	if err := c.s.replica.Transfer(ctx, to.ID); err != nil {
+		if findStatus(err) == broken {
+			// The node is well; the other one did not take over in time.
+			err = fmt.Errorf("%w: %w", errLagging, err)
+		}
 		return fmt.Errorf("handing the leadership to %s: %w", to.Name, err)
 	}
 	c.s.log.Info("leadership handed over by an operator", "from", from, "to", to.Name, "by", c.caller)

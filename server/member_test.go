@@ -394,6 +394,9 @@ func TestMoveLeader(t *testing.T) {
 	r.fail = raftstore.ErrNoLeader
 	_, err = n.MoveLeader(t.Context(), &apiv1.MoveLeaderRequest{Name: "n2"})
 	wantReason(t, "a move that fails", err, apiv1.Reason_REASON_NO_LEADER)
+	r.fail = errTest
+	_, err = n.MoveLeader(t.Context(), &apiv1.MoveLeaderRequest{Name: "n2"})
+	wantReason(t, "a move that does not come about", err, apiv1.Reason_REASON_LAGGING)
 	n.store.linearizable = raftstore.ErrNoLeader
 	_, err = n.MoveLeader(t.Context(), &apiv1.MoveLeaderRequest{Name: "n2"})
 	wantReason(t, "without a majority", err, apiv1.Reason_REASON_NO_LEADER)

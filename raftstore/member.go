@@ -41,7 +41,8 @@ func (c *core) proposeConf(p *confProposal) {
 		p.done(c.notLeader())
 		return
 	}
-	if c.lead.conf != nil && !c.lead.conf.placed {
+	// Raft leaves a joint membership by itself, soon after it was entered.
+	if c.lead.conf != nil && !c.lead.conf.placed || len(c.conf.GetVotersOutgoing()) > 0 {
 		p.done(fmt.Errorf("%w: %w", ErrOverloaded, errBusy))
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -32,7 +33,32 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(dialEnv); path != "" {
+		dialAndRead(path)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// dialEnv makes this test program connect to a socket and end; see TestMain.
+const dialEnv = "MTLS_TEST_DIAL"
+
+// dialAndRead connects as another user would and tells what it read.
+func dialAndRead(path string) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		fmt.Println("dial:", err)
+		return
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		fmt.Println("write:", err)
+		return
+	}
+	b, err := io.ReadAll(conn)
+	fmt.Printf("read %d octets: %v\n", len(b), err)
+}
 
 // logged is a log that a test reads while it is written.
 type logged struct {
@@ -181,16 +207,18 @@ type service struct {
 	last Info
 }
 
+// note remembers who calls.
+func (s *service) note(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	s.mu.Lock()
+	s.last, _ = InfoOf(ctx)
+	s.mu.Unlock()
+	return h(ctx, req)
+}
+
 func serve(t *testing.T, creds func(*slog.Logger) credentials.TransportCredentials) *service {
 	t.Helper()
 	s := &service{log: &logged{}}
-	g := grpc.NewServer(grpc.Creds(creds(s.log.logger())), grpc.UnaryInterceptor(
-		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-			s.mu.Lock()
-			s.last, _ = InfoOf(ctx)
-			s.mu.Unlock()
-			return h(ctx, req)
-		}))
+	g := grpc.NewServer(grpc.Creds(creds(s.log.logger())), grpc.UnaryInterceptor(s.note))
 	healthv1.RegisterHealthServer(g, health.NewServer())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -4,11 +4,12 @@ package mtls
 
 import (
 	"errors"
+	"fmt"
 	"net"
 )
 
 func socketSupport() error {
-	return errors.New("mtls: a unix socket needs a kernel that says who has connected; this one is asked on Linux only")
+	return fmt.Errorf("mtls: a unix socket needs a kernel that says who has connected, which is asked on Linux only: %w", errors.ErrUnsupported)
 }
 
 func socketUser(net.Conn) (Identity, *Refusal) {

@@ -23,11 +23,17 @@ var callerRoles = map[mtls.Role]Role{
 // on loopback, where the node has no certificates, or from inside the process - is
 // PlainText's caller.
 //
+// What changed on disk since the connection began counts: who was refused in the
+// map since then makes no more calls.
+//
 // A caller whom a certificate names and this release has no role for is nobody.
 func Identify(ctx context.Context) (Caller, error) {
 	info, ok := mtls.InfoOf(ctx)
 	if !ok || info.Identity == (mtls.Identity{}) {
 		return PlainText(ctx)
+	}
+	if err := info.Recheck(); err != nil {
+		return Caller{}, fmt.Errorf("%w: %w", directory.ErrRole, err)
 	}
 	role, ok := callerRoles[info.Identity.Role]
 	if !ok {

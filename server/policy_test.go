@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -32,6 +33,7 @@ type secured struct {
 	addr string
 	dir  string
 	ca   *mtls.CA
+	ids  string // a certificate map
 }
 
 func newSecured(t *testing.T) *secured {
@@ -41,7 +43,14 @@ func newSecured(t *testing.T) *secured {
 	if s.ca, err = mtls.InitCA(s.dir, "", 0); err != nil {
 		t.Fatal(err)
 	}
-	node := s.files(t, mtls.Identity{Role: mtls.Node, Name: "n1"}, "127.0.0.1")
+	s.ids = filepath.Join(s.dir, "map")
+	s.refuse(t, "")
+	paths := s.paths(t, mtls.Identity{Role: mtls.Node, Name: "n1"}, "127.0.0.1")
+	paths.Map = s.ids
+	node, err := mtls.Load(paths, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.testNode = newTestNode(t, func(c *Config) {
 		c.Identify = nil
 		c.Credentials = mtls.Server(node, mtls.Listening{Proto: "client", Log: slog.New(slog.DiscardHandler)})
@@ -62,8 +71,25 @@ func newSecured(t *testing.T) *secured {
 	return s
 }
 
+// refuse writes the node's map.
+func (s *secured) refuse(t *testing.T, lines string) {
+	t.Helper()
+	if err := os.WriteFile(s.ids, []byte(lines), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // files makes a certificate.
 func (s *secured) files(t *testing.T, id mtls.Identity, hosts ...string) *mtls.Files {
+	t.Helper()
+	files, err := mtls.Load(s.paths(t, id, hosts...), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func (s *secured) paths(t *testing.T, id mtls.Identity, hosts ...string) mtls.Paths {
 	t.Helper()
 	pair, err := s.ca.Issue(mtls.Request{Identity: id, Hosts: hosts})
 	if err != nil {
@@ -74,11 +100,7 @@ func (s *secured) files(t *testing.T, id mtls.Identity, hosts ...string) *mtls.F
 	if err := pair.Write(paths.Cert, paths.Key, true); err != nil {
 		t.Fatal(err)
 	}
-	files, err := mtls.Load(paths, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
+	return paths
 }
 
 func (s *secured) dial(t *testing.T, creds credentials.TransportCredentials) *grpc.ClientConn {
@@ -314,6 +336,35 @@ func TestCallerOfConnection(t *testing.T) {
 		holds, err := cluster.ListHolds(t.Context(), &apiv1.ListHoldsRequest{})
 		if err != nil || len(holds.GetHolds()) != 1 || holds.GetHolds()[0].GetBy() != test.want {
 			t.Errorf("got %v, %v; want a hold by %s", holds.GetHolds(), err, test.want)
+		}
+	}
+}
+
+// A certificate that is refused in the map makes no more calls, also over a
+// connection that stands; others are not disturbed.
+func TestRefusedMeanwhile(t *testing.T) {
+	s := newSecured(t)
+	carol, dave := s.as(t, mtls.Operator, "carol"), s.as(t, mtls.Operator, "dave")
+	status := func(conn *grpc.ClientConn) string {
+		_, err := apiv1.NewClusterServiceClient(conn).Status(t.Context(), &apiv1.StatusRequest{})
+		return reasonOf(err)
+	}
+	if a, b := status(carol), status(dave); a != "OK" || b != "OK" {
+		t.Fatalf("before: got %s, %s", a, b)
+	}
+	s.refuse(t, "uri:rookery://operator/carol: none\n")
+	for end := time.Now().Add(20 * time.Second); status(carol) != "ROLE"; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("20 s after it was refused, the certificate makes calls")
+		}
+	}
+	if got := status(dave); got != "OK" {
+		t.Errorf("another's: got %s", got)
+	}
+	s.refuse(t, "# better\n")
+	for end := time.Now().Add(20 * time.Second); status(carol) != "OK"; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("20 s after it was taken back, the certificate makes no calls")
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,30 @@ type Info struct {
 	Identity Identity
 	Cert     *x509.Certificate // nil without TLS
 	how      string
+	files    *Files
+	judged   *atomic.Pointer[material] // by which Identity was last found to hold
+}
+
+// Recheck says whether who is there is still who he was when the connection began:
+// the map may have changed, and refuse the certificate now or call its holder
+// something else. It is cheap enough for every call.
+func (i Info) Recheck() error {
+	if i.files == nil {
+		return nil
+	}
+	m := i.files.current()
+	if m == i.judged.Load() {
+		return nil
+	}
+	id, err := IdentityOf(i.Cert, m.ids)
+	if err != nil {
+		return refuse(NoIdentity, i.Cert, err, "the certificate (%s): %s", describe(i.Cert), strings.ReplaceAll(err.Error(), "mtls: ", ""))
+	}
+	if id != i.Identity {
+		return refuse(NoIdentity, i.Cert, nil, "the certificate (%s) was that of %s when it connected, and is that of %s now: it must connect again", describe(i.Cert), i.Identity, id)
+	}
+	i.judged.Store(m)
+	return nil
 }
 
 // AuthType is "tls", "unix", "memory" or "plain".
@@ -162,10 +187,12 @@ func (g *gate) secure(raw net.Conn, protocol string) (net.Conn, Info, *Refusal) 
 	if state.NegotiatedProtocol != protocol && protocol == alpn {
 		return nil, Info{}, refuse(OldTLS, state.PeerCertificates[0], nil, "it speaks TLS, but not gRPC inside of it (no HTTP/2 by ALPN)")
 	}
-	return conn, Info{
+	info := Info{
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-		Identity:       id, Cert: state.PeerCertificates[0], how: "tls",
-	}, nil
+		Identity:       id, Cert: state.PeerCertificates[0], how: "tls", files: g.files, judged: new(atomic.Pointer[material]),
+	}
+	info.judged.Store(m)
+	return conn, info, nil
 }
 
 // plainAlert is a TLS alert, "unexpected message", as a record without encryption.

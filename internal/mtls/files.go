@@ -87,6 +87,9 @@ func Load(p Paths, check func(Identity) error, log *slog.Logger) (*Files, error)
 	if err != nil {
 		return nil, err
 	}
+	if info, err := os.Stat(p.Key); err == nil && info.Mode().Perm()&0o007 != 0 {
+		log.Warn("every user of this machine can read the key of the certificate: chmod o= it", "file", p.Key)
+	}
 	f.held.Store(m)
 	f.looked.Store(f.now().UnixNano())
 	f.remind(m)

@@ -288,7 +288,7 @@ type shown struct {
 	Serial      string   `json:"serial"`
 	From        string   `json:"from"`
 	Until       string   `json:"until"`
-	LeftSeconds int64    `json:"left_seconds"`
+	LeftMs      int64    `json:"left_ms"`
 	Fingerprint string   `json:"sha256"`
 	Problem     string   `json:"problem,omitempty"`
 }
@@ -366,7 +366,7 @@ func (a *app) trusted(file string) ([]*x509.Certificate, error) {
 func look(file string, cert *x509.Certificate, between, cas []*x509.Certificate, m *mtls.Map, within time.Duration, now time.Time) shown {
 	row := shown{
 		File: file, Subject: cert.Subject.String(), Hosts: hostsOf(cert), CA: cert.Issuer.String(), Serial: serialOf(cert),
-		From: stamp(cert.NotBefore), Until: stamp(cert.NotAfter), LeftSeconds: int64(cert.NotAfter.Sub(now).Seconds()),
+		From: stamp(cert.NotBefore), Until: stamp(cert.NotAfter), LeftMs: cert.NotAfter.Sub(now).Milliseconds(),
 		Fingerprint: fmt.Sprintf("%x", sha256.Sum256(cert.Raw)),
 	}
 	var problems []string
@@ -427,8 +427,8 @@ func (a *app) tellShown(rows []shown) error {
 		t := a.table("FILE", "ROLE", "NAME", "UNTIL", "LEFT", "HOSTS", "CA", "SERIAL", "PROBLEM")
 		for _, r := range rows {
 			left := "-"
-			if r.LeftSeconds > 0 {
-				left = age(time.Duration(r.LeftSeconds) * time.Second)
+			if r.LeftMs > 0 {
+				left = age(time.Duration(r.LeftMs) * time.Millisecond)
 			}
 			t.row(r.File, r.Role, r.Name, r.Until, left, strings.Join(r.Hosts, ","), r.CA, r.Serial, r.Problem)
 		}

@@ -816,6 +816,13 @@ func TestLoadRefuses(t *testing.T) {
 		t.Error(err)
 	}
 	log.wait(t, "level=WARN", "own certificate ends soon", "days=28")
+	if err := os.Chmod(good.Key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(good, nil, log.logger()); err != nil {
+		t.Error(err)
+	}
+	log.wait(t, "level=WARN", "every user of this machine can read the key", good.Key)
 }
 
 // An RSA certificate through an intermediate of a CA that the site has, named by a

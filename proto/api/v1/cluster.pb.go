@@ -260,11 +260,15 @@ type StatusResponse struct {
 	// Backends that asserted and were never admitted, by name, at most 100.
 	NotAdmitted []string `protobuf:"bytes,21,rep,name=not_admitted,json=notAdmitted,proto3" json:"not_admitted,omitempty"`
 	// Raft's numbers of the node that answers: how far it has applied and the log goes.
-	AppliedIndex  uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	CommitIndex   uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	Term          uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AppliedIndex uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	CommitIndex  uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	Term         uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
+	// The cluster was restored or recovered, and backends have not been heard since.
+	Recovering bool `protobuf:"varint,30,opt,name=recovering,proto3" json:"recovering,omitempty"`
+	// The directory moves no primary by itself; see Settings.
+	AutomationPaused bool `protobuf:"varint,31,opt,name=automation_paused,json=automationPaused,proto3" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -470,6 +474,20 @@ func (x *StatusResponse) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *StatusResponse) GetAutomationPaused() bool {
+	if x != nil {
+		return x.AutomationPaused
+	}
+	return false
 }
 
 type Counts struct {
@@ -1518,7 +1536,10 @@ type ConfirmBackendRequest struct {
 	RequestId *RequestId             `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Server    string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
 	// UNSPECIFIED is OPERATOR.
-	How           ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	How ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	// The incarnation in which the whole list was stated, so that one stated across a
+	// restore confirms nothing: INVALID. 0: the present one.
+	Incarnation   uint32 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1572,6 +1593,13 @@ func (x *ConfirmBackendRequest) GetHow() ConfirmedBy {
 		return x.How
 	}
 	return ConfirmedBy_CONFIRMED_BY_UNSPECIFIED
+}
+
+func (x *ConfirmBackendRequest) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type ConfirmBackendResponse struct {
@@ -3654,8 +3682,11 @@ type Settings struct {
 	LogKeep *uint64 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3,oneof" json:"log_keep,omitempty"`
 	// How long a client id's last result is kept.
 	RequestKeepMs *uint64 `protobuf:"varint,13,opt,name=request_keep_ms,json=requestKeepMs,proto3,oneof" json:"request_keep_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The directory moves no primary by itself, whatever a group's mode. A restored
+	// cluster begins so.
+	AutomationPaused *bool `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3,oneof" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -3777,6 +3808,13 @@ func (x *Settings) GetRequestKeepMs() uint64 {
 		return *x.RequestKeepMs
 	}
 	return 0
+}
+
+func (x *Settings) GetAutomationPaused() bool {
+	if x != nil && x.AutomationPaused != nil {
+		return *x.AutomationPaused
+	}
+	return false
 }
 
 type GetSettingsRequest struct {
@@ -4355,9 +4393,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xee\x06\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xbb\a\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4385,7 +4423,11 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\fnot_admitted\x18\x15 \x03(\tR\vnotAdmitted\x12#\n" +
 	"\rapplied_index\x18\x16 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\fcommit_index\x18\x17 \x01(\x04R\vcommitIndex\x12\x12\n" +
-	"\x04term\x18\x18 \x01(\x04R\x04term\"\x8c\x02\n" +
+	"\x04term\x18\x18 \x01(\x04R\x04term\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x1e \x01(\bR\n" +
+	"recovering\x12+\n" +
+	"\x11automation_paused\x18\x1f \x01(\bR\x10automationPaused\"\x8c\x02\n" +
 	"\x06Counts\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x04R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x04R\x06listed\x12\x18\n" +
@@ -4469,12 +4511,13 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\tR\x06server\"\x83\x01\n" +
 	"\x14AdmitBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
-	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\x98\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\xba\x01\n" +
 	"\x15ConfirmBackendRequest\x128\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\v2\x19.rookery.api.v1.RequestIdR\trequestId\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12-\n" +
-	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\"\x85\x01\n" +
+	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"\x85\x01\n" +
 	"\x16ConfirmBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
 	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"t\n" +
@@ -4632,7 +4675,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11ListMovesResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12*\n" +
 	"\x05moves\x18\x02 \x03(\v2\x14.rookery.api.v1.MoveR\x05moves\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xa2\x06\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xea\x06\n" +
 	"\bSettings\x12*\n" +
 	"\x0edefault_domain\x18\x01 \x01(\tH\x00R\rdefaultDomain\x88\x01\x01\x12&\n" +
 	"\fvirt_domains\x18\x02 \x01(\bH\x01R\vvirtDomains\x88\x01\x01\x12*\n" +
@@ -4649,7 +4692,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11tombstone_keep_ms\x18\v \x01(\x04H\n" +
 	"R\x0ftombstoneKeepMs\x88\x01\x01\x12\x1e\n" +
 	"\blog_keep\x18\f \x01(\x04H\vR\alogKeep\x88\x01\x01\x12+\n" +
-	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01B\x11\n" +
+	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01\x120\n" +
+	"\x11automation_paused\x18\x0e \x01(\bH\rR\x10automationPaused\x88\x01\x01B\x11\n" +
 	"\x0f_default_domainB\x0f\n" +
 	"\r_virt_domainsB\x11\n" +
 	"\x0f_admission_openB\f\n" +
@@ -4663,7 +4707,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x12_delivery_grace_msB\x14\n" +
 	"\x12_tombstone_keep_msB\v\n" +
 	"\t_log_keepB\x12\n" +
-	"\x10_request_keep_ms\"S\n" +
+	"\x10_request_keep_msB\x14\n" +
+	"\x12_automation_paused\"S\n" +
 	"\x12GetSettingsRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x13GetSettingsResponse\x126\n" +
@@ -4714,7 +4759,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\xe3\x0e\n" +
+	"\x0fDECISION_REJECT\x10\x022\xc0\x0f\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4741,7 +4786,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\tListMoves\x12 .rookery.api.v1.ListMovesRequest\x1a!.rookery.api.v1.ListMovesResponse\x12V\n" +
 	"\vGetSettings\x12\".rookery.api.v1.GetSettingsRequest\x1a#.rookery.api.v1.GetSettingsResponse\x12V\n" +
 	"\vSetSettings\x12\".rookery.api.v1.SetSettingsRequest\x1a#.rookery.api.v1.SetSettingsResponse\x12F\n" +
-	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12[\n" +
+	"\fSaveSnapshot\x12#.rookery.api.v1.SaveSnapshotRequest\x1a$.rookery.api.v1.SaveSnapshotResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_cluster_proto_rawDescOnce sync.Once
@@ -4829,6 +4875,8 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(HoldKind)(0),                    // 68: rookery.api.v1.HoldKind
 	(FactState)(0),                   // 69: rookery.api.v1.FactState
 	(*Route)(nil),                    // 70: rookery.api.v1.Route
+	(*SaveSnapshotRequest)(nil),      // 71: rookery.api.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),     // 72: rookery.api.v1.SaveSnapshotResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
 	61,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
@@ -4938,30 +4986,32 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	52,  // 104: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
 	54,  // 105: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
 	56,  // 106: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	4,   // 107: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	10,  // 108: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	13,  // 109: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	15,  // 110: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	18,  // 111: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	20,  // 112: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	22,  // 113: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	26,  // 114: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	28,  // 115: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	30,  // 116: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	32,  // 117: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	34,  // 118: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	36,  // 119: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	38,  // 120: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	41,  // 121: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	43,  // 122: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	45,  // 123: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	47,  // 124: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	50,  // 125: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	53,  // 126: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	55,  // 127: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	57,  // 128: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	107, // [107:129] is the sub-list for method output_type
-	85,  // [85:107] is the sub-list for method input_type
+	71,  // 107: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
+	4,   // 108: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	10,  // 109: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	13,  // 110: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	15,  // 111: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	18,  // 112: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	20,  // 113: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	22,  // 114: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	26,  // 115: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	28,  // 116: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	30,  // 117: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	32,  // 118: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	34,  // 119: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	36,  // 120: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	38,  // 121: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	41,  // 122: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	43,  // 123: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	45,  // 124: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	47,  // 125: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	50,  // 126: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	53,  // 127: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	55,  // 128: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	57,  // 129: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	72,  // 130: rookery.api.v1.ClusterService.SaveSnapshot:output_type -> rookery.api.v1.SaveSnapshotResponse
+	108, // [108:131] is the sub-list for method output_type
+	85,  // [85:108] is the sub-list for method input_type
 	85,  // [85:85] is the sub-list for extension type_name
 	85,  // [85:85] is the sub-list for extension extendee
 	0,   // [0:85] is the sub-list for field type_name
@@ -4972,6 +5022,7 @@ func file_api_v1_cluster_proto_init() {
 	if File_api_v1_cluster_proto != nil {
 		return
 	}
+	file_api_v1_backup_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
 	file_api_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{}

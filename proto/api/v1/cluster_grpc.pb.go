@@ -41,6 +41,7 @@ const (
 	ClusterService_GetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/GetSettings"
 	ClusterService_SetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/SetSettings"
 	ClusterService_Check_FullMethodName            = "/rookery.api.v1.ClusterService/Check"
+	ClusterService_SaveSnapshot_FullMethodName     = "/rookery.api.v1.ClusterService/SaveSnapshot"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -117,6 +118,11 @@ type ClusterServiceClient interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckResponse], error)
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
 }
 
 type clusterServiceClient struct {
@@ -356,6 +362,25 @@ func (c *clusterServiceClient) Check(ctx context.Context, in *CheckRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckClient = grpc.ServerStreamingClient[CheckResponse]
 
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[1], ClusterService_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -430,6 +455,11 @@ type ClusterServiceServer interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -505,6 +535,9 @@ func (UnimplementedClusterServiceServer) SetSettings(context.Context, *SetSettin
 }
 func (UnimplementedClusterServiceServer) Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error {
 	return status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedClusterServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -916,6 +949,17 @@ func _ClusterService_Check_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckServer = grpc.ServerStreamingServer[CheckResponse]
 
+func _ClusterService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServiceServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1012,6 +1056,11 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Check",
 			Handler:       _ClusterService_Check_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _ClusterService_SaveSnapshot_Handler,
 			ServerStreams: true,
 		},
 	},

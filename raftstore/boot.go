@@ -41,6 +41,9 @@ func openFiles(cfg Config) (f *files, err error) {
 	if f.lock, err = lockFile(dir + ".lock"); err != nil {
 		return f, err
 	}
+	if err := finishRecover(cfg); err != nil {
+		return f, err
+	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		if err := bootstrap(cfg); err != nil {
 			return f, err

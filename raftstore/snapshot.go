@@ -14,45 +14,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Snapshot saves the state to path, with at least all that is applied when it
-// is called, and returns what it is of. The file is whole, on disk and proved
-// when it appears. While it is written the state file cannot reuse its pages,
-// so at a high rate of writes it grows.
-func (s *Store) Snapshot(ctx context.Context, path string) (snap.Header, error) {
-	start := s.cfg.Clock.Now()
-	done := make(chan struct{})
-	s.node.Flush(func() { close(done) })
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return snap.Header{}, ctx.Err()
-	case <-s.stop:
-		return snap.Header{}, s.stopped()
-	}
-	s.snapshots.Lock()
-	defer s.snapshots.Unlock()
-	var h snap.Header
-	err := s.files.state.Image(func(m Meta, write func(io.Writer) error) error {
-		h = snap.Header{
-			Cluster:     m.Identity.Cluster,
-			Incarnation: m.Identity.Incarnation,
-			Shard:       m.Identity.Shard,
-			Kind:        s.files.state.Kind(),
-			Index:       m.Applied.Index,
-			Term:        m.Applied.Term,
-			Conf:        m.Conf,
-		}
-		return snap.Save(path, h, func(w io.Writer) error { return write(&stoppable{w, ctx, s.stop}) })
-	})
-	if err != nil {
-		return snap.Header{}, err
-	}
-	s.node.metrics.snapshots.Inc()
-	s.node.metrics.snapSeconds.Observe((s.cfg.Clock.Now() - start).Seconds())
-	s.cfg.Log.Info("snapshot saved", "file", path, "index", h.Index, "dur", s.cfg.Clock.Now()-start)
-	return h, nil
-}
-
 // stoppable is a Writer that ends with its context, or with the store.
 type stoppable struct {
 	w    io.Writer
@@ -75,7 +36,7 @@ func (s *stoppable) Write(p []byte) (int, error) {
 // snapshot at path: a new cluster of the next incarnation with this node as
 // its only voter. Its id is new: what the old cluster's nodes say is not for it.
 // Open it afterwards. On an error no directory is left.
-func Restore(cfg Config, path string) (Identity, error) {
+func Restore(cfg Config, path string, opts ...RestoreOption) (Identity, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return Identity{}, err
@@ -97,6 +58,9 @@ func Restore(cfg Config, path string) (Identity, error) {
 	}
 	defer f.Close()
 	meta, err := restoredMeta(cfg, f.Header)
+	for _, opt := range opts {
+		opt(&meta.Identity)
+	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("raftstore: restore %s: %w", path, err)
 	}
@@ -105,6 +69,15 @@ func Restore(cfg Config, path string) (Identity, error) {
 		return Identity{}, errors.Join(err, os.RemoveAll(cfg.shardDir()+".tmp"))
 	}
 	return meta.Identity, nil
+}
+
+// A RestoreOption changes what a restored cluster says of itself.
+type RestoreOption func(*Identity)
+
+// MinIncarnation makes the incarnation n at least: where the same snapshot, or an
+// older one, was restored before, the new life must not be taken for that one.
+func MinIncarnation(n uint64) RestoreOption {
+	return func(id *Identity) { id.Incarnation = max(id.Incarnation, n) }
 }
 
 // restoredMeta is what the restored state is to say of itself.

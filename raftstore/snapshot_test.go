@@ -22,7 +22,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 	}
 	propose(t, s, "alarm bell 3600000")
 	path := filepath.Join(t.TempDir(), "a.snap")
-	h, err := s.Snapshot(context.Background(), path)
+	h, err := saveTo(s, path)
 	if err != nil {
 		t.Fatalf("Snapshot: %v", err)
 	}
@@ -101,7 +101,7 @@ func TestSnapshotNamesItself(t *testing.T) {
 	s := open(t, cfg)
 	propose(t, s, "put a 1")
 	path := filepath.Join(t.TempDir(), "a.snap")
-	h, err := s.Snapshot(context.Background(), path)
+	h, err := saveTo(s, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,4 +156,14 @@ func TestCompaction(t *testing.T) {
 	if st := s.Status(); st.Applied < 1000 {
 		t.Errorf("after reopening: %+v", st)
 	}
+}
+
+// saveTo saves a snapshot of s to path.
+func saveTo(s *Store, path string) (h snap.Header, err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return h, err
+	}
+	h, err = s.Snapshot(context.Background(), f)
+	return h, errors.Join(err, f.Close())
 }

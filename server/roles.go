@@ -122,6 +122,7 @@ var roles = map[string]rule{
 	apiv1.ClusterService_Settle_FullMethodName:           ruleOperator,
 	apiv1.ClusterService_SetSettings_FullMethodName:      ruleOperator,
 	apiv1.ClusterService_Check_FullMethodName:            ruleOperator,
+	apiv1.ClusterService_SaveSnapshot_FullMethodName:     ruleOperator,
 
 	healthv1.Health_Check_FullMethodName: ruleFree,
 	healthv1.Health_List_FullMethodName:  ruleFree,

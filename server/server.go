@@ -23,6 +23,7 @@ import (
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // Config says what to serve and to whom.
@@ -31,7 +32,10 @@ type Config struct {
 	Machine *machine.Machine // the one that the store applies commands with
 	Node    string           // this node's name
 	Shard   uint32           // default 1
-	Version string           // this release
+	// Identity is the store's. Until the state is of that cluster and life, nothing is
+	// answered out of it. Zero: the state says what it is of.
+	Identity raftstore.Identity
+	Version  string // this release
 
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
@@ -78,6 +82,8 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
+	replica    Replica            // nil: none
+	identityOf raftstore.Identity // of the store; zero: not told
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
@@ -89,10 +95,10 @@ type Server struct {
 	health  *health.Server
 	memory  *bufconn.Listener
 
-	id       atomic.Pointer[identity]
-	hasBegun atomic.Bool // the cluster's first command is applied here
-	issued   atomic.Pointer[issued]
-	servers  atomic.Pointer[serverCache]
+	id      atomic.Pointer[identity]
+	saving  sync.Mutex // one snapshot at a time
+	issued  atomic.Pointer[issued]
+	servers atomic.Pointer[serverCache]
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -113,6 +119,8 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		replica:    cfg.Replica,
+		identityOf: cfg.Identity,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,

@@ -121,7 +121,7 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	}
 	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.exportCmd())
 	add(stating, a.importCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
-	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
+	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd(), a.snapshotCmd(), a.recoverCmd())
 	add(other, a.versionCmd())
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)

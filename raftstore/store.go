@@ -24,6 +24,8 @@ type Store struct {
 	verified  atomic.Bool
 	stalled   atomic.Bool // a step hangs and cannot be waited for
 
+	fileBytes, usedBytes atomic.Int64 // of the state file, as of the last flush
+
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
@@ -53,6 +55,8 @@ func Open(cfg Config) (*Store, error) {
 	cfg.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"shard": fmt.Sprint(cfg.Shard)}, cfg.Metrics)
 	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), done: make(chan struct{})}
 	total, used := f.state.size()
+	s.fileBytes.Store(total)
+	s.usedBytes.Store(used)
 	small := used <= cfg.VerifyBytes
 	if small {
 		if err := f.state.verify(cfg.Log, nil); err != nil {
@@ -120,6 +124,8 @@ func (s *Store) runFlush() {
 		did, err := s.node.StepFlush()
 		if did {
 			total, used := s.files.state.size()
+			s.fileBytes.Store(total)
+			s.usedBytes.Store(used)
 			s.node.metrics.fileBytes.Set(float64(total))
 			s.node.metrics.fileUsed.Set(float64(used))
 		}
@@ -464,3 +470,7 @@ func (s *Store) Step(m *raftpb.Message) { s.node.Receive(m) }
 
 // Unreachable says that messages to a node are being lost.
 func (s *Store) Unreachable(node uint64) { s.node.Unreachable(node) }
+
+// Size returns how large the state file is, and how much of it has ever been in
+// use, in octets, as of the last flush.
+func (s *Store) Size() (file, used int64) { return s.fileBytes.Load(), s.usedBytes.Load() }

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,13 +41,43 @@ func (a applied) Due(r kv.Reader, elapsed uint64) (wait int64, command []byte) {
 
 func (a applied) Verify(r kv.Reader) error { return a.m.Verify(r) }
 
-// Shard returns s as a Store.
-func Shard(s *raftstore.Store) Store { return shard{s} }
+// Forward has another node, which leads, put an encoded command into the log. It
+// returns the result and an index by which that node has applied it. Its errors
+// are those of raftstore.Store.Propose.
+type Forward func(ctx context.Context, leader uint64, command []byte) (result []byte, index uint64, err error)
 
-type shard struct{ s *raftstore.Store }
+// Shard returns s as a Store. What is proposed here while another node leads is
+// forwarded, if forward is not nil.
+func Shard(s *raftstore.Store, forward Forward) Store { return shard{s, forward} }
+
+type shard struct {
+	s       *raftstore.Store
+	forward Forward
+}
+
+// followPatience is how long a forwarded write waits until it shows here too. It
+// is done in any case, and its token says what a read has to wait for.
+const followPatience = time.Second
 
 func (h shard) Propose(ctx context.Context, command []byte) ([]byte, error) {
-	return h.s.Propose(ctx, command)
+	result, err := h.s.Propose(ctx, command)
+	other, ok := errors.AsType[*raftstore.NotLeaderError](err)
+	if !ok || h.forward == nil {
+		return result, err
+	}
+	result, index, err := h.forward(ctx, other.Leader, command)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, followPatience)
+	defer cancel()
+	if v, err := h.s.ReadWhen(ctx, func(r kv.Reader) bool {
+		v, ok := r.(*raftstore.View)
+		return !ok || v.Applied() >= index
+	}); err == nil {
+		v.Release()
+	}
+	return result, nil
 }
 
 func (h shard) Local() (View, error) { return view(h.s.Read(context.Background(), raftstore.Local)) }

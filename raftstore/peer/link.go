@@ -230,6 +230,7 @@ func (t *Transport) dial(address string) (conn *grpc.ClientConn, dialed func() e
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithStatsHandler(sentMark{}),
 		grpc.WithNoProxy(),
 	)
 	if err != nil {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/stats"
 
 	peerv1 "github.com/rookery-mail/rookery/proto/peer/v1"
 	"github.com/rookery-mail/rookery/raftstore"
@@ -41,7 +43,11 @@ func (t *Transport) Propose(ctx context.Context, node uint64, command []byte) (r
 	if err != nil {
 		return nil, 0, err
 	}
-	resp, err := peerv1.NewPeerServiceClient(conn).Propose(ctx, &peerv1.ProposeRequest{Hello: t.hello(a.id, node), Command: command})
+	sent := new(atomic.Bool)
+	resp, err := peerv1.NewPeerServiceClient(conn).Propose(context.WithValue(ctx, sentKey{}, sent), &peerv1.ProposeRequest{Hello: t.hello(a.id, node), Command: command})
+	if err != nil && !sent.Load() {
+		return nil, 0, fmt.Errorf("%w: node %x is not reached: %w", raftstore.ErrNoLeader, node, err)
+	}
 	if err != nil {
 		// It may have got there.
 		return nil, 0, fmt.Errorf("%w: forwarded to node %x: %w", raftstore.ErrUnknown, node, err)
@@ -54,6 +60,25 @@ func (t *Transport) Propose(ctx context.Context, node uint64, command []byte) (r
 	}
 	return resp.GetResult(), resp.GetIndex(), nil
 }
+
+// sentKey is where a call's context has a flag that is set when the call goes out.
+type sentKey struct{}
+
+// sentMark sets that flag.
+type sentMark struct{}
+
+func (sentMark) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (sentMark) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); ok {
+		if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+			sent.Store(true)
+		}
+	}
+}
+
+func (sentMark) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sentMark) HandleConn(context.Context, stats.ConnStats)                       {}
 
 // call returns a connection that is up.
 func (l *link) call(ctx context.Context) (*grpc.ClientConn, error) {

@@ -441,6 +441,10 @@ func (s *Store) ReadWhen(ctx context.Context, ready func(kv.Reader) bool) (*View
 // miss nothing, get it, then look, then wait.
 func (s *Store) Changed() <-chan struct{} { return s.node.Changed() }
 
+// LeaderChanged returns a channel that is closed when another node leads than
+// now, as far as this one knows, or none. Like Changed.
+func (s *Store) LeaderChanged() <-chan struct{} { return s.node.led.wait() }
+
 // Status returns what the node says of itself.
 func (s *Store) Status() Status { return s.node.Status() }
 

@@ -59,10 +59,45 @@ type shard struct {
 // is done in any case, and its token says what a read has to wait for.
 const followPatience = time.Second
 
+// How long a write waits for a leader, and how soon it tries again if nothing
+// has changed: the leader that is known may be there and not be connected.
+const (
+	leaderPatience = time.Second
+	leaderAgain    = 50 * time.Millisecond
+)
+
+// Propose waits out an election: without a leader nothing was done, and whoever
+// is told so at once can only ask again, later than need be.
 func (h shard) Propose(ctx context.Context, command []byte) ([]byte, error) {
+	if h.forward == nil {
+		return h.s.Propose(ctx, command)
+	}
+	patience := time.Now().Add(leaderPatience)
+	for {
+		changed := h.s.LeaderChanged() // before the try, lest a change in between is missed
+		result, err := h.try(ctx, command)
+		if !errors.Is(err, raftstore.ErrNoLeader) || time.Now().After(patience) {
+			return result, err
+		}
+		again := time.NewTimer(leaderAgain)
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+		case <-h.s.Done():
+		}
+		again.Stop()
+		if ctx.Err() != nil {
+			return nil, err // which promises more than the context's
+		}
+	}
+}
+
+// try proposes here, or where the leader is.
+func (h shard) try(ctx context.Context, command []byte) ([]byte, error) {
 	result, err := h.s.Propose(ctx, command)
 	other, ok := errors.AsType[*raftstore.NotLeaderError](err)
-	if !ok || h.forward == nil {
+	if !ok {
 		return result, err
 	}
 	result, index, err := h.forward(ctx, other.Leader, command)

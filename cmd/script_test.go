@@ -127,8 +127,8 @@ func (ns *nodes) killAll() {
 }
 
 func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: node start|stop|kill|ask|wipe|refuses NAME")
+	if neg || len(args) < 2 || len(args) > 2 && args[0] != "start" && args[0] != "refuses" {
+		ts.Fatalf("usage: node start|stop|kill|ask|wipe|refuses NAME; node start|refuses NAME FLAGS")
 	}
 	ns := ts.Value(nodesKey{}).(*nodes)
 	name := args[1]
@@ -141,7 +141,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	switch args[0] {
 	case "start":
-		n, err := ns.launch(name)
+		n, err := ns.launch(name, args[2:]...)
 		ts.Check(err)
 		ns.running[name] = n
 		ts.Check(n.serves())
@@ -149,7 +149,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "wipe":
 		ts.Check(os.RemoveAll(filepath.Join(ns.dir, name)))
 	case "refuses":
-		err := ts.Exec(filepath.Join(bin, "rookeryd"), ns.command(name)...)
+		err := ts.Exec(filepath.Join(bin, "rookeryd"), ns.command(name, args[2:]...)...)
 		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 			ts.Fatalf("node %s: got %v, want exit code 1", name, err)
 		}
@@ -177,19 +177,20 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 var serving = regexp.MustCompile(`msg=serving .*\baddr=(\S+) .*\bhttp=(\S+)`)
 
 // command is the command line of a node whose state is in dir/NAME.
-func (ns *nodes) command(name string) []string {
+func (ns *nodes) command(name string, flags ...string) []string {
 	const loopback = "127.0.0.1:0"
 	args := []string{"--name", name, "--data", filepath.Join(ns.dir, name)}
 	if more := ns.args[name]; more != nil {
-		return append(args, more...)
+		return slices.Concat(args, more, flags)
 	}
-	return append(args, "--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback)
+	return slices.Concat(args, []string{"--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback}, flags)
 }
 
 // launch starts a node.
-func (ns *nodes) launch(name string) (*node, error) {
+func (ns *nodes) launch(name string, flags ...string) (*node, error) {
 	n := &node{drained: make(chan struct{}), found: make(chan [2]string, 1)}
-	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"), ns.command(name)...)
+	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"), ns.command(name, flags...)...)
+	n.cmd.Dir = ns.dir
 	stderr, err := n.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

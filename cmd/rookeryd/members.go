@@ -8,12 +8,30 @@ import (
 
 // announcement is what this node tells the others of itself.
 func (n *node) announcement() peer.Announcement {
+	a := n.self()
+	if store := n.store.Load(); store != nil {
+		a.SumIndex, a.Sum = store.SumAfter(n.summed.Load())
+		n.summed.Store(a.SumIndex)
+	}
+	return a
+}
+
+// self is what is known of this node itself.
+func (n *node) self() peer.Announcement {
 	a := peer.Announcement{Name: n.s.name, ClientAddress: n.info.ClientAddress, Site: n.info.Site, Version: obs.Version()}
 	if store := n.store.Load(); store != nil {
 		a.Applied, a.Verified = store.Status().Applied, store.Verified()
 		a.FileBytes, a.UsedBytes = store.Size()
+		a.FreeBytes = store.Health().FreeBytes
 	}
 	return a
+}
+
+// compare holds this node's state against what another says of its own.
+func (n *node) compare(from uint64, a peer.Announcement) {
+	if store := n.store.Load(); store != nil && a.SumIndex > 0 {
+		store.CompareSum(from, a.SumIndex, a.Sum)
+	}
 }
 
 // members tells the API who the nodes are: who belongs to the cluster, as the
@@ -25,7 +43,7 @@ func (n *node) members() server.Members {
 	}
 	st := store.Status()
 	heard := n.transport.Heard()
-	m := server.Members{Leader: st.Leader, Applied: st.Applied, Commit: st.Committed, Term: st.Term}
+	m := server.Members{Self: st.Identity.Node, Leader: st.Leader, Applied: st.Applied, Commit: st.Committed, Term: st.Term}
 	for _, x := range st.Members {
 		info := peer.ParseInfo(x.Context)
 		node := server.Node{
@@ -35,7 +53,7 @@ func (n *node) members() server.Members {
 		}
 		h, ok := heard[x.ID]
 		if x.ID == st.Identity.Node {
-			h, ok = peer.Heard{Announcement: n.announcement()}, true
+			h, ok = peer.Heard{Announcement: n.self()}, true
 		}
 		if ok {
 			// Addresses are what the node says now; the membership has what it
@@ -55,7 +73,7 @@ func (n *node) members() server.Members {
 	for _, w := range n.transport.Waiting() {
 		m.Waiting = append(m.Waiting, server.Node{
 			Name: w.Name, ID: w.Birth, PeerAddress: w.Info.PeerAddress, ClientAddress: w.Info.ClientAddress, Site: w.Info.Site,
-			Heard: w.Since, Version: w.Version,
+			Context: w.Info.Context(), Heard: w.Since, Version: w.Version,
 		})
 	}
 	return m

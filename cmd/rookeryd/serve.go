@@ -13,8 +13,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/raftstore/peer"
@@ -30,8 +32,10 @@ type node struct {
 	registry  *prometheus.Registry
 	rules     *machine.Machine
 	info      peer.Info
+	files     *mtls.Files // nil: plain text
 	transport *peer.Transport
 	store     atomic.Pointer[raftstore.Store] // nil until the cluster is there
+	summed    atomic.Uint64                   // the index of the sum that was told last
 }
 
 // resignPatience is how long a node that is told to end tries to hand over the
@@ -48,10 +52,15 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	defer n.notify.Close()
+	if n.files, err = s.certificates(log); err != nil {
+		return err
+	}
+	countCertificates(n.files, n.registry)
 	if n.listeners, err = listen(s); err != nil {
 		return err
 	}
 	defer n.listeners.close()
+	n.listeners.secure(n.files, log)
 	if n.info, err = n.advertised(); err != nil {
 		return err
 	}
@@ -112,10 +121,31 @@ func (n *node) newTransport(dir *raftstore.Directory) (*peer.Transport, error) {
 	return peer.New(peer.Config{
 		Name: n.s.name, Info: n.info, Version: obs.Version(),
 		Birth: dir.Birth(), Initial: names,
-		SnapshotRate: n.s.snapshotRate,
-		Announce:     n.announcement,
-		Log:          n.log, Metrics: n.registry,
+		SnapshotRate:      n.s.snapshotRate,
+		Announce:          n.announcement,
+		OnAnnounce:        n.compare,
+		ServerCredentials: mtls.PeerServer(n.files, n.log),
+		ClientCredentials: func(name string) credentials.TransportCredentials {
+			return mtls.PeerClient(n.files, name, n.log)
+		},
+		Authorize: authorize,
+		Log:       n.log, Metrics: n.registry,
 	})
+}
+
+// authorize refuses a node that gives another name than its certificate does.
+func authorize(ctx context.Context, name string) error {
+	info, ok := mtls.InfoOf(ctx)
+	if !ok || info.Identity == (mtls.Identity{}) {
+		return nil // plain text on loopback
+	}
+	if err := info.Recheck(); err != nil {
+		return err
+	}
+	if info.Identity.Name != name {
+		return fmt.Errorf("the certificate is that of %s, and the caller says that it is node %s", info.Identity, name)
+	}
+	return nil
 }
 
 // serveStore opens the store and serves until ctx ends or the store fails. When
@@ -127,16 +157,26 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 		return err
 	}
 	n.store.Store(store)
-	n.transport.Attach(store, nil)
+	n.transport.Attach(store, peer.SnapshotsOf(store))
 	api, err := server.New(server.Config{
 		Store: server.Shard(store, n.transport.Propose), Machine: n.rules, Node: n.s.name, Version: obs.Version(),
-		Members: n.members, Log: n.log, Metrics: n.registry,
+		Members: n.members, Health: store.Health, Replica: store,
+		Credentials: mtls.Server(n.files, mtls.Listening{Proto: "client", Log: n.log}),
+		Log:         n.log, Metrics: n.registry,
 	})
 	if err != nil {
 		return err
 	}
+	socket, err := n.s.socket(n.log)
+	if err != nil {
+		api.Close(context.Background())
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(n.listeners.client) })
+	if socket != nil {
+		g.Go(func() error { return api.Serve(socket) })
+	}
 	g.Go(func() error {
 		if err := server.Begin(gctx, store, n.rules); err != nil && gctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped) {
 			return err

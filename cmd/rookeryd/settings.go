@@ -8,12 +8,12 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/raftstore/peer"
 )
 
@@ -26,6 +26,8 @@ type settings struct {
 	listenPeer      string
 	listenHTTP      string
 	listenDebug     string
+	listenUnix      string
+	tls             mtls.Paths
 	initialCluster  string
 	founders        []peer.Founder // of initialCluster
 	joinList        string
@@ -52,6 +54,8 @@ Usage:
 Examples:
   rookeryd --name n1 --data /var/lib/rookery
   rookeryd --config /etc/rookery/rookeryd.conf
+  rookeryd --name n1 --data /var/lib/rookery --listen-client 10.0.0.1:7905 \
+      --tls-cert node-n1.crt --tls-key node-n1.key --tls-ca ca.crt
   rookeryd --name n2 --data /var/lib/rookery --initial-cluster n1=10.0.0.1:7906,n2=10.0.0.2:7906,n3=10.0.0.3:7906
   rookeryd --name n4 --data /var/lib/rookery --join 10.0.0.1:7906,10.0.0.2:7906
 
@@ -87,6 +91,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 		return err
 	})
 	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
@@ -190,30 +195,5 @@ func (s *settings) check() error {
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
 	}
-	for _, l := range []struct{ flag, address string }{
-		{"listen-client", s.listenClient}, {"listen-peer", s.listenPeer}, {"listen-http", s.listenHTTP}, {"listen-debug", s.listenDebug},
-	} {
-		if l.address == "" && l.flag == "listen-debug" {
-			continue
-		}
-		if err := onLoopback(l.address); err != nil {
-			return fmt.Errorf("%w: --%s: %w", errUsage, l.flag, err)
-		}
-	}
-	return nil
-}
-
-// onLoopback refuses an address on which plain text could be overheard.
-func onLoopback(address string) error {
-	if strings.HasPrefix(address, "localhost:") {
-		return nil
-	}
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("%q is no ip:port", address)
-	}
-	if !a.Addr().IsLoopback() {
-		return fmt.Errorf("%s is not on loopback, and without certificates only plain text can be spoken there: listen on 127.0.0.1 or [::1]", address)
-	}
-	return nil
+	return s.checkIdentity()
 }

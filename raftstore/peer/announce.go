@@ -77,8 +77,18 @@ func (t *Transport) Waiting() (all []Waiting) {
 	return all
 }
 
-// announcement is what to tell others now.
+// announcement is what to tell others now: the same to all within a second, so
+// that they can compare what they were told.
 func (t *Transport) announcement() Announcement {
+	t.saying.Lock()
+	defer t.saying.Unlock()
+	if now := time.Now(); t.saidAt.IsZero() || now.Sub(t.saidAt) > announceEvery*9/10 {
+		t.said, t.saidAt = t.announce(), now
+	}
+	return t.said
+}
+
+func (t *Transport) announce() Announcement {
 	if t.cfg.Announce != nil {
 		return t.cfg.Announce()
 	}

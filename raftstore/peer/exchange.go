@@ -29,6 +29,9 @@ func (s *service) Exchange(stream grpc.BidiStreamingServer[peerv1.ExchangeReques
 		return err
 	}
 	hello := req.GetHello()
+	if err := t.authorize(stream.Context(), hello.GetName()); err != nil {
+		return err
+	}
 	a, w := t.welcome(hello)
 	if err := stream.Send(&peerv1.ExchangeResponse{Welcome: w}); err != nil || a == nil {
 		return err

@@ -111,7 +111,7 @@ func (t *Transport) greetAll(ctx context.Context, founders []Founder, known map[
 		}
 		missing = append(missing, f)
 		wg.Go(func() {
-			resp, err := t.greet(ctx, f.Address)
+			resp, err := t.greet(ctx, f.Name, f.Address)
 			mu.Lock()
 			defer mu.Unlock()
 			answers[f.Name] = greeting{resp, err}
@@ -121,8 +121,8 @@ func (t *Transport) greetAll(ctx context.Context, founders []Founder, known map[
 	return answers, missing
 }
 
-func (t *Transport) greet(ctx context.Context, address string) (*peerv1.GreetResponse, error) {
-	conn, dialed, err := t.dial(address)
+func (t *Transport) greet(ctx context.Context, name, address string) (*peerv1.GreetResponse, error) {
+	conn, dialed, err := t.dial(name, address)
 	if err != nil {
 		return nil, err
 	}
@@ -174,8 +174,11 @@ func (t *Transport) judgeGreeting(f Founder, g *peerv1.GreetResponse) (*raftstor
 }
 
 // Greet introduces this node.
-func (s *service) Greet(_ context.Context, req *peerv1.GreetRequest) (*peerv1.GreetResponse, error) {
+func (s *service) Greet(ctx context.Context, req *peerv1.GreetRequest) (*peerv1.GreetResponse, error) {
 	t := s.t
+	if err := t.authorize(ctx, req.GetName()); err != nil {
+		return nil, err
+	}
 	resp := &peerv1.GreetResponse{Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Initial: t.cfg.Initial}
 	if a := t.store.Load(); a != nil {
 		resp.Exists, resp.Identity, resp.Members = true, identityTo(a.id), membersTo(a.store.Status().Members)
@@ -248,7 +251,7 @@ func (t *Transport) Join(ctx context.Context, addresses []string, waiting func(n
 }
 
 func (t *Transport) askToJoin(ctx context.Context, address string) (*peerv1.JoinResponse, error) {
-	conn, dialed, err := t.dial(address)
+	conn, dialed, err := t.dial("", address)
 	if err != nil {
 		return nil, err
 	}
@@ -268,8 +271,11 @@ func (t *Transport) askToJoin(ctx context.Context, address string) (*peerv1.Join
 const maxWaiting = 100
 
 // Join tells a node whether it is a member, and remembers that it asks.
-func (s *service) Join(_ context.Context, req *peerv1.JoinRequest) (*peerv1.JoinResponse, error) {
+func (s *service) Join(ctx context.Context, req *peerv1.JoinRequest) (*peerv1.JoinResponse, error) {
 	t := s.t
+	if err := t.authorize(ctx, req.GetName()); err != nil {
+		return nil, err
+	}
 	if req.GetName() == "" || req.GetBirth() == 0 {
 		return nil, status.Error(codes.InvalidArgument, "peer: a node without a name or an id asks to join")
 	}

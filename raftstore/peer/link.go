@@ -206,13 +206,13 @@ func (e *refusedError) Error() string { return "peer: " + e.text }
 // errNotReady: there is no store to speak for.
 var errNotReady = errors.New("peer: this node has no state to speak for")
 
-// dial returns a connection to address that fails at once when it cannot be
+// dial returns a connection to the node of a name, if that is known, that fails at once when it cannot be
 // made. The error of the last attempt can be asked for.
-func (t *Transport) dial(address string) (conn *grpc.ClientConn, dialed func() error, err error) {
+func (t *Transport) dial(name, address string) (conn *grpc.ClientConn, dialed func() error, err error) {
 	var mu sync.Mutex
 	var last error
 	conn, err = grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(t.cfg.ClientCredentials),
+		grpc.WithTransportCredentials(t.cfg.ClientCredentials(name)),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialPatience)
 			defer cancel()
@@ -260,8 +260,7 @@ func (l *link) open(c class) (_ *session, err error) {
 	if a == nil {
 		return nil, errNotReady
 	}
-	_, address := l.where()
-	conn, dialed, err := l.t.dial(address)
+	conn, dialed, err := l.t.dial(l.where())
 	if err != nil {
 		return nil, err
 	}

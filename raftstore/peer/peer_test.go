@@ -352,9 +352,9 @@ func TestInfo(t *testing.T) {
 // TestAuthorize: who is no peer is answered nothing.
 func TestAuthorize(t *testing.T) {
 	no := errors.New("no peer")
-	b := newEnd(t, Config{Name: "n2", Birth: 2, Authorize: func(context.Context) error { return no }})
+	b := newEnd(t, Config{Name: "n2", Birth: 2, Authorize: func(context.Context, string) error { return no }})
 	a := newEnd(t, Config{Name: "n1", Birth: 1})
-	if _, err := a.greet(t.Context(), b.address); err == nil || !strings.Contains(err.Error(), "no peer") {
+	if _, err := a.greet(t.Context(), "n2", b.address); err == nil || !strings.Contains(err.Error(), "no peer") {
 		t.Errorf("Greet: got %v, want the refusal", err)
 	}
 	sa := newFake(1, member(1, a), member(2, b))

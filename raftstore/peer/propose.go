@@ -84,7 +84,7 @@ func (sentMark) HandleConn(context.Context, stats.ConnStats)                    
 func (l *link) call(ctx context.Context) (*grpc.ClientConn, error) {
 	l.mu.Lock()
 	if l.calls == nil && l.ctx.Err() == nil {
-		conn, _, err := l.t.dial(l.address)
+		conn, _, err := l.t.dial(l.name, l.address)
 		if err != nil {
 			l.mu.Unlock()
 			return nil, fmt.Errorf("%w: %w", raftstore.ErrNoLeader, err)
@@ -116,6 +116,9 @@ func (l *link) call(ctx context.Context) (*grpc.ClientConn, error) {
 
 // Propose puts a peer's command into the log.
 func (s *service) Propose(ctx context.Context, req *peerv1.ProposeRequest) (*peerv1.ProposeResponse, error) {
+	if err := s.t.authorize(ctx, req.GetHello().GetName()); err != nil {
+		return nil, err
+	}
 	a, w := s.t.welcome(req.GetHello())
 	if a == nil {
 		return &peerv1.ProposeResponse{Welcome: w}, nil

@@ -22,6 +22,19 @@ import (
 	"github.com/rookery-mail/rookery/raftstore"
 )
 
+// SnapshotsOf returns what s has of Snapshots.
+func SnapshotsOf(s *raftstore.Store) Snapshots { return storeSnapshots{s} }
+
+type storeSnapshots struct{ *raftstore.Store }
+
+func (s storeSnapshots) Spool(ctx context.Context) (*Spooled, error) {
+	f, err := s.Store.Spool(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Spooled{Path: f.Path, Size: f.Size, Release: f.Release}, nil
+}
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const (
@@ -174,8 +187,7 @@ func (l *link) transfer() error {
 
 // transferOnce makes one attempt; moved tells that something got across.
 func (l *link) transferOnce(a *attached, file *snapshotFile) (moved bool, err error) {
-	_, address := l.where()
-	conn, _, err := l.t.dial(address)
+	conn, _, err := l.t.dial(l.where())
 	if err != nil {
 		return false, err
 	}
@@ -307,6 +319,9 @@ func (s *service) SendSnapshot(stream grpc.BidiStreamingServer[peerv1.SendSnapsh
 		return err
 	}
 	hello, offer := req.GetHello(), req.GetOffer()
+	if err := t.authorize(stream.Context(), hello.GetName()); err != nil {
+		return err
+	}
 	a, w := t.welcome(hello)
 	if a != nil && a.snapshots == nil {
 		w.Refusal = peerv1.Refusal_REFUSAL_NOT_READY
@@ -385,6 +400,9 @@ func (t *Transport) receive(a *attached, w *peerv1.Welcome, from uint64, offer *
 // FetchSnapshot gives a snapshot to a node that cannot use its own state.
 func (s *service) FetchSnapshot(req *peerv1.FetchSnapshotRequest, stream grpc.ServerStreamingServer[peerv1.FetchSnapshotResponse]) error {
 	t := s.t
+	if err := t.authorize(stream.Context(), req.GetHello().GetName()); err != nil {
+		return err
+	}
 	a, w := t.welcome(req.GetHello())
 	if a != nil && a.snapshots == nil {
 		a, w.Refusal = nil, peerv1.Refusal_REFUSAL_NOT_READY
@@ -439,8 +457,7 @@ func (t *Transport) FetchSnapshot(ctx context.Context, id raftstore.Identity, no
 }
 
 func (t *Transport) fetchOnce(ctx context.Context, l *link, id raftstore.Identity, had **peerv1.SnapshotOffer, path string) (moved bool, err error) {
-	_, address := l.where()
-	conn, _, err := t.dial(address)
+	conn, _, err := t.dial(l.where())
 	if err != nil {
 		return false, err
 	}

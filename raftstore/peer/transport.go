@@ -15,9 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	peerv1 "github.com/rookery-mail/rookery/proto/peer/v1"
 	"github.com/rookery-mail/rookery/raftstore"
@@ -70,11 +72,14 @@ type Config struct {
 	// Initial are the names of the cluster that it is to found, in order.
 	Initial []string
 
-	// ServerCredentials and ClientCredentials secure the connections that others
-	// make and those that this node makes; default: plain text.
-	ServerCredentials, ClientCredentials credentials.TransportCredentials
-	// Authorize refuses callers that are no peers; default: everybody is one.
-	Authorize func(context.Context) error
+	// ServerCredentials secure the connections that others make, ClientCredentials
+	// those that this node makes, to the node of a name or, where that is not known
+	// yet, "". Default: plain text.
+	ServerCredentials credentials.TransportCredentials
+	ClientCredentials func(name string) credentials.TransportCredentials
+	// Authorize refuses callers that are no peers, or not the one that they say they
+	// are; default: everybody is.
+	Authorize func(ctx context.Context, name string) error
 
 	// SnapshotRate bounds what is sent of snapshots, in octets a second; default
 	// 64 MiB. Negative: no bound.
@@ -124,6 +129,10 @@ type Transport struct {
 
 	incoming sync.Mutex // held while a snapshot is received
 
+	saying sync.Mutex
+	said   Announcement // what was told last, and when
+	saidAt time.Time
+
 	store     atomic.Pointer[attached]
 	failed    chan struct{} // closed when this node must end
 	failure   error         // why; set before
@@ -171,7 +180,7 @@ func New(cfg Config) (*Transport, error) {
 		cfg.SnapshotRate = 64 << 20
 	}
 	if cfg.ClientCredentials == nil {
-		cfg.ClientCredentials = insecure.NewCredentials()
+		cfg.ClientCredentials = func(string) credentials.TransportCredentials { return insecure.NewCredentials() }
 	}
 	if cfg.ServerCredentials == nil {
 		cfg.ServerCredentials = insecure.NewCredentials()
@@ -197,18 +206,6 @@ func New(cfg Config) (*Transport, error) {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
-		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-			if err := t.authorize(ctx); err != nil {
-				return nil, err
-			}
-			return handler(ctx, req)
-		}),
-		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-			if err := t.authorize(ss.Context()); err != nil {
-				return err
-			}
-			return handler(srv, ss)
-		}),
 	)
 	peerv1.RegisterPeerServiceServer(t.server, &service{t: t})
 	return t, nil
@@ -220,11 +217,14 @@ const (
 	keepaliveTimeout = 3 * time.Second
 )
 
-func (t *Transport) authorize(ctx context.Context) error {
+func (t *Transport) authorize(ctx context.Context, name string) error {
 	if t.cfg.Authorize == nil {
 		return nil
 	}
-	return t.cfg.Authorize(ctx)
+	if err := t.cfg.Authorize(ctx, name); err != nil {
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return nil
 }
 
 // Serve answers peers on l until Close, which makes it return nil.

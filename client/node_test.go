@@ -40,7 +40,7 @@ func openNode(dir string) (s *server.Server, stop func(), err error) {
 		store.Close()
 		return nil, nil, err
 	}
-	s, err = server.New(server.Config{Store: server.Shard(store), Machine: m, Node: "n1", Version: "test", Identity: store.Identity(), Replica: replica{store: store}})
+	s, err = server.New(server.Config{Store: server.Shard(store, nil), Machine: m, Node: "n1", Version: "test", Identity: store.Identity(), Replica: replica{store: store}})
 	if err != nil {
 		store.Close()
 		return nil, nil, err

@@ -26,12 +26,21 @@ type incident struct {
 // start starts a node and asks it, and nobody else, from now on.
 func (in *incident) start(name string) {
 	in.t.Helper()
-	n, err := in.nodes.start(name)
+	in.c = in.dial(in.launch(name).address)
+}
+
+// launch starts a node and waits until it serves.
+func (in *incident) launch(name string) *node {
+	in.t.Helper()
+	n, err := in.nodes.launch(name)
+	if err == nil {
+		err = n.serves()
+	}
 	if err != nil {
 		in.t.Fatal(err)
 	}
 	in.nodes.running[name] = n
-	in.c = in.dial(n.address)
+	return n
 }
 
 func (in *incident) dial(addresses ...string) *client.Client {
@@ -375,11 +384,7 @@ func (in *incident) oldComesBack(seen []byte) {
 	in.t.Helper()
 	t := in.t
 	running := in.nodes.running["n2"].address
-	n, err := in.nodes.start("n1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	in.nodes.running["n1"] = n
+	n := in.launch("n1")
 	both := in.dial(n.address, running)
 	for range 5 {
 		r, err := both.NewSession(seen).Lookup(t.Context(), "user.hans")

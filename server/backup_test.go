@@ -109,7 +109,7 @@ func restored(t *testing.T, n *testNode) *testNode {
 		}
 	})
 	return newTestNode(t, func(c *Config) {
-		c.Store, c.Machine, c.Identity, c.Replica = Shard(raft), m, raft.Identity(), &bentReplica{store: raft}
+		c.Store, c.Machine, c.Identity, c.Replica = Shard(raft, nil), m, raft.Identity(), &bentReplica{store: raft}
 	})
 }
 

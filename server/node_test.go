@@ -128,7 +128,7 @@ func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	if err := Begin(ctx, raft, m); err != nil {
 		t.Fatalf("begin the cluster: %v", err)
 	}
-	n := &testNode{store: &bentStore{Store: Shard(raft)}, saver: &bentReplica{Replica: raft, store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}
+	n := &testNode{store: &bentStore{Store: Shard(raft, nil)}, saver: &bentReplica{Replica: raft, store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}
 	cfg := Config{
 		Store: n.store, Machine: m, Node: "n1", Version: "test",
 		Identify: func(context.Context) (Caller, error) { return n.caller, nil },

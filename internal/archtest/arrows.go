@@ -136,6 +136,7 @@ var House = []Row{
 		From:      "raftstore/peer",
 		May:       []string{"raftstore", "proto/peer/v1", "internal/mtls"},
 		Libraries: []string{"grpc", "prometheus", "raft"},
+		Tests:     []string{"internal/kv", "raftstore/snap"},
 	},
 	{
 		From:      "raftstore",

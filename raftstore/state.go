@@ -163,7 +163,7 @@ func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
 		return b.Put(metaKey, record)
 	})
 	if err != nil {
-		return fmt.Errorf("raftstore: write %s: %w", s.db.Path(), err)
+		return fmt.Errorf("raftstore: write %s: %w", s.db.Path(), withErrno(err))
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ type testNode struct {
 	*Server
 	apiv1.DirectoryServiceClient
 	apiv1.ClusterServiceClient
+	raft    *raftstore.Store
 	store   *bentStore
 	conn    *grpc.ClientConn
 	caller  Caller
@@ -108,7 +109,7 @@ func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	if err := Begin(ctx, raft, m); err != nil {
 		t.Fatalf("begin the cluster: %v", err)
 	}
-	n := &testNode{store: &bentStore{Store: Shard(raft)}, caller: Caller{Role: RoleOperator, Name: "carol"}}
+	n := &testNode{raft: raft, store: &bentStore{Store: Shard(raft)}, caller: Caller{Role: RoleOperator, Name: "carol"}}
 	cfg := Config{
 		Store: n.store, Machine: m, Node: "n1", Version: "test",
 		Identify: func(context.Context) (Caller, error) { return n.caller, nil },

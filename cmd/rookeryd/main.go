@@ -28,6 +28,8 @@ import (
 )
 
 func main() {
+	// A file that outgrows a limit is to be an error of the write, like a full disk.
+	signal.Ignore(syscall.SIGXFSZ)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -59,7 +61,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, s, members, log.With("node", s.name))
+	return newKeeper(s, members, log.With("node", s.name)).run(ctx)
 }
 
 // initialMembers reads --initial-cluster.
@@ -107,6 +109,7 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 		Dir: s.data, Name: s.name, Initial: members, Token: s.clusterToken,
 		Machine: server.Applied(rules), Log: log, Metrics: registry,
 		MaxCommand: server.MaxCommand,
+		LowSpace:   int64(s.lowSpace), Ballast: int64(s.ballast),
 	})
 	if err != nil {
 		return err
@@ -114,6 +117,7 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 	api, err := server.New(server.Config{
 		Store: server.Shard(store), Machine: rules, Node: s.name, Version: obs.Version(),
 		Members: func() server.Members { return membersOf(store, s.name, listeners.client.Addr().String()) },
+		Health:  store.Health,
 		Log:     log, Metrics: registry,
 	})
 	if err != nil {
@@ -136,13 +140,20 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 	})
 	g.Go(func() error { return watchdog(gctx, notify, store) })
 	g.Go(func() error {
+		server.KeepAlarms(gctx, store, rules, store.Propose, log)
+		return nil
+	})
+	g.Go(func() error {
 		var failed error
 		select {
 		case <-store.Done():
 			failed = fmt.Errorf("the node stopped: %w", store.Err())
 		case <-gctx.Done():
 		}
-		_ = notify.tell("STOPPING=1\nSTATUS=closing")
+		// One that comes back read-only is not stopping.
+		if !raftstore.Unwritable(failed) {
+			_ = notify.tell("STOPPING=1\nSTATUS=closing")
+		}
 		api.Close(context.Background())
 		return failed
 	})

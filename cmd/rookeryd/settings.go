@@ -23,6 +23,8 @@ type settings struct {
 	listenDebug    string
 	initialCluster string
 	clusterToken   string
+	ballast        octets
+	lowSpace       octets
 	config         string
 	logLevel       slog.Level
 	logFormat      string
@@ -61,6 +63,9 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.listenDebug, "listen-debug", "", "`address` for profiles; none by default")
 	fs.StringVar(&s.initialCluster, "initial-cluster", "", "`members` of a new cluster, name=peer-address, separated by commas; default this node alone")
 	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	s.ballast = 128 << 20
+	fs.Var(&s.ballast, "ballast", "`size` of a file in the data directory that takes up space, for an operator in need to remove; 0 for none")
+	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")

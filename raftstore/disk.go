@@ -31,6 +31,14 @@ type Disk interface {
 	Image(save func(m Meta, write func(io.Writer) error) error) error
 	// Kind says what that is.
 	Kind() snap.Kind
+	// Stage reads what an Image wrote and keeps it beside the state in use,
+	// which it does not touch. What is staged is durable, and gone after a
+	// restart if it did not replace the state.
+	Stage(r io.Reader) (Staged, error)
+	// Replace puts a staged state in the place of the one in use, in one step:
+	// a crash leaves one or the other, and when it returns it is the new one.
+	// Readers begun before stay valid. It and Write are called by one goroutine.
+	Replace(s Staged) error
 	// Close waits for nobody: all readers must be closed.
 	Close() error
 }
@@ -42,6 +50,18 @@ type DiskReader interface {
 	Get(bucket int, key []byte) []byte
 	Iterate(bucket int) kv.Iterator
 	Close() error
+}
+
+// Staged is a state beside the one in use.
+type Staged interface {
+	// Meta returns what stands beside it.
+	Meta() Meta
+	// SetMeta replaces that.
+	SetMeta(Meta) error
+	// Begin returns a reader of it.
+	Begin() (DiskReader, error)
+	// Drop removes it, unless it has replaced the state in use.
+	Drop() error
 }
 
 // Meta is what is kept with the state and always of the same index as it.

@@ -3,12 +3,9 @@ package raftstore
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
-
-	"github.com/rookery-mail/rookery/raftstore/snap"
 )
 
 // Health is what a node knows of the state of its state: whether it is the
@@ -177,29 +174,15 @@ func tell(differs []Difference) string {
 	return text
 }
 
-// reseedName is the file in the shard's directory that says that the state is
-// not to be served any more and must be replaced by another node's.
-const reseedName = "reseed"
-
 // quarantine ends a node whose state is wrong, for good: the mark is on disk
 // before anybody hears of it, so that a restart does not bring it back.
 func (s *Store) quarantine(cause error) {
 	s.quarantined.Do(func() {
-		if err := writeMark(filepath.Join(s.cfg.shardDir(), reseedName), cause.Error()+"\n"); err != nil {
+		if err := askReseed(s.cfg.shardDir(), cause.Error()+"\n"); err != nil {
 			cause = errors.Join(cause, fmt.Errorf("the mark could not be written: %w", err))
 		}
 		s.halt(cause)
 	})
-}
-
-// writeMark writes a small file and makes it and its name durable.
-func writeMark(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close(), snap.SyncDir(filepath.Dir(path)))
 }
 
 // runScrub reads the state file again and again. The first round of a large

@@ -14,6 +14,8 @@ type metrics struct {
 	fileBytes, fileUsed                    prometheus.Gauge
 	proposals                              *prometheus.CounterVec // result: ok, refused, unknown
 	commands, flushKeys, snapshots, torn   prometheus.Counter
+	sent, installs, compactions            prometheus.Counter
+	installSeconds, compactSeconds         prometheus.Histogram
 	batch, syncSeconds, applySeconds       prometheus.Histogram
 	flushSeconds, readSeconds, snapSeconds prometheus.Histogram
 	compared, scrubs                       *prometheus.CounterVec // result, see below
@@ -79,6 +81,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.commands = counter("commands_applied_total", "Commands applied.")
 	m.flushKeys = counter("flushed_keys_total", "Keys written to the state file.")
 	m.snapshots = counter("snapshots_total", "Snapshots saved.")
+	m.sent = counter("snapshots_sent_total", "Snapshots that arrived at nodes that lagged.")
+	m.installs = counter("snapshots_installed_total", "Snapshots from other nodes that replaced the state.")
+	m.compactions = counter("compactions_total", "Compactions of the state file.")
 	m.torn = counter("log_torn_tails_total", "Starts that cut an unfinished write off the log.")
 	m.batch = histogram("entry_commands", "Commands in an entry.", prometheus.ExponentialBuckets(1, 2, 13))
 	m.syncSeconds = histogram("log_sync_seconds", "Time to write and sync the log.", seconds)
@@ -86,6 +91,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.flushSeconds = histogram("flush_seconds", "Time to write a layer to the state file.", seconds)
 	m.readSeconds = histogram("read_index_seconds", "Time until a linearizable read may be served.", seconds)
 	m.snapSeconds = histogram("snapshot_seconds", "Time to save a snapshot.", prometheus.ExponentialBuckets(0.01, 2, 16))
+	long := prometheus.ExponentialBuckets(0.01, 2, 18) // 10 ms to 22 minutes
+	m.installSeconds = histogram("snapshot_install_seconds", "Time to prove a snapshot and to put it in the place of the state.", long)
+	m.compactSeconds = histogram("compaction_seconds", "Time of a compaction of the state file.", long)
 	m.compared = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "rookery", Subsystem: "raftstore", Name: "sums_compared_total", Help: "Sums of the state compared with another node's, by result: same, differs, unknown."}, []string{"result"})
 	add(m.compared)
 	m.scrubs = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "rookery", Subsystem: "raftstore", Name: "scrubs_total", Help: "Times the state file was read again whole, by result: ok, damaged."}, []string{"result"})

@@ -154,6 +154,23 @@ func (o *overlay) flushed(b *base, applied wal.Position) {
 	old.release()
 }
 
+// replace shows another state, that of b, and forgets what was applied to the
+// old one. Views taken before stay valid.
+func (o *overlay) replace(b *base, applied wal.Position, sum uint64) {
+	o.active = make(layer, len(o.buckets))
+	o.sum = sum
+	o.flushed(b, applied)
+}
+
+// rebase replaces the base by one that holds the same.
+func (o *overlay) rebase(b *base, applied wal.Position) {
+	old := o.base
+	o.base = b
+	o.memo.empty() // what it remembers stands in the old one
+	o.publish(applied)
+	old.release()
+}
+
 // close gives the overlay's own share of the base back. Views taken before stay
 // valid until they are released.
 func (o *overlay) close() {

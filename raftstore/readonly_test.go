@@ -129,7 +129,7 @@ func TestOpenReadOnlyRefuses(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeMark(filepath.Join(cfg.shardDir(), reseedName), "n2 has another state"); err != nil {
+	if err := askReseed(cfg.shardDir(), "n2 has another state"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenReadOnly(cfg, "test"); !errors.Is(err, ErrDiverged) {

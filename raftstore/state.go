@@ -27,9 +27,66 @@ var (
 
 // stateFile is a Disk in a bbolt file.
 type stateFile struct {
-	db      *bolt.DB
-	buckets []kv.Bucket
-	meta    Meta
+	// db is the file in use. Another takes its place by Replace, under mu, in
+	// the goroutine that writes; all others get it by use.
+	db       *bolt.DB
+	path     string
+	buckets  []kv.Bucket
+	mmapSize int
+	meta     Meta         // as it was opened
+	step     func(string) // for tests: called after each durable step
+
+	mu      sync.Mutex
+	users   map[*bolt.DB]int // who reads, of the file in use and of those before it
+	changes *changeSet       // what is written while a compaction copies; else nil
+}
+
+// use returns the file in use, which stays open until done is called.
+func (s *stateFile) use() (db *bolt.DB, done func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == nil {
+		s.users = make(map[*bolt.DB]int)
+	}
+	db = s.db
+	s.users[db]++
+	return db, func() error { return s.leave(db) }
+}
+
+// leave closes a file that is not in use any more when its last reader goes.
+func (s *stateFile) leave(db *bolt.DB) error {
+	s.mu.Lock()
+	s.users[db]--
+	last := s.users[db] == 0
+	if last {
+		delete(s.users, db)
+	}
+	last = last && db != s.db
+	s.mu.Unlock()
+	if !last {
+		return nil
+	}
+	return db.Close()
+}
+
+// swap puts another open file in the place of the one in use.
+func (s *stateFile) swap(db *bolt.DB) error {
+	s.mu.Lock()
+	old := s.db
+	s.db = db
+	idle := s.users[old] == 0
+	s.mu.Unlock()
+	if !idle {
+		return nil
+	}
+	return old.Close()
+}
+
+// stepped tells a test that something is on disk.
+func (s *stateFile) stepped(what string) {
+	if s.step != nil {
+		s.step(what)
+	}
 }
 
 func boltOptions(mmapSize int) *bolt.Options {
@@ -54,7 +111,7 @@ func createStateFile(path string, buckets []kv.Bucket, meta Meta) error {
 	if err != nil {
 		return fmt.Errorf("raftstore: create %s: %w", path, err)
 	}
-	s := &stateFile{db: db, buckets: buckets}
+	s := &stateFile{db: db, path: path, buckets: buckets}
 	if err := errors.Join(s.Write(meta, nil), db.Close()); err != nil {
 		return fmt.Errorf("raftstore: create %s: %w", path, err)
 	}
@@ -79,7 +136,7 @@ func openStateFile(path string, buckets []kv.Bucket, mmapSize int) (s *stateFile
 	case err != nil:
 		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
 	}
-	s = &stateFile{db: db, buckets: buckets}
+	s = &stateFile{db: db, path: path, buckets: buckets, mmapSize: mmapSize}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -139,7 +196,7 @@ func (s *stateFile) Meta() Meta { return s.meta.clone() }
 
 // Write implements Disk: keys in order, so that each page is visited once.
 func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
-	defer guard(s.db.Path(), &err)()
+	defer guard(s.path, &err)()
 	record, err := meta.marshal()
 	if err != nil {
 		return err
@@ -163,8 +220,9 @@ func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
 		return b.Put(metaKey, record)
 	})
 	if err != nil {
-		return fmt.Errorf("raftstore: write %s: %w", s.db.Path(), withErrno(err))
+		return fmt.Errorf("raftstore: write %s: %w", s.path, withErrno(err))
 	}
+	s.noteChanges(changes)
 	return nil
 }
 
@@ -195,13 +253,14 @@ func writeBucket(b *bolt.Bucket, changes *kv.Tree) error {
 
 // Begin implements Disk.
 func (s *stateFile) Begin() (_ DiskReader, err error) {
-	defer guard(s.db.Path(), &err)()
-	tx, err := s.db.Begin(false)
+	defer guard(s.path, &err)()
+	db, done := s.use()
+	tx, err := db.Begin(false)
 	if err != nil {
-		return nil, fmt.Errorf("raftstore: read %s: %w", s.db.Path(), err)
+		return nil, fmt.Errorf("raftstore: read %s: %w", s.path, errors.Join(err, done()))
 	}
 	r := &stateReader{
-		path: s.db.Path(), tx: tx, buckets: make([]*bolt.Bucket, len(s.buckets)),
+		path: s.path, tx: tx, done: done, buckets: make([]*bolt.Bucket, len(s.buckets)),
 		last: make([][]byte, len(s.buckets)), cursors: make([]sync.Pool, len(s.buckets)),
 	}
 	for i, name := range s.buckets {
@@ -216,11 +275,13 @@ func (s *stateFile) Begin() (_ DiskReader, err error) {
 
 // Image implements Disk.
 func (s *stateFile) Image(save func(Meta, func(io.Writer) error) error) (err error) {
-	defer guard(s.db.Path(), &err)()
-	return s.db.View(func(tx *bolt.Tx) error {
+	defer guard(s.path, &err)()
+	db, done := s.use()
+	defer func() { err = errors.Join(err, done()) }()
+	return db.View(func(tx *bolt.Tx) error {
 		meta, err := unmarshalMeta(tx.Bucket(metaBucket).Get(metaKey))
 		if err != nil {
-			return corrupt(s.db.Path(), "%w", err)
+			return corrupt(s.path, "%w", err)
 		}
 		return save(meta, func(w io.Writer) error {
 			_, err := tx.WriteTo(w)
@@ -246,11 +307,13 @@ func (s *stateFile) Close() error { return s.db.Close() }
 
 // size returns the file's size and how much of it is in use.
 func (s *stateFile) size() (total, used int64) {
-	_ = s.db.View(func(tx *bolt.Tx) error {
+	db, done := s.use()
+	defer func() { _ = done() }()
+	_ = db.View(func(tx *bolt.Tx) error {
 		used = tx.Size()
 		return nil
 	})
-	if info, err := os.Stat(s.db.Path()); err == nil {
+	if info, err := os.Stat(s.path); err == nil {
 		total = info.Size()
 	}
 	return total, used
@@ -260,6 +323,7 @@ func (s *stateFile) size() (total, used int64) {
 type stateReader struct {
 	path    string
 	tx      *bolt.Tx
+	done    func() error // gives the file back
 	buckets []*bolt.Bucket
 	// last is the last key of each bucket. Who writes a log looks for keys after
 	// it, and need not search.
@@ -323,17 +387,19 @@ func (i *stateIterator) Next() (k, v []byte) {
 	return i.c.Next()
 }
 
-func (r *stateReader) Close() error { return r.tx.Rollback() }
+func (r *stateReader) Close() error { return errors.Join(r.tx.Rollback(), r.done()) }
 
 // verify reads the whole file in order, until stop is closed. It finds pages
 // that are none, keys out of order, and rows that are not what the sum was made
 // of.
 func (s *stateFile) verify(log *slog.Logger, stop <-chan struct{}) (err error) {
-	path := s.db.Path()
+	path := s.path
 	defer guard(path, &err)()
+	db, done := s.use()
+	defer func() { err = errors.Join(err, done()) }()
 	start := time.Now()
 	v := fileVerifier{path: path, stop: stop}
-	if err := s.db.View(v.file); err != nil {
+	if err := db.View(v.file); err != nil {
 		return err
 	}
 	log.Info("state file verified", "file", path, "keys", v.keys, "sum", v.sum, "dur", time.Since(start))

@@ -58,14 +58,17 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 		Term:           members.Term,
 		Alarms:         alarmsTo(&st),
 		GrowthRefused:  growthTo(st.Growth),
+		NodeId:         members.Self,
+		NodeProblems:   members.problems(),
 	}
 	if leader := members.leader(); leader != nil {
 		out.Leader = leader.Name
 	}
 	for _, n := range members.Nodes {
-		out.Nodes = append(out.Nodes, &apiv1.Node{
-			Name: n.Name, Id: n.ID, ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress, Voter: n.Voter, Leader: n.ID == members.Leader,
-		})
+		out.Nodes = append(out.Nodes, members.nodeTo(&n))
+	}
+	for _, n := range members.Waiting {
+		out.Waiting = append(out.Waiting, members.nodeTo(&n))
 	}
 	for _, sw := range st.Sweeps {
 		out.Sweeps = append(out.Sweeps, &apiv1.Sweep{Kind: sw.Kind, Server: string(sw.Server), After: string(sw.After)})

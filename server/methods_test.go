@@ -396,6 +396,23 @@ func TestEveryMethod(t *testing.T) {
 		t.Errorf("Check: got %v, %v, %v, want no fault", findings, sum, err)
 	}
 
+	// The nodes, one of which waits.
+	r := &fakeReplica{n: n}
+	n.replica = r
+	n.members.Waiting = []Node{{Name: "n2", ID: 2}}
+	n.members.Commit = 5
+	ok(s, bound(c.AddMember), &apiv1.AddMemberRequest{Name: "n2"})
+	n.members.Nodes[1].Active, n.members.Nodes[1].Match = true, 5
+	ok(s, bound(c.PromoteMember), &apiv1.PromoteMemberRequest{Name: "n2"})
+	n.members.Waiting = []Node{{Name: "n2", ID: 3}}
+	ok(s, bound(c.ReplaceMember), &apiv1.ReplaceMemberRequest{Name: "n2", Step: apiv1.ReplaceStep_REPLACE_STEP_START})
+	ok(s, bound(c.RemoveMember), &apiv1.RemoveMemberRequest{Name: "n2", Id: 3})
+	ok(s, bound(c.MoveLeader), &apiv1.MoveLeaderRequest{Name: "n1"})
+	if _, sum, err := n.compacted(t, &apiv1.CompactRequest{Force: true}); err != nil || sum.GetBeforeBytes() != 100 || sum.GetAfterBytes() != 60 {
+		t.Errorf("Compact: got %v, %v", sum, err)
+	}
+	s.called["Compact"] = true
+
 	for _, service := range []string{"rookery.api.v1.DirectoryService", "rookery.api.v1.ClusterService"} {
 		for _, m := range n.grpc.GetServiceInfo()[service].Methods {
 			if !s.called[m.Name] {

@@ -124,6 +124,12 @@ var roles = map[string]rule{
 	apiv1.ClusterService_Settle_FullMethodName:           ruleOperator,
 	apiv1.ClusterService_SetSettings_FullMethodName:      ruleOperator,
 	apiv1.ClusterService_Check_FullMethodName:            ruleOperator,
+	apiv1.ClusterService_AddMember_FullMethodName:        ruleOperator,
+	apiv1.ClusterService_PromoteMember_FullMethodName:    ruleOperator,
+	apiv1.ClusterService_RemoveMember_FullMethodName:     ruleOperator,
+	apiv1.ClusterService_ReplaceMember_FullMethodName:    ruleOperator,
+	apiv1.ClusterService_MoveLeader_FullMethodName:       ruleOperator,
+	apiv1.ClusterService_Compact_FullMethodName:          ruleOperator,
 
 	healthv1.Health_Check_FullMethodName: ruleFree,
 	healthv1.Health_List_FullMethodName:  ruleFree,

@@ -49,7 +49,8 @@ func TestPolicy(t *testing.T) {
 		{RoleFailover, reads + " PlanSwitchover SetPrimary PutHold ReleaseHold", ""},
 		{RolePeer, "Status", ""},
 		{RoleOperator, reads + " " + states + " Batch Subscribe Unsubscribe PlanSwitchover SetPrimary PutHold ReleaseHold SetBackend PreviewAdmission " +
-			"AdmitBackend RenameBackend SetGroup DecideHeld Settle SetSettings Check DisarmAlarm", ""},
+			"AdmitBackend RenameBackend SetGroup DecideHeld Settle SetSettings Check DisarmAlarm " +
+			"AddMember PromoteMember RemoveMember ReplaceMember MoveLeader Compact", ""},
 	} {
 		for _, name := range slices.Sorted(maps.Keys(roles)) {
 			want := no

@@ -83,11 +83,13 @@ type Server struct {
 	version    string
 	members    func() Members
 	nodeHealth func() raftstore.Health
+	replica    Replica // nil: there is nothing to do with it
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
 	confirmFor time.Duration
 	timeout    time.Duration
+	settleFor  time.Duration
 
 	methods map[string]*method // by full name; complete before the first call
 	grpc    *grpc.Server
@@ -98,6 +100,9 @@ type Server struct {
 	hasBegun atomic.Bool // the cluster's first command is applied here
 	issued   atomic.Pointer[issued]
 	servers  atomic.Pointer[serverCache]
+
+	changing   chan struct{} // holds one: who changes the membership or the leader
+	compacting atomic.Bool
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -119,17 +124,21 @@ func New(cfg Config) (*Server, error) {
 		version:    cfg.Version,
 		members:    cfg.Members,
 		nodeHealth: cfg.Health,
+		replica:    cfg.Replica,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,
 		confirmFor: cfg.Confirm,
 		timeout:    cfg.Timeout,
+		settleFor:  defaultSettle,
+		changing:   make(chan struct{}, 1),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 	}
 	if s.members == nil {
 		s.members = func() Members { return Members{} }
 	}
+	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
 		s.identify = PlainText
 	}

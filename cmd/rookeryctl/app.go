@@ -121,7 +121,7 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	}
 	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.exportCmd())
 	add(stating, a.importCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
-	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.alarmCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
+	add(operating, a.statusCmd(), a.checkCmd(), a.memberCmd(), a.moveLeaderCmd(), a.compactCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.alarmCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
 	add(other, a.versionCmd())
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)
@@ -134,7 +134,7 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 			cmd.Short = "explain a command, or what all of them print (output)"
 			cmd.Run, cmd.RunE = nil, explainCommand
 		case "completion":
-			cmd.Short = "print what a shell needs to complete commands, backends and groups"
+			cmd.Short = "print what a shell needs to complete commands, backends, groups and nodes"
 		}
 	}
 	plainUsage(root)
@@ -240,8 +240,13 @@ func (a *app) connect() (*client.Client, error) {
 		return nil, err
 	}
 	a.reach.nodes = len(nodes)
-	a.client, err = client.Dial(nodes, client.WithTimeout(a.timeout), client.WithObserver(a.reach.observe))
+	a.client, err = a.dial(nodes, a.reach.observe)
 	return a.client, err
+}
+
+// dial makes a client of some nodes.
+func (a *app) dial(nodes []string, observe func(client.Attempt)) (*client.Client, error) {
+	return client.Dial(nodes, client.WithTimeout(a.timeout), client.WithObserver(observe))
 }
 
 // fresh says how fresh the answers to reads must be.

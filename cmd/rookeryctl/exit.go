@@ -133,7 +133,7 @@ func bare(err error) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		text = e.Message
 	}
-	for _, prefix := range []string{"directory: ", "client: "} {
+	for _, prefix := range []string{"directory: ", "client: ", "server: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	return text

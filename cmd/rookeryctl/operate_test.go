@@ -17,7 +17,13 @@ func someStatus(change func(*survey)) *survey {
 		ClusterID: "c0ffee", Wall: time.UnixMilli(1795386102000), Complete: true, BackendsConfirmed: 2, BackendsCounted: 2,
 		Counts: client.Counts{Mailboxes: 206, Listed: 200, Inboxes: 16, Postings: 56}, Leader: "n1", Version: "v1", FormatVersion: 1, ClusterVersion: 1,
 		Warnings: []string{"admission is open"}, AdmissionOpen: true, AppliedIndex: 90, CommitIndex: 90, Term: 4,
-		Nodes: []client.Node{{Name: "n1", ID: 17, ClientAddress: "127.0.0.1:7905", PeerAddress: "127.0.0.1:7906", Voter: true, Leader: true}, {Name: "n2", ID: 18, Voter: true}},
+		Nodes: []client.Node{
+			{
+				Name: "n1", ID: 17, ClientAddress: "127.0.0.1:7905", PeerAddress: "127.0.0.1:7906", Voter: true, Leader: true, Site: "east", Version: "v1",
+				Applied: 90, Match: 90, Active: true, FileBytes: 5 << 30, UsedBytes: 3 << 30, FreeBytes: 700 << 30, Verified: true,
+			},
+			{Name: "n2", ID: 18, Voter: true, Heard: client.AgeUnknown, Trails: client.TrailsUnknown},
+		},
 	}}
 	if change != nil {
 		change(s)
@@ -40,6 +46,7 @@ func TestHeadline(t *testing.T) {
 		}, "RECOVERING 7/9 backends confirmed; 1 fork"},
 		{func(s *survey) { s.majority = false }, "degraded: no leader: writes wait, and reads but for --stale"},
 		{func(s *survey) { s.Leader = "" }, "degraded: no leader: writes wait, and reads but for --stale"},
+		{func(s *survey) { s.NodeProblems = []string{"n2 was last heard 12s ago", "n4 waits to join"} }, "degraded: n2 was last heard 12s ago; n4 waits to join"},
 		{func(s *survey) { s.ReadOnly = true }, "degraded: read-only: nothing may grow"},
 		{func(s *survey) {
 			s.GrowthRefused = "the disks of n1, n2 are nearly full"
@@ -68,6 +75,7 @@ func TestStatus(t *testing.T) {
 			FreeBytes: 5 << 30, TotalBytes: 50 << 30, LowBytes: 1 << 30,
 		}
 		s.Sweeps = []client.Sweep{{Kind: "admit", Server: "be2", After: "user.m"}}
+		s.Waiting = []client.Node{{Name: "n4", ID: 0x4f, PeerAddress: "10.0.0.4:7906", Trails: client.TrailsUnknown, Heard: 600 * time.Millisecond}}
 		s.nodes = []member{{endpoint: "10.0.0.3:7905", err: errors.New("the connection was reset")}}
 	})
 	golden(t, "status.txt", printed(t, formatTable, func(a *app) error { return a.tellStatus(s) }))

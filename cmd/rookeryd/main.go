@@ -212,6 +212,7 @@ func membersOf(store *raftstore.Store, name, address string) server.Members {
 		node := server.Node{Name: n.Name, ID: n.ID, PeerAddress: string(n.Context), Voter: !n.Learner}
 		if n.Name == name {
 			node.ClientAddress = address
+			node.Version, node.Applied, node.Verified = obs.Version(), st.Applied, store.Verified()
 		}
 		m.Nodes = append(m.Nodes, node)
 	}

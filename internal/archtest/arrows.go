@@ -120,6 +120,8 @@ var House = []Row{
 		},
 		Libraries: []string{"grpc", "grpc-metrics", "prometheus"},
 		Tests:     []string{"client", "raftstore/wal"},
+		// Three stores in one process, with a network between them.
+		TestLibraries: []string{"raft"},
 	},
 	{
 		From:      "client",

@@ -269,7 +269,14 @@ type StatusResponse struct {
 	// if it does.
 	GrowthRefused string `protobuf:"bytes,27,opt,name=growth_refused,json=growthRefused,proto3" json:"growth_refused,omitempty"`
 	// What the node that answers knows of its own state and disk.
-	Health        *NodeHealth `protobuf:"bytes,28,opt,name=health,proto3" json:"health,omitempty"`
+	Health *NodeHealth `protobuf:"bytes,28,opt,name=health,proto3" json:"health,omitempty"`
+	// Nodes that ask to join and are no members, by name.
+	Waiting []*Node `protobuf:"bytes,35,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// What is wrong with the nodes, the gravest first, one sentence each; empty if
+	// nothing is.
+	NodeProblems []string `protobuf:"bytes,36,rep,name=node_problems,json=nodeProblems,proto3" json:"node_problems,omitempty"`
+	// The id of the node that answers; 0 if it does not know.
+	NodeId        uint64 `protobuf:"varint,37,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +507,27 @@ func (x *StatusResponse) GetHealth() *NodeHealth {
 	return nil
 }
 
+func (x *StatusResponse) GetWaiting() []*Node {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNodeProblems() []string {
+	if x != nil {
+		return x.NodeProblems
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
 type Counts struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Mailboxes    uint64                 `protobuf:"varint,1,opt,name=mailboxes,proto3" json:"mailboxes,omitempty"`
@@ -610,92 +638,6 @@ func (x *Counts) GetDeactivated() uint64 {
 	return 0
 }
 
-// Node is a member of the Raft group.
-type Node struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id    uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Where clients and peers reach it; empty if not known here.
-	ClientAddress string `protobuf:"bytes,3,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
-	PeerAddress   string `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	Voter         bool   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
-	Leader        bool   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Node) Reset() {
-	*x = Node{}
-	mi := &file_api_v1_cluster_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Node) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Node) ProtoMessage() {}
-
-func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Node.ProtoReflect.Descriptor instead.
-func (*Node) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Node) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Node) GetId() uint64 {
-	if x != nil {
-		return x.Id
-	}
-	return 0
-}
-
-func (x *Node) GetClientAddress() string {
-	if x != nil {
-		return x.ClientAddress
-	}
-	return ""
-}
-
-func (x *Node) GetPeerAddress() string {
-	if x != nil {
-		return x.PeerAddress
-	}
-	return ""
-}
-
-func (x *Node) GetVoter() bool {
-	if x != nil {
-		return x.Voter
-	}
-	return false
-}
-
-func (x *Node) GetLeader() bool {
-	if x != nil {
-		return x.Leader
-	}
-	return false
-}
-
 // Sweep is work left over from a small command that touches many mailboxes.
 type Sweep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -710,7 +652,7 @@ type Sweep struct {
 
 func (x *Sweep) Reset() {
 	*x = Sweep{}
-	mi := &file_api_v1_cluster_proto_msgTypes[4]
+	mi := &file_api_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +664,7 @@ func (x *Sweep) String() string {
 func (*Sweep) ProtoMessage() {}
 
 func (x *Sweep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[4]
+	mi := &file_api_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +677,7 @@ func (x *Sweep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sweep.ProtoReflect.Descriptor instead.
 func (*Sweep) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Sweep) GetKind() string {
@@ -791,7 +733,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_api_v1_cluster_proto_msgTypes[5]
+	mi := &file_api_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +745,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[5]
+	mi := &file_api_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +758,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Backend) GetName() string {
@@ -949,7 +891,7 @@ type ListBackendsRequest struct {
 
 func (x *ListBackendsRequest) Reset() {
 	*x = ListBackendsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[6]
+	mi := &file_api_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +903,7 @@ func (x *ListBackendsRequest) String() string {
 func (*ListBackendsRequest) ProtoMessage() {}
 
 func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[6]
+	mi := &file_api_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +916,7 @@ func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackendsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListBackendsRequest) GetConsistency() *Consistency {
@@ -1001,7 +943,7 @@ type ListBackendsResponse struct {
 
 func (x *ListBackendsResponse) Reset() {
 	*x = ListBackendsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[7]
+	mi := &file_api_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +955,7 @@ func (x *ListBackendsResponse) String() string {
 func (*ListBackendsResponse) ProtoMessage() {}
 
 func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[7]
+	mi := &file_api_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +968,7 @@ func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackendsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListBackendsResponse) GetHeader() *ResponseHeader {
@@ -1052,7 +994,7 @@ type AddressList struct {
 
 func (x *AddressList) Reset() {
 	*x = AddressList{}
-	mi := &file_api_v1_cluster_proto_msgTypes[8]
+	mi := &file_api_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1006,7 @@ func (x *AddressList) String() string {
 func (*AddressList) ProtoMessage() {}
 
 func (x *AddressList) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[8]
+	mi := &file_api_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1019,7 @@ func (x *AddressList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressList.ProtoReflect.Descriptor instead.
 func (*AddressList) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddressList) GetAddresses() []*Address {
@@ -1104,7 +1046,7 @@ type SetBackendRequest struct {
 
 func (x *SetBackendRequest) Reset() {
 	*x = SetBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[9]
+	mi := &file_api_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1058,7 @@ func (x *SetBackendRequest) String() string {
 func (*SetBackendRequest) ProtoMessage() {}
 
 func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[9]
+	mi := &file_api_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1071,7 @@ func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendRequest.ProtoReflect.Descriptor instead.
 func (*SetBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetBackendRequest) GetRequestId() *RequestId {
@@ -1191,7 +1133,7 @@ type SetBackendResponse struct {
 
 func (x *SetBackendResponse) Reset() {
 	*x = SetBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[10]
+	mi := &file_api_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1145,7 @@ func (x *SetBackendResponse) String() string {
 func (*SetBackendResponse) ProtoMessage() {}
 
 func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[10]
+	mi := &file_api_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1158,7 @@ func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendResponse.ProtoReflect.Descriptor instead.
 func (*SetBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetBackendResponse) GetHeader() *ResponseHeader {
@@ -1245,7 +1187,7 @@ type PreviewAdmissionRequest struct {
 
 func (x *PreviewAdmissionRequest) Reset() {
 	*x = PreviewAdmissionRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[11]
+	mi := &file_api_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1199,7 @@ func (x *PreviewAdmissionRequest) String() string {
 func (*PreviewAdmissionRequest) ProtoMessage() {}
 
 func (x *PreviewAdmissionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[11]
+	mi := &file_api_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1212,7 @@ func (x *PreviewAdmissionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAdmissionRequest.ProtoReflect.Descriptor instead.
 func (*PreviewAdmissionRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PreviewAdmissionRequest) GetConsistency() *Consistency {
@@ -1310,7 +1252,7 @@ type PreviewAdmissionResponse struct {
 
 func (x *PreviewAdmissionResponse) Reset() {
 	*x = PreviewAdmissionResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[12]
+	mi := &file_api_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1264,7 @@ func (x *PreviewAdmissionResponse) String() string {
 func (*PreviewAdmissionResponse) ProtoMessage() {}
 
 func (x *PreviewAdmissionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[12]
+	mi := &file_api_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1277,7 @@ func (x *PreviewAdmissionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAdmissionResponse.ProtoReflect.Descriptor instead.
 func (*PreviewAdmissionResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PreviewAdmissionResponse) GetHeader() *ResponseHeader {
@@ -1381,7 +1323,7 @@ type Overlap struct {
 
 func (x *Overlap) Reset() {
 	*x = Overlap{}
-	mi := &file_api_v1_cluster_proto_msgTypes[13]
+	mi := &file_api_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1335,7 @@ func (x *Overlap) String() string {
 func (*Overlap) ProtoMessage() {}
 
 func (x *Overlap) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[13]
+	mi := &file_api_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1348,7 @@ func (x *Overlap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Overlap.ProtoReflect.Descriptor instead.
 func (*Overlap) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Overlap) GetMailbox() string {
@@ -1447,7 +1389,7 @@ type AdmitBackendRequest struct {
 
 func (x *AdmitBackendRequest) Reset() {
 	*x = AdmitBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[14]
+	mi := &file_api_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1401,7 @@ func (x *AdmitBackendRequest) String() string {
 func (*AdmitBackendRequest) ProtoMessage() {}
 
 func (x *AdmitBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[14]
+	mi := &file_api_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1414,7 @@ func (x *AdmitBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitBackendRequest.ProtoReflect.Descriptor instead.
 func (*AdmitBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AdmitBackendRequest) GetRequestId() *RequestId {
@@ -1499,7 +1441,7 @@ type AdmitBackendResponse struct {
 
 func (x *AdmitBackendResponse) Reset() {
 	*x = AdmitBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[15]
+	mi := &file_api_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1511,7 +1453,7 @@ func (x *AdmitBackendResponse) String() string {
 func (*AdmitBackendResponse) ProtoMessage() {}
 
 func (x *AdmitBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[15]
+	mi := &file_api_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1524,7 +1466,7 @@ func (x *AdmitBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitBackendResponse.ProtoReflect.Descriptor instead.
 func (*AdmitBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AdmitBackendResponse) GetHeader() *ResponseHeader {
@@ -1553,7 +1495,7 @@ type ConfirmBackendRequest struct {
 
 func (x *ConfirmBackendRequest) Reset() {
 	*x = ConfirmBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[16]
+	mi := &file_api_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1507,7 @@ func (x *ConfirmBackendRequest) String() string {
 func (*ConfirmBackendRequest) ProtoMessage() {}
 
 func (x *ConfirmBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[16]
+	mi := &file_api_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1520,7 @@ func (x *ConfirmBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmBackendRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConfirmBackendRequest) GetRequestId() *RequestId {
@@ -1612,7 +1554,7 @@ type ConfirmBackendResponse struct {
 
 func (x *ConfirmBackendResponse) Reset() {
 	*x = ConfirmBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[17]
+	mi := &file_api_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1566,7 @@ func (x *ConfirmBackendResponse) String() string {
 func (*ConfirmBackendResponse) ProtoMessage() {}
 
 func (x *ConfirmBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[17]
+	mi := &file_api_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1579,7 @@ func (x *ConfirmBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmBackendResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfirmBackendResponse) GetHeader() *ResponseHeader {
@@ -1665,7 +1607,7 @@ type RenameBackendRequest struct {
 
 func (x *RenameBackendRequest) Reset() {
 	*x = RenameBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[18]
+	mi := &file_api_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1619,7 @@ func (x *RenameBackendRequest) String() string {
 func (*RenameBackendRequest) ProtoMessage() {}
 
 func (x *RenameBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[18]
+	mi := &file_api_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1632,7 @@ func (x *RenameBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameBackendRequest.ProtoReflect.Descriptor instead.
 func (*RenameBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenameBackendRequest) GetRequestId() *RequestId {
@@ -1724,7 +1666,7 @@ type RenameBackendResponse struct {
 
 func (x *RenameBackendResponse) Reset() {
 	*x = RenameBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[19]
+	mi := &file_api_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1678,7 @@ func (x *RenameBackendResponse) String() string {
 func (*RenameBackendResponse) ProtoMessage() {}
 
 func (x *RenameBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[19]
+	mi := &file_api_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1691,7 @@ func (x *RenameBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameBackendResponse.ProtoReflect.Descriptor instead.
 func (*RenameBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenameBackendResponse) GetHeader() *ResponseHeader {
@@ -1786,7 +1728,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_api_v1_cluster_proto_msgTypes[20]
+	mi := &file_api_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1740,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[20]
+	mi := &file_api_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1753,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Group) GetName() string {
@@ -1898,7 +1840,7 @@ type Switchover struct {
 
 func (x *Switchover) Reset() {
 	*x = Switchover{}
-	mi := &file_api_v1_cluster_proto_msgTypes[21]
+	mi := &file_api_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1852,7 @@ func (x *Switchover) String() string {
 func (*Switchover) ProtoMessage() {}
 
 func (x *Switchover) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[21]
+	mi := &file_api_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +1865,7 @@ func (x *Switchover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switchover.ProtoReflect.Descriptor instead.
 func (*Switchover) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Switchover) GetEpoch() uint64 {
@@ -2000,7 +1942,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[22]
+	mi := &file_api_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +1954,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[22]
+	mi := &file_api_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +1967,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListGroupsRequest) GetConsistency() *Consistency {
@@ -2052,7 +1994,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[23]
+	mi := &file_api_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2006,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[23]
+	mi := &file_api_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2019,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGroupsResponse) GetHeader() *ResponseHeader {
@@ -2109,7 +2051,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[24]
+	mi := &file_api_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2063,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[24]
+	mi := &file_api_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2076,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetGroupRequest) GetRequestId() *RequestId {
@@ -2182,7 +2124,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[25]
+	mi := &file_api_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2136,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[25]
+	mi := &file_api_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2149,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetGroupResponse) GetHeader() *ResponseHeader {
@@ -2237,7 +2179,7 @@ type PlanSwitchoverRequest struct {
 
 func (x *PlanSwitchoverRequest) Reset() {
 	*x = PlanSwitchoverRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[26]
+	mi := &file_api_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2191,7 @@ func (x *PlanSwitchoverRequest) String() string {
 func (*PlanSwitchoverRequest) ProtoMessage() {}
 
 func (x *PlanSwitchoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[26]
+	mi := &file_api_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2204,7 @@ func (x *PlanSwitchoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSwitchoverRequest.ProtoReflect.Descriptor instead.
 func (*PlanSwitchoverRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PlanSwitchoverRequest) GetConsistency() *Consistency {
@@ -2323,7 +2265,7 @@ type PlanSwitchoverResponse struct {
 
 func (x *PlanSwitchoverResponse) Reset() {
 	*x = PlanSwitchoverResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[27]
+	mi := &file_api_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2277,7 @@ func (x *PlanSwitchoverResponse) String() string {
 func (*PlanSwitchoverResponse) ProtoMessage() {}
 
 func (x *PlanSwitchoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[27]
+	mi := &file_api_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2290,7 @@ func (x *PlanSwitchoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSwitchoverResponse.ProtoReflect.Descriptor instead.
 func (*PlanSwitchoverResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PlanSwitchoverResponse) GetHeader() *ResponseHeader {
@@ -2466,7 +2408,7 @@ type SetPrimaryRequest struct {
 
 func (x *SetPrimaryRequest) Reset() {
 	*x = SetPrimaryRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[28]
+	mi := &file_api_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2420,7 @@ func (x *SetPrimaryRequest) String() string {
 func (*SetPrimaryRequest) ProtoMessage() {}
 
 func (x *SetPrimaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[28]
+	mi := &file_api_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2433,7 @@ func (x *SetPrimaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimaryRequest.ProtoReflect.Descriptor instead.
 func (*SetPrimaryRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetPrimaryRequest) GetRequestId() *RequestId {
@@ -2546,7 +2488,7 @@ type SetPrimaryResponse struct {
 
 func (x *SetPrimaryResponse) Reset() {
 	*x = SetPrimaryResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[29]
+	mi := &file_api_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2500,7 @@ func (x *SetPrimaryResponse) String() string {
 func (*SetPrimaryResponse) ProtoMessage() {}
 
 func (x *SetPrimaryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[29]
+	mi := &file_api_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2513,7 @@ func (x *SetPrimaryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimaryResponse.ProtoReflect.Descriptor instead.
 func (*SetPrimaryResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetPrimaryResponse) GetHeader() *ResponseHeader {
@@ -2597,7 +2539,7 @@ type ListHoldsRequest struct {
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[30]
+	mi := &file_api_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +2551,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[30]
+	mi := &file_api_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +2564,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListHoldsRequest) GetConsistency() *Consistency {
@@ -2642,7 +2584,7 @@ type ListHoldsResponse struct {
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[31]
+	mi := &file_api_v1_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2596,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[31]
+	mi := &file_api_v1_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2609,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListHoldsResponse) GetHeader() *ResponseHeader {
@@ -2699,7 +2641,7 @@ type PutHoldRequest struct {
 
 func (x *PutHoldRequest) Reset() {
 	*x = PutHoldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[32]
+	mi := &file_api_v1_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2653,7 @@ func (x *PutHoldRequest) String() string {
 func (*PutHoldRequest) ProtoMessage() {}
 
 func (x *PutHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[32]
+	mi := &file_api_v1_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,7 +2666,7 @@ func (x *PutHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHoldRequest.ProtoReflect.Descriptor instead.
 func (*PutHoldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutHoldRequest) GetRequestId() *RequestId {
@@ -2772,7 +2714,7 @@ type PutHoldResponse struct {
 
 func (x *PutHoldResponse) Reset() {
 	*x = PutHoldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[33]
+	mi := &file_api_v1_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +2726,7 @@ func (x *PutHoldResponse) String() string {
 func (*PutHoldResponse) ProtoMessage() {}
 
 func (x *PutHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[33]
+	mi := &file_api_v1_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +2739,7 @@ func (x *PutHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHoldResponse.ProtoReflect.Descriptor instead.
 func (*PutHoldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutHoldResponse) GetHeader() *ResponseHeader {
@@ -2825,7 +2767,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[34]
+	mi := &file_api_v1_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2779,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[34]
+	mi := &file_api_v1_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2792,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseHoldRequest) GetRequestId() *RequestId {
@@ -2884,7 +2826,7 @@ type ReleaseHoldResponse struct {
 
 func (x *ReleaseHoldResponse) Reset() {
 	*x = ReleaseHoldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[35]
+	mi := &file_api_v1_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2838,7 @@ func (x *ReleaseHoldResponse) String() string {
 func (*ReleaseHoldResponse) ProtoMessage() {}
 
 func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[35]
+	mi := &file_api_v1_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2851,7 @@ func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReleaseHoldResponse) GetHeader() *ResponseHeader {
@@ -2940,7 +2882,7 @@ type ListHeldRequest struct {
 
 func (x *ListHeldRequest) Reset() {
 	*x = ListHeldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[36]
+	mi := &file_api_v1_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2952,7 +2894,7 @@ func (x *ListHeldRequest) String() string {
 func (*ListHeldRequest) ProtoMessage() {}
 
 func (x *ListHeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[36]
+	mi := &file_api_v1_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2965,7 +2907,7 @@ func (x *ListHeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHeldRequest.ProtoReflect.Descriptor instead.
 func (*ListHeldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListHeldRequest) GetConsistency() *Consistency {
@@ -3010,7 +2952,7 @@ type HeldFact struct {
 
 func (x *HeldFact) Reset() {
 	*x = HeldFact{}
-	mi := &file_api_v1_cluster_proto_msgTypes[37]
+	mi := &file_api_v1_cluster_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +2964,7 @@ func (x *HeldFact) String() string {
 func (*HeldFact) ProtoMessage() {}
 
 func (x *HeldFact) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[37]
+	mi := &file_api_v1_cluster_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +2977,7 @@ func (x *HeldFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldFact.ProtoReflect.Descriptor instead.
 func (*HeldFact) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HeldFact) GetMailbox() string {
@@ -3077,7 +3019,7 @@ type ListHeldResponse struct {
 
 func (x *ListHeldResponse) Reset() {
 	*x = ListHeldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[38]
+	mi := &file_api_v1_cluster_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3031,7 @@ func (x *ListHeldResponse) String() string {
 func (*ListHeldResponse) ProtoMessage() {}
 
 func (x *ListHeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[38]
+	mi := &file_api_v1_cluster_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3044,7 @@ func (x *ListHeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHeldResponse.ProtoReflect.Descriptor instead.
 func (*ListHeldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListHeldResponse) GetHeader() *ResponseHeader {
@@ -3137,7 +3079,7 @@ type DecideHeldRequest struct {
 
 func (x *DecideHeldRequest) Reset() {
 	*x = DecideHeldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[39]
+	mi := &file_api_v1_cluster_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3091,7 @@ func (x *DecideHeldRequest) String() string {
 func (*DecideHeldRequest) ProtoMessage() {}
 
 func (x *DecideHeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[39]
+	mi := &file_api_v1_cluster_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3104,7 @@ func (x *DecideHeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideHeldRequest.ProtoReflect.Descriptor instead.
 func (*DecideHeldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DecideHeldRequest) GetRequestId() *RequestId {
@@ -3196,7 +3138,7 @@ type DecideHeldResponse struct {
 
 func (x *DecideHeldResponse) Reset() {
 	*x = DecideHeldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[40]
+	mi := &file_api_v1_cluster_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3150,7 @@ func (x *DecideHeldResponse) String() string {
 func (*DecideHeldResponse) ProtoMessage() {}
 
 func (x *DecideHeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[40]
+	mi := &file_api_v1_cluster_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3163,7 @@ func (x *DecideHeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideHeldResponse.ProtoReflect.Descriptor instead.
 func (*DecideHeldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DecideHeldResponse) GetHeader() *ResponseHeader {
@@ -3250,7 +3192,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[41]
+	mi := &file_api_v1_cluster_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3204,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[41]
+	mi := &file_api_v1_cluster_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3217,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListForksRequest) GetConsistency() *Consistency {
@@ -3311,7 +3253,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[42]
+	mi := &file_api_v1_cluster_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3265,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[42]
+	mi := &file_api_v1_cluster_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3278,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListForksResponse) GetHeader() *ResponseHeader {
@@ -3372,7 +3314,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[43]
+	mi := &file_api_v1_cluster_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3326,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[43]
+	mi := &file_api_v1_cluster_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3339,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SettleRequest) GetRequestId() *RequestId {
@@ -3431,7 +3373,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[44]
+	mi := &file_api_v1_cluster_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3385,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[44]
+	mi := &file_api_v1_cluster_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3398,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -3485,7 +3427,7 @@ type ListMovesRequest struct {
 
 func (x *ListMovesRequest) Reset() {
 	*x = ListMovesRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[45]
+	mi := &file_api_v1_cluster_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3497,7 +3439,7 @@ func (x *ListMovesRequest) String() string {
 func (*ListMovesRequest) ProtoMessage() {}
 
 func (x *ListMovesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[45]
+	mi := &file_api_v1_cluster_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3510,7 +3452,7 @@ func (x *ListMovesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMovesRequest.ProtoReflect.Descriptor instead.
 func (*ListMovesRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListMovesRequest) GetConsistency() *Consistency {
@@ -3547,7 +3489,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_api_v1_cluster_proto_msgTypes[46]
+	mi := &file_api_v1_cluster_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +3501,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[46]
+	mi := &file_api_v1_cluster_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +3514,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Move) GetMailbox() string {
@@ -3607,7 +3549,7 @@ type ListMovesResponse struct {
 
 func (x *ListMovesResponse) Reset() {
 	*x = ListMovesResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
+	mi := &file_api_v1_cluster_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3561,7 @@ func (x *ListMovesResponse) String() string {
 func (*ListMovesResponse) ProtoMessage() {}
 
 func (x *ListMovesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
+	mi := &file_api_v1_cluster_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3574,7 @@ func (x *ListMovesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMovesResponse.ProtoReflect.Descriptor instead.
 func (*ListMovesResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListMovesResponse) GetHeader() *ResponseHeader {
@@ -3688,7 +3630,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3642,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3655,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Settings) GetDefaultDomain() string {
@@ -3816,7 +3758,7 @@ type GetSettingsRequest struct {
 
 func (x *GetSettingsRequest) Reset() {
 	*x = GetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3828,7 +3770,7 @@ func (x *GetSettingsRequest) String() string {
 func (*GetSettingsRequest) ProtoMessage() {}
 
 func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +3783,7 @@ func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetSettingsRequest) GetConsistency() *Consistency {
@@ -3861,7 +3803,7 @@ type GetSettingsResponse struct {
 
 func (x *GetSettingsResponse) Reset() {
 	*x = GetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3873,7 +3815,7 @@ func (x *GetSettingsResponse) String() string {
 func (*GetSettingsResponse) ProtoMessage() {}
 
 func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3886,7 +3828,7 @@ func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3913,7 +3855,7 @@ type SetSettingsRequest struct {
 
 func (x *SetSettingsRequest) Reset() {
 	*x = SetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +3867,7 @@ func (x *SetSettingsRequest) String() string {
 func (*SetSettingsRequest) ProtoMessage() {}
 
 func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +3880,7 @@ func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*SetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetSettingsRequest) GetRequestId() *RequestId {
@@ -3965,7 +3907,7 @@ type SetSettingsResponse struct {
 
 func (x *SetSettingsResponse) Reset() {
 	*x = SetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3977,7 +3919,7 @@ func (x *SetSettingsResponse) String() string {
 func (*SetSettingsResponse) ProtoMessage() {}
 
 func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3990,7 +3932,7 @@ func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*SetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetSettingsResponse) GetHeader() *ResponseHeader {
@@ -4018,7 +3960,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4030,7 +3972,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4043,7 +3985,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckRequest) GetConsistency() *Consistency {
@@ -4074,7 +4016,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4028,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4041,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckResponse) GetPart() isCheckResponse_Part {
@@ -4171,7 +4113,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4183,7 +4125,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4196,7 +4138,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckProgress) GetPhase() string {
@@ -4236,7 +4178,7 @@ type CheckFinding struct {
 
 func (x *CheckFinding) Reset() {
 	*x = CheckFinding{}
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4248,7 +4190,7 @@ func (x *CheckFinding) String() string {
 func (*CheckFinding) ProtoMessage() {}
 
 func (x *CheckFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4261,7 +4203,7 @@ func (x *CheckFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFinding.ProtoReflect.Descriptor instead.
 func (*CheckFinding) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckFinding) GetKind() string {
@@ -4309,7 +4251,7 @@ type CheckSummary struct {
 
 func (x *CheckSummary) Reset() {
 	*x = CheckSummary{}
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4321,7 +4263,7 @@ func (x *CheckSummary) String() string {
 func (*CheckSummary) ProtoMessage() {}
 
 func (x *CheckSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4334,7 +4276,7 @@ func (x *CheckSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSummary.ProtoReflect.Descriptor instead.
 func (*CheckSummary) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CheckSummary) GetHeader() *ResponseHeader {
@@ -4383,9 +4325,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xfc\a\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xea\b\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4416,7 +4358,10 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x04term\x18\x18 \x01(\x04R\x04term\x121\n" +
 	"\x06alarms\x18\x1a \x03(\v2\x19.rookery.api.v1.AlarmInfoR\x06alarms\x12%\n" +
 	"\x0egrowth_refused\x18\x1b \x01(\tR\rgrowthRefused\x122\n" +
-	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\"\x8c\x02\n" +
+	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\x12.\n" +
+	"\awaiting\x18# \x03(\v2\x14.rookery.api.v1.NodeR\awaiting\x12#\n" +
+	"\rnode_problems\x18$ \x03(\tR\fnodeProblems\x12\x17\n" +
+	"\anode_id\x18% \x01(\x04R\x06nodeId\"\x8c\x02\n" +
 	"\x06Counts\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x04R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x04R\x06listed\x12\x18\n" +
@@ -4426,14 +4371,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x04held\x18\x06 \x01(\x04R\x04held\x12$\n" +
 	"\rsubscriptions\x18\a \x01(\x04R\rsubscriptions\x12\x1a\n" +
 	"\bpostings\x18\b \x01(\x04R\bpostings\x12 \n" +
-	"\vdeactivated\x18\t \x01(\x04R\vdeactivated\"\xa2\x01\n" +
-	"\x04Node\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x04R\x02id\x12%\n" +
-	"\x0eclient_address\x18\x03 \x01(\tR\rclientAddress\x12!\n" +
-	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x12\x14\n" +
-	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\bR\x06leader\"I\n" +
+	"\vdeactivated\x18\t \x01(\x04R\vdeactivated\"I\n" +
 	"\x05Sweep\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x14\n" +
@@ -4745,7 +4683,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\x90\x10\n" +
+	"\x0fDECISION_REJECT\x10\x022\x9c\x14\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4775,7 +4713,14 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12S\n" +
 	"\n" +
 	"ListAlarms\x12!.rookery.api.v1.ListAlarmsRequest\x1a\".rookery.api.v1.ListAlarmsResponse\x12V\n" +
-	"\vDisarmAlarm\x12\".rookery.api.v1.DisarmAlarmRequest\x1a#.rookery.api.v1.DisarmAlarmResponseB4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\vDisarmAlarm\x12\".rookery.api.v1.DisarmAlarmRequest\x1a#.rookery.api.v1.DisarmAlarmResponse\x12P\n" +
+	"\tAddMember\x12 .rookery.api.v1.AddMemberRequest\x1a!.rookery.api.v1.AddMemberResponse\x12\\\n" +
+	"\rPromoteMember\x12$.rookery.api.v1.PromoteMemberRequest\x1a%.rookery.api.v1.PromoteMemberResponse\x12Y\n" +
+	"\fRemoveMember\x12#.rookery.api.v1.RemoveMemberRequest\x1a$.rookery.api.v1.RemoveMemberResponse\x12\\\n" +
+	"\rReplaceMember\x12$.rookery.api.v1.ReplaceMemberRequest\x1a%.rookery.api.v1.ReplaceMemberResponse\x12S\n" +
+	"\n" +
+	"MoveLeader\x12!.rookery.api.v1.MoveLeaderRequest\x1a\".rookery.api.v1.MoveLeaderResponse\x12L\n" +
+	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_cluster_proto_rawDescOnce sync.Once
@@ -4790,7 +4735,7 @@ func file_api_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_api_v1_cluster_proto_goTypes = []any{
 	(ConfirmedBy)(0),                 // 0: rookery.api.v1.ConfirmedBy
 	(GroupMode)(0),                   // 1: rookery.api.v1.GroupMode
@@ -4798,63 +4743,63 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*StatusRequest)(nil),            // 3: rookery.api.v1.StatusRequest
 	(*StatusResponse)(nil),           // 4: rookery.api.v1.StatusResponse
 	(*Counts)(nil),                   // 5: rookery.api.v1.Counts
-	(*Node)(nil),                     // 6: rookery.api.v1.Node
-	(*Sweep)(nil),                    // 7: rookery.api.v1.Sweep
-	(*Backend)(nil),                  // 8: rookery.api.v1.Backend
-	(*ListBackendsRequest)(nil),      // 9: rookery.api.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),     // 10: rookery.api.v1.ListBackendsResponse
-	(*AddressList)(nil),              // 11: rookery.api.v1.AddressList
-	(*SetBackendRequest)(nil),        // 12: rookery.api.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),       // 13: rookery.api.v1.SetBackendResponse
-	(*PreviewAdmissionRequest)(nil),  // 14: rookery.api.v1.PreviewAdmissionRequest
-	(*PreviewAdmissionResponse)(nil), // 15: rookery.api.v1.PreviewAdmissionResponse
-	(*Overlap)(nil),                  // 16: rookery.api.v1.Overlap
-	(*AdmitBackendRequest)(nil),      // 17: rookery.api.v1.AdmitBackendRequest
-	(*AdmitBackendResponse)(nil),     // 18: rookery.api.v1.AdmitBackendResponse
-	(*ConfirmBackendRequest)(nil),    // 19: rookery.api.v1.ConfirmBackendRequest
-	(*ConfirmBackendResponse)(nil),   // 20: rookery.api.v1.ConfirmBackendResponse
-	(*RenameBackendRequest)(nil),     // 21: rookery.api.v1.RenameBackendRequest
-	(*RenameBackendResponse)(nil),    // 22: rookery.api.v1.RenameBackendResponse
-	(*Group)(nil),                    // 23: rookery.api.v1.Group
-	(*Switchover)(nil),               // 24: rookery.api.v1.Switchover
-	(*ListGroupsRequest)(nil),        // 25: rookery.api.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),       // 26: rookery.api.v1.ListGroupsResponse
-	(*SetGroupRequest)(nil),          // 27: rookery.api.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 28: rookery.api.v1.SetGroupResponse
-	(*PlanSwitchoverRequest)(nil),    // 29: rookery.api.v1.PlanSwitchoverRequest
-	(*PlanSwitchoverResponse)(nil),   // 30: rookery.api.v1.PlanSwitchoverResponse
-	(*SetPrimaryRequest)(nil),        // 31: rookery.api.v1.SetPrimaryRequest
-	(*SetPrimaryResponse)(nil),       // 32: rookery.api.v1.SetPrimaryResponse
-	(*ListHoldsRequest)(nil),         // 33: rookery.api.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 34: rookery.api.v1.ListHoldsResponse
-	(*PutHoldRequest)(nil),           // 35: rookery.api.v1.PutHoldRequest
-	(*PutHoldResponse)(nil),          // 36: rookery.api.v1.PutHoldResponse
-	(*ReleaseHoldRequest)(nil),       // 37: rookery.api.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 38: rookery.api.v1.ReleaseHoldResponse
-	(*ListHeldRequest)(nil),          // 39: rookery.api.v1.ListHeldRequest
-	(*HeldFact)(nil),                 // 40: rookery.api.v1.HeldFact
-	(*ListHeldResponse)(nil),         // 41: rookery.api.v1.ListHeldResponse
-	(*DecideHeldRequest)(nil),        // 42: rookery.api.v1.DecideHeldRequest
-	(*DecideHeldResponse)(nil),       // 43: rookery.api.v1.DecideHeldResponse
-	(*ListForksRequest)(nil),         // 44: rookery.api.v1.ListForksRequest
-	(*ListForksResponse)(nil),        // 45: rookery.api.v1.ListForksResponse
-	(*SettleRequest)(nil),            // 46: rookery.api.v1.SettleRequest
-	(*SettleResponse)(nil),           // 47: rookery.api.v1.SettleResponse
-	(*ListMovesRequest)(nil),         // 48: rookery.api.v1.ListMovesRequest
-	(*Move)(nil),                     // 49: rookery.api.v1.Move
-	(*ListMovesResponse)(nil),        // 50: rookery.api.v1.ListMovesResponse
-	(*Settings)(nil),                 // 51: rookery.api.v1.Settings
-	(*GetSettingsRequest)(nil),       // 52: rookery.api.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),      // 53: rookery.api.v1.GetSettingsResponse
-	(*SetSettingsRequest)(nil),       // 54: rookery.api.v1.SetSettingsRequest
-	(*SetSettingsResponse)(nil),      // 55: rookery.api.v1.SetSettingsResponse
-	(*CheckRequest)(nil),             // 56: rookery.api.v1.CheckRequest
-	(*CheckResponse)(nil),            // 57: rookery.api.v1.CheckResponse
-	(*CheckProgress)(nil),            // 58: rookery.api.v1.CheckProgress
-	(*CheckFinding)(nil),             // 59: rookery.api.v1.CheckFinding
-	(*CheckSummary)(nil),             // 60: rookery.api.v1.CheckSummary
-	(*Consistency)(nil),              // 61: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),           // 62: rookery.api.v1.ResponseHeader
+	(*Sweep)(nil),                    // 6: rookery.api.v1.Sweep
+	(*Backend)(nil),                  // 7: rookery.api.v1.Backend
+	(*ListBackendsRequest)(nil),      // 8: rookery.api.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),     // 9: rookery.api.v1.ListBackendsResponse
+	(*AddressList)(nil),              // 10: rookery.api.v1.AddressList
+	(*SetBackendRequest)(nil),        // 11: rookery.api.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),       // 12: rookery.api.v1.SetBackendResponse
+	(*PreviewAdmissionRequest)(nil),  // 13: rookery.api.v1.PreviewAdmissionRequest
+	(*PreviewAdmissionResponse)(nil), // 14: rookery.api.v1.PreviewAdmissionResponse
+	(*Overlap)(nil),                  // 15: rookery.api.v1.Overlap
+	(*AdmitBackendRequest)(nil),      // 16: rookery.api.v1.AdmitBackendRequest
+	(*AdmitBackendResponse)(nil),     // 17: rookery.api.v1.AdmitBackendResponse
+	(*ConfirmBackendRequest)(nil),    // 18: rookery.api.v1.ConfirmBackendRequest
+	(*ConfirmBackendResponse)(nil),   // 19: rookery.api.v1.ConfirmBackendResponse
+	(*RenameBackendRequest)(nil),     // 20: rookery.api.v1.RenameBackendRequest
+	(*RenameBackendResponse)(nil),    // 21: rookery.api.v1.RenameBackendResponse
+	(*Group)(nil),                    // 22: rookery.api.v1.Group
+	(*Switchover)(nil),               // 23: rookery.api.v1.Switchover
+	(*ListGroupsRequest)(nil),        // 24: rookery.api.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),       // 25: rookery.api.v1.ListGroupsResponse
+	(*SetGroupRequest)(nil),          // 26: rookery.api.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 27: rookery.api.v1.SetGroupResponse
+	(*PlanSwitchoverRequest)(nil),    // 28: rookery.api.v1.PlanSwitchoverRequest
+	(*PlanSwitchoverResponse)(nil),   // 29: rookery.api.v1.PlanSwitchoverResponse
+	(*SetPrimaryRequest)(nil),        // 30: rookery.api.v1.SetPrimaryRequest
+	(*SetPrimaryResponse)(nil),       // 31: rookery.api.v1.SetPrimaryResponse
+	(*ListHoldsRequest)(nil),         // 32: rookery.api.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 33: rookery.api.v1.ListHoldsResponse
+	(*PutHoldRequest)(nil),           // 34: rookery.api.v1.PutHoldRequest
+	(*PutHoldResponse)(nil),          // 35: rookery.api.v1.PutHoldResponse
+	(*ReleaseHoldRequest)(nil),       // 36: rookery.api.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 37: rookery.api.v1.ReleaseHoldResponse
+	(*ListHeldRequest)(nil),          // 38: rookery.api.v1.ListHeldRequest
+	(*HeldFact)(nil),                 // 39: rookery.api.v1.HeldFact
+	(*ListHeldResponse)(nil),         // 40: rookery.api.v1.ListHeldResponse
+	(*DecideHeldRequest)(nil),        // 41: rookery.api.v1.DecideHeldRequest
+	(*DecideHeldResponse)(nil),       // 42: rookery.api.v1.DecideHeldResponse
+	(*ListForksRequest)(nil),         // 43: rookery.api.v1.ListForksRequest
+	(*ListForksResponse)(nil),        // 44: rookery.api.v1.ListForksResponse
+	(*SettleRequest)(nil),            // 45: rookery.api.v1.SettleRequest
+	(*SettleResponse)(nil),           // 46: rookery.api.v1.SettleResponse
+	(*ListMovesRequest)(nil),         // 47: rookery.api.v1.ListMovesRequest
+	(*Move)(nil),                     // 48: rookery.api.v1.Move
+	(*ListMovesResponse)(nil),        // 49: rookery.api.v1.ListMovesResponse
+	(*Settings)(nil),                 // 50: rookery.api.v1.Settings
+	(*GetSettingsRequest)(nil),       // 51: rookery.api.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),      // 52: rookery.api.v1.GetSettingsResponse
+	(*SetSettingsRequest)(nil),       // 53: rookery.api.v1.SetSettingsRequest
+	(*SetSettingsResponse)(nil),      // 54: rookery.api.v1.SetSettingsResponse
+	(*CheckRequest)(nil),             // 55: rookery.api.v1.CheckRequest
+	(*CheckResponse)(nil),            // 56: rookery.api.v1.CheckResponse
+	(*CheckProgress)(nil),            // 57: rookery.api.v1.CheckProgress
+	(*CheckFinding)(nil),             // 58: rookery.api.v1.CheckFinding
+	(*CheckSummary)(nil),             // 59: rookery.api.v1.CheckSummary
+	(*Consistency)(nil),              // 60: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),           // 61: rookery.api.v1.ResponseHeader
+	(*Node)(nil),                     // 62: rookery.api.v1.Node
 	(*AlarmInfo)(nil),                // 63: rookery.api.v1.AlarmInfo
 	(*NodeHealth)(nil),               // 64: rookery.api.v1.NodeHealth
 	(*Address)(nil),                  // 65: rookery.api.v1.Address
@@ -4867,150 +4812,175 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*Route)(nil),                    // 72: rookery.api.v1.Route
 	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
 	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
-	(*ListAlarmsResponse)(nil),       // 75: rookery.api.v1.ListAlarmsResponse
-	(*DisarmAlarmResponse)(nil),      // 76: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberRequest)(nil),         // 75: rookery.api.v1.AddMemberRequest
+	(*PromoteMemberRequest)(nil),     // 76: rookery.api.v1.PromoteMemberRequest
+	(*RemoveMemberRequest)(nil),      // 77: rookery.api.v1.RemoveMemberRequest
+	(*ReplaceMemberRequest)(nil),     // 78: rookery.api.v1.ReplaceMemberRequest
+	(*MoveLeaderRequest)(nil),        // 79: rookery.api.v1.MoveLeaderRequest
+	(*CompactRequest)(nil),           // 80: rookery.api.v1.CompactRequest
+	(*ListAlarmsResponse)(nil),       // 81: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),      // 82: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberResponse)(nil),        // 83: rookery.api.v1.AddMemberResponse
+	(*PromoteMemberResponse)(nil),    // 84: rookery.api.v1.PromoteMemberResponse
+	(*RemoveMemberResponse)(nil),     // 85: rookery.api.v1.RemoveMemberResponse
+	(*ReplaceMemberResponse)(nil),    // 86: rookery.api.v1.ReplaceMemberResponse
+	(*MoveLeaderResponse)(nil),       // 87: rookery.api.v1.MoveLeaderResponse
+	(*CompactResponse)(nil),          // 88: rookery.api.v1.CompactResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
-	61,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	60,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
 	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
-	6,   // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
-	7,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
+	62,  // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
+	6,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
 	63,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
 	64,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
-	65,  // 7: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	66,  // 8: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 9: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 10: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 11: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	8,   // 12: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	65,  // 13: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	67,  // 14: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	11,  // 15: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	66,  // 16: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	62,  // 17: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 18: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 19: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 20: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	16,  // 21: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	67,  // 22: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 23: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 24: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 25: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 26: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	62,  // 27: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 28: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 29: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 30: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 31: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 32: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	24,  // 33: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	69,  // 34: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	61,  // 35: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 36: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	23,  // 37: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	67,  // 38: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 39: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	62,  // 40: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 41: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 42: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 43: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 44: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 45: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 46: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 47: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 48: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	69,  // 49: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	67,  // 50: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	70,  // 51: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 52: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 53: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 54: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	70,  // 55: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 56: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 57: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 58: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	71,  // 59: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	62,  // 60: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	40,  // 61: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	67,  // 62: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 63: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	62,  // 64: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 65: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 66: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 67: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	72,  // 68: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	67,  // 69: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 70: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 71: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 72: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 73: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	49,  // 74: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	61,  // 75: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 76: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	51,  // 77: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	67,  // 78: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	51,  // 79: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	62,  // 80: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 81: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 82: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58,  // 83: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	59,  // 84: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	60,  // 85: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	62,  // 86: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 87: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	9,   // 88: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	12,  // 89: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	14,  // 90: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	17,  // 91: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	19,  // 92: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	21,  // 93: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	25,  // 94: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	27,  // 95: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	29,  // 96: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	31,  // 97: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	33,  // 98: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	35,  // 99: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	37,  // 100: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	39,  // 101: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	42,  // 102: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	44,  // 103: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	46,  // 104: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	48,  // 105: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	52,  // 106: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	54,  // 107: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	56,  // 108: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	73,  // 109: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
-	74,  // 110: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
-	4,   // 111: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	10,  // 112: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	13,  // 113: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	15,  // 114: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	18,  // 115: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	20,  // 116: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	22,  // 117: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	26,  // 118: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	28,  // 119: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	30,  // 120: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	32,  // 121: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	34,  // 122: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	36,  // 123: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	38,  // 124: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	41,  // 125: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	43,  // 126: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	45,  // 127: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	47,  // 128: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	50,  // 129: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	53,  // 130: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	55,  // 131: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	57,  // 132: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	75,  // 133: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
-	76,  // 134: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
-	111, // [111:135] is the sub-list for method output_type
-	87,  // [87:111] is the sub-list for method input_type
-	87,  // [87:87] is the sub-list for extension type_name
-	87,  // [87:87] is the sub-list for extension extendee
-	0,   // [0:87] is the sub-list for field type_name
+	62,  // 7: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
+	65,  // 8: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	66,  // 9: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	0,   // 10: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	60,  // 11: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 12: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	7,   // 13: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	65,  // 14: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	67,  // 15: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	10,  // 16: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	66,  // 17: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	61,  // 18: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 19: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 20: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 21: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	15,  // 22: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	67,  // 23: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 24: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 25: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 26: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 27: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	61,  // 28: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 29: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 30: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 31: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 32: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	1,   // 33: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	23,  // 34: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	69,  // 35: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	60,  // 36: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 37: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	22,  // 38: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	67,  // 39: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	1,   // 40: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	61,  // 41: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 42: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 43: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 44: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	67,  // 45: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 46: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 47: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 48: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 49: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	69,  // 50: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	67,  // 51: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 52: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 53: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 54: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 55: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 56: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 57: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 58: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 59: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	71,  // 60: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	61,  // 61: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	39,  // 62: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	67,  // 63: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	2,   // 64: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	61,  // 65: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 66: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 67: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 68: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	72,  // 69: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	67,  // 70: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 71: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 72: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 73: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 74: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	48,  // 75: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	60,  // 76: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 77: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	50,  // 78: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	67,  // 79: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	50,  // 80: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	61,  // 81: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 82: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 83: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	57,  // 84: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	58,  // 85: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	59,  // 86: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	61,  // 87: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 88: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	8,   // 89: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	11,  // 90: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	13,  // 91: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	16,  // 92: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	18,  // 93: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	20,  // 94: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	24,  // 95: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	26,  // 96: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	28,  // 97: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	30,  // 98: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	32,  // 99: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	34,  // 100: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	36,  // 101: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	38,  // 102: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	41,  // 103: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	43,  // 104: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	45,  // 105: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	47,  // 106: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	51,  // 107: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	53,  // 108: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	55,  // 109: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	73,  // 110: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
+	74,  // 111: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
+	75,  // 112: rookery.api.v1.ClusterService.AddMember:input_type -> rookery.api.v1.AddMemberRequest
+	76,  // 113: rookery.api.v1.ClusterService.PromoteMember:input_type -> rookery.api.v1.PromoteMemberRequest
+	77,  // 114: rookery.api.v1.ClusterService.RemoveMember:input_type -> rookery.api.v1.RemoveMemberRequest
+	78,  // 115: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
+	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
+	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
+	4,   // 118: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	9,   // 119: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	12,  // 120: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	14,  // 121: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	17,  // 122: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	19,  // 123: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	21,  // 124: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	25,  // 125: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	27,  // 126: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	29,  // 127: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	31,  // 128: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	33,  // 129: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	35,  // 130: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	37,  // 131: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	40,  // 132: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	42,  // 133: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	44,  // 134: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	46,  // 135: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	49,  // 136: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	52,  // 137: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	54,  // 138: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	56,  // 139: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	81,  // 140: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	82,  // 141: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	83,  // 142: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
+	84,  // 143: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
+	85,  // 144: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
+	86,  // 145: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
+	87,  // 146: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
+	88,  // 147: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
+	118, // [118:148] is the sub-list for method output_type
+	88,  // [88:118] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_cluster_proto_init() }
@@ -5021,9 +4991,10 @@ func file_api_v1_cluster_proto_init() {
 	file_api_v1_alarm_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
-	file_api_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[48].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[54].OneofWrappers = []any{
+	file_api_v1_member_proto_init()
+	file_api_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
+	file_api_v1_cluster_proto_msgTypes[47].OneofWrappers = []any{}
+	file_api_v1_cluster_proto_msgTypes[53].OneofWrappers = []any{
 		(*CheckResponse_Progress)(nil),
 		(*CheckResponse_Finding)(nil),
 		(*CheckResponse_Summary)(nil),
@@ -5034,7 +5005,7 @@ func file_api_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_cluster_proto_rawDesc), len(file_api_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   58,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -42,7 +42,7 @@ type Config struct {
 	Health func() raftstore.Health
 	// Replica is what operators may do to this node's replica; default: nothing.
 	Replica Replica
-	// Identify tells who makes a call; default PlainText.
+	// Identify tells who makes a call; default Identify.
 	Identify func(context.Context) (Caller, error)
 	// Credentials secure the connections; default: plain text.
 	Credentials credentials.TransportCredentials
@@ -72,6 +72,9 @@ const (
 	maxMessage     = 16 << 20 // the transport refuses it unread
 	maxStreams     = 4096     // calls under way on one connection
 	closingPatient = 5 * time.Second
+	// greeting is how long a new connection may take to become one, handshake
+	// included.
+	greeting = 15 * time.Second
 )
 
 // Server serves the API of one node. It may be used by many goroutines at once.
@@ -140,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
-		s.identify = PlainText
+		s.identify = Identify
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -156,6 +159,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ConnectionTimeout(greeting),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

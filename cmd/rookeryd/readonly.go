@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/server"
@@ -100,12 +101,18 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	defer notify.Close()
+	files, err := s.certificates(log)
+	if err != nil {
+		return err
+	}
 	listeners, err := listen(s)
 	if err != nil {
 		return err
 	}
 	defer listeners.close()
+	listeners.secure(files, log)
 	registry := obs.NewRegistry()
+	countCertificates(files, registry)
 	rules := machine.New()
 	shard, err := raftstore.OpenReadOnly(raftstore.Config{
 		Dir: s.data, Name: s.name, Token: s.clusterToken, Machine: server.Applied(rules), Log: log, Metrics: registry,
@@ -117,15 +124,24 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	api, err := server.New(server.Config{
 		Store: server.ReadOnly(shard), Machine: rules, Node: s.name, Version: obs.Version(),
 		Members: func() server.Members { return oldMembers(shard) }, Health: shard.Health,
-		Log: log, Metrics: registry,
+		Credentials: mtls.Server(files, mtls.Listening{Proto: "client", Log: log}),
+		Log:         log, Metrics: registry,
 	})
 	if err != nil {
 		return errors.Join(err, shard.Close())
 	}
 	api.SetServing(false)
+	socket, err := s.socket(log)
+	if err != nil {
+		api.Close(context.Background())
+		return errors.Join(err, shard.Close())
+	}
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(listeners.client) })
+	if socket != nil {
+		g.Go(func() error { return api.Serve(socket) })
+	}
 	checks := []check{{"writable", func() error { return shard.Refusal() }}}
 	g.Go(func() error {
 		return obs.Serve(gctx, listeners.http, web(checks, func() bool { return false }, registry, log), log)

@@ -31,9 +31,9 @@ type keeper struct {
 const (
 	// startBytes is what a disk must take for a node to be started on it.
 	startBytes = 1 << 20
-	// returnBytes is what it must take for one that was full to be trusted again:
-	// a segment of the log, and some.
-	returnBytes = 96 << 20
+	// returnBytes is what it must take for one that was full to be tried again. It
+	// may take more to open the log; then the node is soon back here.
+	returnBytes = 16 << 20
 	// returnEvery is how often that is tried.
 	returnEvery = 30 * time.Second
 )
@@ -133,8 +133,9 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	api.SetServing(false)
 	socket, err := s.socket(log)
 	if err != nil {
-		api.Close(context.Background())
-		return errors.Join(err, shard.Close())
+		// It may have to be made in the directory that takes no writes. The other
+		// ways in are worth more than none.
+		log.Warn("there is no unix socket", "err", err)
 	}
 
 	g, gctx := errgroup.WithContext(ctx)

@@ -25,10 +25,10 @@ func TestKeeper(t *testing.T) {
 	}{
 		{"a good end", []error{nil}, nil, nil, nil, []string{"try 1", "serve"}},
 		{"another failure", []error{broken}, nil, nil, broken, []string{"try 1", "serve"}},
-		{"a full disk", []error{full, nil}, []error{nil, full, full, nil}, nil, nil, []string{"try 1", "serve", "read-only", "try 96", "try 96", "try 96", "try 1", "serve"}},
-		{"full from the start", []error{nil}, []error{full}, nil, nil, []string{"try 1", "read-only", "try 96", "try 1", "serve"}},
+		{"a full disk", []error{full, nil}, []error{nil, full, full, nil}, nil, nil, []string{"try 1", "serve", "read-only", "try 16", "try 16", "try 16", "try 1", "serve"}},
+		{"full from the start", []error{nil}, []error{full}, nil, nil, []string{"try 1", "read-only", "try 16", "try 1", "serve"}},
 		{"full again", []error{full, full, nil}, nil, nil, nil,
-			[]string{"try 1", "serve", "read-only", "try 96", "try 1", "serve", "read-only", "try 96", "try 1", "serve"}},
+			[]string{"try 1", "serve", "read-only", "try 16", "try 1", "serve", "read-only", "try 16", "try 1", "serve"}},
 		{"no state to be read", []error{full}, nil, broken, broken, []string{"try 1", "serve", "read-only"}},
 		{"not to be written for another reason", nil, []error{broken}, nil, broken, []string{"try 1"}},
 	} {
@@ -68,7 +68,7 @@ func TestKeeper(t *testing.T) {
 			var got []string
 			for d := range did {
 				// Which comes first, the old state or the first try, is chance.
-				if d == "read-only" && len(got) > 0 && got[len(got)-1] == "try 96" {
+				if d == "read-only" && len(got) > 0 && got[len(got)-1] == "try 16" {
 					got = slices.Insert(got, len(got)-1, d)
 					continue
 				}

@@ -48,7 +48,7 @@ func openFiles(cfg Config) (f *files, err error) {
 	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		create := bootstrap
-		if cfg.Join != nil {
+		if cfg.Join != nil && !founds(cfg) {
 			create = join
 		}
 		if err := create(cfg); err != nil {
@@ -144,6 +144,14 @@ func bootstrap(cfg Config) error {
 	return makeShard(cfg, meta, func(path string) error {
 		return createStateFile(path, cfg.Machine.Buckets(), meta)
 	})
+}
+
+// founds tells whether the cluster to be joined is the one that the initial list
+// makes, so that this node can begin where all have begun.
+func founds(cfg Config) bool {
+	cluster, members, err := initialCluster(cfg.Token, cfg.Initial)
+	return err == nil && len(members) > 1 && cluster == cfg.Join.Cluster && cfg.Join.Incarnation == 1 &&
+		slices.ContainsFunc(members, func(m Member) bool { return m.Name == cfg.Name && m.ID == cfg.Join.Node })
 }
 
 // join makes the shard's directory for a node that joins: no state, no

@@ -34,7 +34,8 @@ type Config struct {
 	// directory was made from.
 	Initial []Member
 	// Join is the cluster that this node joins instead, when the directory is
-	// empty: the shard is made without a state and waits for a snapshot.
+	// empty: the shard is made without a state and waits for a snapshot, unless
+	// Initial is the list of several that this very cluster was made from.
 	Join *Joining
 	// Directory is Dir, locked already; Open takes it over, also when it fails.
 	Directory *Directory

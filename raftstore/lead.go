@@ -143,17 +143,29 @@ func (s *Store) Lost(node uint64) { s.node.Lost(node) }
 var ErrNoHeir = errors.New("raftstore: no other voter can take over")
 
 // Resign hands the leadership, if this node has it, to the voter that has most
-// of the log, and returns when that one leads. Errors: Transfer's, and ErrNoHeir.
+// of the log, and returns when that one leads. A new leader waits for an answer
+// from one first. Errors: Transfer's, and ErrNoHeir.
 func (s *Store) Resign(ctx context.Context) error {
-	st := s.Status()
-	if !st.Leading {
-		return nil
+	began, patience := s.cfg.Clock.Now(), time.Duration(s.cfg.ElectionTicks)*s.cfg.Tick
+	for {
+		st := s.Status()
+		if !st.Leading {
+			return nil
+		}
+		if heir := st.heir(); heir != 0 {
+			return s.Transfer(ctx, heir)
+		}
+		if len(st.Voters) < 2 || s.cfg.Clock.Now()-began > patience {
+			return ErrNoHeir
+		}
+		select {
+		case <-time.After(transferPoll):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.done:
+			return s.stopped()
+		}
 	}
-	heir := st.heir()
-	if heir == 0 {
-		return ErrNoHeir
-	}
-	return s.Transfer(ctx, heir)
 }
 
 // transferPoll is how often Transfer looks whether it has come about.

@@ -50,6 +50,7 @@ type Node struct {
 	pinned     atomic.Uint64 // the log is kept after this entry; 0: none
 	kept       atomic.Uint64 // the log is kept after this entry, in fact
 
+	led        notifier     // the leader has changed
 	coreWake   atomic.Int64 // when to step the core even if nothing happens
 	flushWake  atomic.Int64 // when to step the applier
 	status     atomic.Pointer[Status]
@@ -469,12 +470,15 @@ func (n *Node) report() {
 		old.Committed == c.commit && old.Applied == c.applied.Index && old.Flushed == c.durable.Index {
 		return
 	}
-	n.status.Store(&Status{
+	old := n.status.Swap(&Status{
 		Identity: c.meta.Identity, Name: c.meta.Name,
 		Term: c.term, Leader: c.leader, Leading: c.leading,
 		Committed: max(c.commit, c.applied.Index), Applied: c.applied.Index, Flushed: c.durable.Index,
 		Voters: c.conf.GetVoters(), Learners: c.conf.GetLearners(), Members: c.members,
 	})
+	if old != nil && (old.Leader != c.leader || old.Term != c.term) {
+		n.led.broadcast()
+	}
 }
 
 // admission bounds what waits for an answer.

@@ -32,6 +32,8 @@ type Store struct {
 	health      health
 	quarantined sync.Once
 
+	fileBytes, usedBytes atomic.Int64 // of the state file, as of the last flush
+
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
@@ -63,6 +65,8 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{})}
 	s.spool, s.free, s.maintenance = newSpool(), freeBytes, make(chan struct{}, 1)
 	total, used := f.state.size()
+	s.fileBytes.Store(total)
+	s.usedBytes.Store(used)
 	small := used <= cfg.VerifyBytes
 	if small {
 		if err := f.state.verify(cfg.Log, nil); err != nil {
@@ -134,6 +138,8 @@ func (s *Store) runFlush() {
 		did, err := s.node.StepFlush()
 		if did {
 			total, used := s.files.state.size()
+			s.fileBytes.Store(total)
+			s.usedBytes.Store(used)
 			s.node.metrics.fileBytes.Set(float64(total))
 			s.node.metrics.fileUsed.Set(float64(used))
 			s.tidySpool()
@@ -439,6 +445,10 @@ func (s *Store) ReadWhen(ctx context.Context, ready func(kv.Reader) bool) (*View
 // miss nothing, get it, then look, then wait.
 func (s *Store) Changed() <-chan struct{} { return s.node.Changed() }
 
+// LeaderChanged returns a channel that is closed when another node leads than
+// now, as far as this one knows, or none. Like Changed.
+func (s *Store) LeaderChanged() <-chan struct{} { return s.node.led.wait() }
+
 // Status returns what the node says of itself.
 func (s *Store) Status() Status { return s.node.Status() }
 
@@ -468,3 +478,7 @@ func (s *Store) Step(m *raftpb.Message) { s.node.Receive(m) }
 
 // Unreachable says that messages to a node are being lost.
 func (s *Store) Unreachable(node uint64) { s.node.Unreachable(node) }
+
+// Size returns how large the state file is, and how much of it has ever been in
+// use, in octets, as of the last flush.
+func (s *Store) Size() (file, used int64) { return s.fileBytes.Load(), s.usedBytes.Load() }

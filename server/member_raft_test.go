@@ -92,7 +92,7 @@ func newRaftCluster(t *testing.T) (*raftCluster, *client.Client) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Config{Store: Shard(store), Machine: rules, Node: name, Version: "test", Members: func() Members { return membersOfStore(store) }, Replica: &raftReplica{store: store}})
+		s, err := New(Config{Store: Shard(store, nil), Machine: rules, Node: name, Version: "test", Members: func() Members { return membersOfStore(store) }, Replica: &raftReplica{store: store}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -111,7 +111,7 @@ func TestQuarantineAlarm(t *testing.T) {
 func TestKeepAlarms(t *testing.T) {
 	n := newTestNode(t)
 	full := true
-	a := newAlarmKeeper(n.raft, n.machine, n.raft.Propose, slog.New(slog.DiscardHandler))
+	a := newAlarmKeeper(n.saver.store, n.machine, n.saver.store.Propose, slog.New(slog.DiscardHandler))
 	a.health = func() raftstore.Health { return raftstore.Health{NoSpace: full, TotalBytes: 1 << 40} }
 	alarms := func() int {
 		t.Helper()
@@ -139,7 +139,7 @@ func TestKeepAlarms(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	KeepAlarms(ctx, n.raft, n.machine, n.raft.Propose, slog.New(slog.DiscardHandler)) // returns with ctx
+	KeepAlarms(ctx, n.saver.store, n.machine, n.saver.store.Propose, slog.New(slog.DiscardHandler)) // returns with ctx
 }
 
 func (n *testNode) mustRefuseGrowth(t *testing.T, want bool) {

@@ -54,7 +54,7 @@ func newFleet(t *testing.T) *fakeFleet {
 			t.Fatal(err)
 		}
 		s, err := server.New(server.Config{
-			Store: server.Shard(store), Machine: rules, Node: name, Version: "v1",
+			Store: server.Shard(store, nil), Machine: rules, Node: name, Version: "v1",
 			Members: func() server.Members { return f.members(id) }, Replica: fakeReplica{f, id, name},
 		})
 		if err != nil {

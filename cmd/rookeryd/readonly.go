@@ -13,6 +13,7 @@ import (
 	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/raftstore/peer"
 	"github.com/rookery-mail/rookery/server"
 )
 
@@ -38,9 +39,9 @@ const (
 	returnEvery = 30 * time.Second
 )
 
-func newKeeper(s settings, members []raftstore.Member, log *slog.Logger) keeper {
+func newKeeper(s settings, log *slog.Logger) keeper {
 	return keeper{
-		serve:    func(ctx context.Context) error { return serve(ctx, s, members, log) },
+		serve:    func(ctx context.Context) error { return serve(ctx, s, log) },
 		readOnly: func(ctx context.Context, why error) error { return serveReadOnly(ctx, s, why, log) },
 		try:      func(size int64) error { return raftstore.TryWrite(s.data, size) },
 		every:    returnEvery,
@@ -111,6 +112,10 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	}
 	defer listeners.close()
 	listeners.secure(files, log)
+	// It speaks with no node, and they are to find that out at once.
+	if err := listeners.peer.Close(); err != nil {
+		return err
+	}
 	registry := obs.NewRegistry()
 	countCertificates(files, registry)
 	rules := machine.New()
@@ -123,7 +128,8 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	}
 	api, err := server.New(server.Config{
 		Store: server.ReadOnly(shard), Machine: rules, Node: s.name, Version: obs.Version(),
-		Members: func() server.Members { return oldMembers(shard) }, Health: shard.Health,
+		Identity: shard.Status().Identity,
+		Members:  func() server.Members { return oldMembers(shard) }, Health: shard.Health,
 		Credentials: mtls.Server(files, mtls.Listening{Proto: "client", Log: log}),
 		Log:         log, Metrics: registry,
 	})
@@ -166,9 +172,13 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 // oldMembers tells the API who the nodes were when the state was written.
 func oldMembers(shard *raftstore.ReadOnly) server.Members {
 	st := shard.Status()
-	m := server.Members{Applied: st.Applied, Commit: st.Committed, Term: st.Term}
+	m := server.Members{Self: st.Identity.Node, Applied: st.Applied, Commit: st.Committed, Term: st.Term}
 	for _, n := range st.Members {
-		m.Nodes = append(m.Nodes, server.Node{Name: n.Name, ID: n.ID, Voter: !n.Learner})
+		info := peer.ParseInfo(n.Context)
+		m.Nodes = append(m.Nodes, server.Node{
+			Name: n.Name, ID: n.ID, Voter: !n.Learner, Heard: -1,
+			PeerAddress: info.PeerAddress, ClientAddress: info.ClientAddress, Site: info.Site,
+		})
 	}
 	return m
 }

@@ -94,22 +94,24 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-func TestInitialMembers(t *testing.T) {
-	base := settings{name: "n1", listenPeer: "127.0.0.1:7906"}
-	for _, tt := range []struct{ cluster, want string }{
-		{"", ""},
-		{"n1=127.0.0.1:7906", ""},
-		{"n2=127.0.0.1:7906", "does not name this node"},
-		{"n1", "is no name=peer-address"},
-		{"n1=a:1,n2=b:1", "a cluster of one"},
+func TestFounders(t *testing.T) {
+	for _, tt := range []struct {
+		cluster string
+		count   int
+		want    string
+	}{
+		{"", 0, ""},
+		{"n1=127.0.0.1:7906", 1, ""},
+		{"n1=a:1, n2=b:1,n3=c:1", 3, ""},
+		{"n2=127.0.0.1:7906", 0, "does not name this node"},
+		{"n1", 0, "is no name=peer-address"},
+		{"n1=a:1,n1=b:1", 0, "twice"},
 	} {
-		s := base
-		s.initialCluster = tt.cluster
-		members, err := initialMembers(s)
-		if tt.want == "" && (err != nil || len(members) != 1 || members[0].Name != "n1") {
-			t.Errorf("%q: got %v, %v, want n1 alone", tt.cluster, members, err)
+		founders, err := parseFounders(tt.cluster, "n1")
+		if tt.want == "" && (err != nil || len(founders) != tt.count) {
+			t.Errorf("%q: got %v, %v, want %d nodes", tt.cluster, founders, err, tt.count)
 		}
-		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+		if tt.want != "" && (!errors.Is(err, errUsage) || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%q: got %v, want %q", tt.cluster, err, tt.want)
 		}
 	}

@@ -91,7 +91,7 @@ var House = []Row{
 		// and the rules', without a node to ask.
 		May: []string{
 			"client", "directory", "adapter/cyrus", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
-			"raftstore", "raftstore/snap", "server", "directory/machine",
+			"raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
 		},
 		Libraries: []string{"cobra", "term"},
 	},
@@ -136,6 +136,7 @@ var House = []Row{
 		From:      "raftstore/peer",
 		May:       []string{"raftstore", "proto/peer/v1", "internal/mtls"},
 		Libraries: []string{"grpc", "prometheus", "raft"},
+		Tests:     []string{"internal/kv", "raftstore/snap"},
 	},
 	{
 		From:      "raftstore",

@@ -89,6 +89,9 @@ func crashChild(dir string) int {
 	}
 	workers.Wait()
 	<-s.Done()
+	if !Unwritable(s.Err()) && os.Getenv(limitEnv) != "" {
+		fmt.Println("error", "the end is not known for that of a disk:", s.Err())
+	}
 	fmt.Println("stopped", s.Err())
 	return 3
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
@@ -116,16 +118,35 @@ func writeZeros(f *os.File, size int64) error {
 	return nil
 }
 
-// Unwritable tells that an error is a disk's that takes no more writes: full,
-// over a quota or a limit, read-only, or broken.
+// noWrites are the errors of a disk that takes no more writes: full, over a
+// quota or a limit, read-only, or broken.
+var noWrites = [...]syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EFBIG}
+
+// Unwritable tells that an error is a disk's that takes no more writes.
 func Unwritable(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, syscall.EFBIG} {
-		if errors.Is(err, e) {
-			return true
+	return slices.ContainsFunc(noWrites[:], func(e syscall.Errno) bool { return errors.Is(err, e) })
+}
+
+// withErrno gives an error of bbolt its cause back: where that could not grow or
+// sync its file, it keeps only the cause's text.
+func withErrno(err error) error {
+	if err == nil || Unwritable(err) {
+		return err
+	}
+	for _, e := range noWrites {
+		if strings.Contains(err.Error(), e.Error()) {
+			return &lostCause{err, e}
 		}
 	}
-	return false
+	return err
 }
+
+type lostCause struct {
+	error
+	cause error
+}
+
+func (e *lostCause) Unwrap() []error { return []error{e.error, e.cause} }
 
 // TryWrite finds out whether the data directory takes size more octets, by
 // putting a file of that size there and on disk, and removing it.

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -105,6 +106,17 @@ func TestBallast(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it came back while it was needed")
+	}
+}
+
+// TestLostCause: bbolt tells of a full disk in words alone.
+func TestLostCause(t *testing.T) {
+	err := withErrno(fmt.Errorf("file resize error: %s", syscall.ENOSPC))
+	if !Unwritable(err) || !errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EIO) || err.Error() != "file resize error: no space left on device" {
+		t.Errorf("got %v", err)
+	}
+	if other := errors.New("bucket not found"); withErrno(other) != other || Unwritable(other) || withErrno(nil) != nil {
+		t.Error("another error is taken for a disk's")
 	}
 }
 

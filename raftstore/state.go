@@ -220,7 +220,7 @@ func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
 		return b.Put(metaKey, record)
 	})
 	if err != nil {
-		return fmt.Errorf("raftstore: write %s: %w", s.path, err)
+		return fmt.Errorf("raftstore: write %s: %w", s.path, withErrno(err))
 	}
 	s.noteChanges(changes)
 	return nil

@@ -121,8 +121,9 @@ func (h readOnlyShard) Local() (View, error) { return view(h.r.Read()) }
 
 func (h readOnlyShard) Linearizable(context.Context) (View, error) { return nil, h.r.Refusal() }
 
-// Verified: that nothing is there cannot be said from an old state.
-func (h readOnlyShard) Verified() bool { return false }
+// Verified: that something is not there is never said from an old state in any
+// case, for no majority confirms it.
+func (h readOnlyShard) Verified() bool { return true }
 
 // When never has more than there is now.
 func (h readOnlyShard) When(_ context.Context, ready func(kv.Reader) bool) (View, error) {

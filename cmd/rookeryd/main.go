@@ -7,7 +7,8 @@
 // main.go reads the command line; settings.go says what it may hold; serve.go
 // builds a node of its parts and takes it down again; found.go makes or finds
 // the cluster of an empty directory; members.go is what a node knows of the
-// others; health.go and http.go say how it is.
+// others; health.go and http.go say how it is; readonly.go is what is left of it
+// when its disk takes no writes.
 package main
 
 import (
@@ -25,6 +26,8 @@ import (
 )
 
 func main() {
+	// A file that outgrows a limit is to be an error of the write, like a full disk.
+	signal.Ignore(syscall.SIGXFSZ)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -52,5 +55,5 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
-	return serve(ctx, s, log.With("node", s.name))
+	return newKeeper(s, log.With("node", s.name)).run(ctx)
 }

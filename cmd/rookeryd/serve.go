@@ -158,8 +158,9 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 	}
 	n.store.Store(store)
 	n.transport.Attach(store, peer.SnapshotsOf(store))
+	shard := server.Shard(store, n.transport.Propose)
 	api, err := server.New(server.Config{
-		Store: server.Shard(store, n.transport.Propose), Machine: n.rules, Node: n.s.name, Version: obs.Version(),
+		Store: shard, Machine: n.rules, Node: n.s.name, Version: obs.Version(),
 		Identity: store.Identity(), Members: n.members, Health: store.Health, Replica: store,
 		Credentials: mtls.Server(n.files, mtls.Listening{Proto: "client", Log: n.log}),
 		Log:         n.log, Metrics: n.registry,
@@ -184,6 +185,10 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 		return nil
 	})
 	g.Go(func() error { return watchdog(gctx, n.notify, store) })
+	g.Go(func() error {
+		server.KeepAlarms(gctx, store, n.rules, shard.Propose, n.log)
+		return nil
+	})
 	g.Go(func() error {
 		var failed error
 		select {

@@ -36,6 +36,8 @@ type settings struct {
 	advertisePeer   string
 	advertiseClient string
 	site            string
+	ballast         octets
+	lowSpace        octets
 	snapshotRate    int64 // octets a second
 	config          string
 	logLevel        slog.Level
@@ -91,6 +93,9 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 		return err
 	})
 	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	s.ballast = 128 << 20
+	fs.Var(&s.ballast, "ballast", "`size` of a file in the data directory that takes up space, for an operator in need to remove; 0 for none")
+	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
 	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -36,6 +36,7 @@
 //
 // # Files
 //
+//	DIR/birth               the id that this disk has drawn for its node
 //	DIR/shard-N.lock        keeps a second process off
 //	DIR/shard-N/state.db    bbolt: a bucket for each of the machine's, and
 //	                        "raftstore" with the key "meta": see Meta

@@ -520,6 +520,27 @@ func (s *sim) fault() {
 		if n := s.nodes[a-1]; n.node != nil {
 			s.counts.crashes++
 			n.crash()
+			if s.rnd.IntN(2) == 0 {
+				s.lost(n.id)
+			}
+		}
+	case 5: // who leads is a matter of opinion
+		n := s.nodes[a-1]
+		switch {
+		case n.node == nil:
+		case s.rnd.IntN(2) == 0:
+			n.node.Lost(uint64(b))
+		default:
+			n.node.Transfer(uint64(b))
+		}
+	}
+}
+
+// lost tells those that run that a node is gone.
+func (s *sim) lost(id uint64) {
+	for _, n := range s.nodes {
+		if n.node != nil {
+			n.node.Lost(id)
 		}
 	}
 }

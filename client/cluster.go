@@ -39,21 +39,17 @@ type Status struct {
 	AppliedIndex      uint64                  // Raft's numbers, of the node that answered
 	CommitIndex       uint64
 	Term              uint64
+	Alarms            []Alarm     // by kind and node
+	GrowthRefused     string      // why the cluster takes no growth; empty if it does
+	Health            *NodeHealth // of the node that answered; nil if it says nothing
+	NodeID            uint64      // of the node that answered; 0 if it does not know
+	Waiting           []Node      // ask to join
+	NodeProblems      []string    // what is wrong with the nodes
 }
 
 // Counts are kept by the directory, not counted.
 type Counts struct {
 	Mailboxes, Listed, Inboxes, Forked, Reservations, Held, Subscriptions, Postings, Deactivated uint64
-}
-
-// Node is a member of the Raft group.
-type Node struct {
-	Name          string
-	ID            uint64
-	ClientAddress string
-	PeerAddress   string
-	Voter         bool
-	Leader        bool
 }
 
 // Sweep is work left over from a small command, going on by itself.

@@ -31,17 +31,19 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 		Problems:         m.GetProblems(),
 		AdmissionOpen:    m.GetAdmissionOpen(),
 		ReadOnly:         m.GetReadOnly(),
-		AutomationPaused: m.GetAutomationPaused(),
-		Recovering:       m.GetRecovering(),
 		NotAdmitted:      backends(m.GetNotAdmitted()),
 		AppliedIndex:     m.GetAppliedIndex(),
 		CommitIndex:      m.GetCommitIndex(),
 		Term:             m.GetTerm(),
-	}
-	for _, n := range m.GetNodes() {
-		st.Nodes = append(st.Nodes, Node{
-			Name: n.GetName(), ID: n.GetId(), ClientAddress: n.GetClientAddress(), PeerAddress: n.GetPeerAddress(), Voter: n.GetVoter(), Leader: n.GetLeader(),
-		})
+		Alarms:           alarmsOf(m.GetAlarms()),
+		GrowthRefused:    m.GetGrowthRefused(),
+		Health:           healthOf(m.GetHealth()),
+		NodeID:           m.GetNodeId(),
+		Nodes:            nodesOf(m.GetNodes()),
+		Waiting:          nodesOf(m.GetWaiting()),
+		NodeProblems:     m.GetNodeProblems(),
+		AutomationPaused: m.GetAutomationPaused(),
+		Recovering:       m.GetRecovering(),
 	}
 	for _, sw := range m.GetSweeps() {
 		st.Sweeps = append(st.Sweeps, Sweep{
@@ -49,6 +51,29 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 		})
 	}
 	return st
+}
+
+func nodesOf(list []*apiv1.Node) []Node {
+	var out []Node
+	for _, n := range list {
+		out = append(out, nodeOf(n))
+	}
+	return out
+}
+
+func nodeOf(n *apiv1.Node) Node {
+	out := Node{
+		Name: n.GetName(), ID: n.GetId(), ClientAddress: n.GetClientAddress(), PeerAddress: n.GetPeerAddress(),
+		Voter: n.GetVoter(), Leader: n.GetLeader(), Learner: n.GetLearner(), Site: n.GetSite(),
+		Heard: millis(n.GetHeardMs()), Version: n.GetVersion(), Applied: n.GetApplied(),
+		FileBytes: n.GetFileBytes(), UsedBytes: n.GetUsedBytes(), FreeBytes: n.GetFreeBytes(),
+		Verified: n.GetVerified(), Compacting: n.GetCompacting(), Quarantined: n.GetQuarantined(),
+		Match: n.GetMatch(), Active: n.GetActive(), Trails: TrailsUnknown,
+	}
+	if n != nil && n.Trails != nil {
+		out.Trails = int64(min(*n.Trails, 1<<63-1))
+	}
+	return out
 }
 
 func backendOf(b *apiv1.Backend) Backend {

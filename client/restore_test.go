@@ -51,7 +51,7 @@ func newTwoLives(t *testing.T) *twoLives {
 	if info.Incarnation != 1 || info.Revision == 0 || info.Index == 0 || info.Size == 0 || info.Size != told || info.Node != "n1" || info.Shard != 1 {
 		t.Errorf("SaveSnapshot: got %+v, told of %d octets", info, told)
 	}
-	if _, err := raftstore.Restore(raftstore.Config{Dir: dir, Name: "n1", Machine: server.Applied(machine.New())}, path); err != nil {
+	if _, err := raftstore.Restore(raftstore.Config{Dir: dir, Name: "n1", Machine: server.Applied(machine.New())}, path, 0); err != nil {
 		t.Fatal(err)
 	}
 	if l.after, stop, err = openNode(dir); err != nil {

@@ -1,65 +1,17 @@
 package raftstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
-	"slices"
+	"path/filepath"
 
 	"github.com/rookery-mail/rookery/internal/kv"
 	"github.com/rookery-mail/rookery/raftstore/snap"
 )
 
-// Snapshot writes a snapshot of the state to w, with at least all that is applied
-// when it is called, and returns what it is of. Without the end that it writes last
-// no Reader accepts it. While it is written the state file cannot reuse its pages,
-// so at a high rate of writes it grows.
-func (s *Store) Snapshot(ctx context.Context, w io.Writer) (snap.Header, error) {
-	start := s.cfg.Clock.Now()
-	done := make(chan struct{})
-	s.node.Flush(func() { close(done) })
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return snap.Header{}, ctx.Err()
-	case <-s.stop:
-		return snap.Header{}, s.stopped()
-	}
-	s.snapshots.Lock()
-	defer s.snapshots.Unlock()
-	var h snap.Header
-	err := s.files.state.Image(func(m Meta, write func(io.Writer) error) error {
-		h = snap.Header{
-			Cluster:     m.Identity.Cluster,
-			Incarnation: m.Identity.Incarnation,
-			Shard:       m.Identity.Shard,
-			Kind:        s.files.state.Kind(),
-			Index:       m.Applied.Index,
-			Term:        m.Applied.Term,
-			Conf:        m.Conf,
-		}
-		sw, err := snap.NewWriter(&stoppable{w, ctx, s.stop}, h)
-		if err != nil {
-			return err
-		}
-		if err := write(sw); err != nil {
-			return err
-		}
-		return sw.Close()
-	})
-	if err != nil {
-		return snap.Header{}, err
-	}
-	s.node.metrics.snapshots.Inc()
-	s.node.metrics.snapSeconds.Observe((s.cfg.Clock.Now() - start).Seconds())
-	s.cfg.Log.Info("snapshot written", "index", h.Index, "dur", s.cfg.Clock.Now()-start)
-	return h, nil
-}
-
-// Inspect verifies the snapshot at path, its octets and what is in it, and calls
+// Inspect proves the snapshot at path, its octets and what is in it, and calls
 // look with what it is of and a view of the state in it. It needs as much room in
 // dir, for a file that is gone when it returns.
 func Inspect(path, dir string, machine Machine, look func(snap.Header, Meta, kv.Reader) error) (err error) {
@@ -71,55 +23,25 @@ func Inspect(path, dir string, machine Machine, look func(snap.Header, Meta, kv.
 	if f.Header.Kind != snap.Image {
 		return fmt.Errorf("%s: its payload is of kind %d, not a state file", path, f.Header.Kind)
 	}
-	out, err := os.CreateTemp(dir, "rookery-snapshot-*.db")
+	own, err := os.MkdirTemp(dir, "rookery-snapshot-")
 	if err != nil {
 		return fmt.Errorf("raftstore: inspect: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.Remove(out.Name())) }()
-	_, err = io.Copy(out, f)
-	if err := errors.Join(err, out.Close()); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return lookInside(out.Name(), f.Header, machine, look)
-}
-
-// lookInside is Inspect for the state file that a snapshot carries.
-func lookInside(path string, h snap.Header, machine Machine, look func(snap.Header, Meta, kv.Reader) error) (err error) {
-	s, err := openStateFile(path, machine.Buckets(), 0)
+	defer func() { err = errors.Join(err, os.RemoveAll(own)) }()
+	cfg := Config{Machine: machine, Log: slog.New(slog.DiscardHandler)}
+	s, err := stageFile(filepath.Join(own, stateName), f, machine.Buckets(), 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	defer guard(path, &err)()
-	if s.meta.Applied.Index != h.Index || s.meta.Applied.Term != h.Term || s.meta.Identity.Cluster != h.Cluster || s.meta.Identity.Incarnation != h.Incarnation {
-		return fmt.Errorf("%w: the snapshot says it is of index %d of cluster %s, the state in it of index %d of %s",
-			snap.ErrCorrupt, h.Index, ClusterID(h.Cluster), s.meta.Applied.Index, s.meta.Identity.Cluster)
-	}
-	if err := s.verify(slog.New(slog.DiscardHandler), nil); err != nil {
+	if err := prove(cfg, s, f.Header, nil); err != nil {
 		return err
 	}
+	defer guard(s.path, &err)()
 	r, err := s.Begin()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	view := diskView{machine.Buckets(), r}
-	if v, ok := machine.(Verifier); ok {
-		if err := v.Verify(view); err != nil {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-	}
-	return look(h, s.meta.clone(), view)
+	return look(f.Header, s.Meta(), &bucketReader{r, s.buckets})
 }
-
-// diskView is a Reader of what a Disk holds, and nothing over it.
-type diskView struct {
-	buckets []kv.Bucket
-	r       DiskReader
-}
-
-func (v diskView) Get(b kv.Bucket, key []byte) []byte {
-	return v.r.Get(slices.Index(v.buckets, b), key)
-}
-
-func (v diskView) Iterate(b kv.Bucket) kv.Iterator { return v.r.Iterate(slices.Index(v.buckets, b)) }

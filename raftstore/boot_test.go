@@ -246,8 +246,8 @@ func TestDamagedState(t *testing.T) {
 			refuse(t, c, ErrCorrupt, c.Dir, "move the data directory away")
 		})
 	}
-	// A flip anywhere else is refused, or it was in free space, in a name or
-	// in a value; it never ends the process or hangs it.
+	// A flip anywhere else is refused, or it was in free space; it never ends the
+	// process or hangs it.
 	t.Run("bit flips", func(t *testing.T) {
 		c := copyDir(t, cfg)
 		refused := 0
@@ -282,7 +282,7 @@ func TestDamagedState(t *testing.T) {
 			}
 			return b
 		})
-		refuse(t, c, ErrCorrupt, stateName, "is damaged")
+		refuse(t, c, ErrCorrupt, stateName, "come to the sum")
 	})
 	t.Run("value, found later", func(t *testing.T) {
 		c := copyDir(t, cfg)

@@ -1,171 +1,168 @@
 package raftstore
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Recover makes a new cluster of the one node that is left of another: a cluster
-// of the next incarnation with this node, under a new id, as its only voter. It
-// keeps all that the node has: its state, and every entry of its log, also those
-// of which it cannot know whether they were committed, for what was acknowledged
-// may be among them. Entries that changed the membership of the old cluster do
-// nothing any more. What only the lost nodes had is lost.
+// Suffixes of directories beside the shard's while Recover exchanges them. The
+// old one stays, under the last of these, for who finds that he chose the wrong
+// survivor.
+const (
+	recoveredSuffix = ".recovered" // complete, to become the shard's
+	beforeSuffix    = ".before-incarnation-"
+)
+
+// Recover makes the data directory of a stopped node that of a cluster of one:
+// for a cluster that has lost its majority for good. It stays the same cluster,
+// in its next incarnation, with another node id: what the other nodes say is
+// not for it any more, nor can they follow it.
 //
-// The node must be stopped. Its directory of before stays beside the new one, which
-// takes its place in one step.
+// Every entry in this node's log counts, also those that it does not know to be
+// committed: an entry that was acknowledged may have been committed by this
+// node's own copy without its having heard so, and to drop it would lose a
+// fact. The price is that an entry may take effect whose outcome was unknown to
+// whoever proposed it, which he must expect anyhow. Membership changes among
+// them have no effect. They are applied when the node is opened.
 //
-// Errors: ErrLocked (it runs), ErrIdentity, ErrCorrupt.
-func Recover(cfg Config) (old, recovered Identity, err error) {
-	cfg, err = cfg.withDefaults()
+// The old directory is kept beside the new one: Recover needs room for a second
+// state file. A crash leaves the old directory in its place or the new one, or
+// neither and both beside it, which Open and Recover put right.
+//
+// Errors: ErrLocked, ErrCorrupt, ErrIdentity, ErrReseed, ErrAlone when the node
+// is its cluster's only voter already.
+func Recover(cfg Config) (before, after Identity, err error) {
+	cfg, lock, err := offline(cfg)
 	if err != nil {
-		return old, recovered, err
+		return Identity{}, Identity{}, err
 	}
-	dir := cfg.shardDir()
-	if !exists(dir) && !exists(dir+nextSuffix) {
-		// None must be made: the lock's file would make the directory above look used.
-		return old, recovered, fmt.Errorf("raftstore: recover: there is no %s", dir)
-	}
-	f, err := openFiles(cfg)
+	defer lock.Close()
+	before, after, err = recoverShard(cfg)
 	if err != nil {
-		return old, recovered, err
+		return before, after, fmt.Errorf("raftstore: recover %s: %w", cfg.shardDir(), err)
 	}
-	old = f.state.meta.Identity
-	// The lock is held until the new directory stands in the old one's place.
-	defer func() { err = errors.Join(err, f.close()) }()
-	meta, err := recoveredMeta(f.state.meta)
-	if err != nil {
-		return old, recovered, fmt.Errorf("raftstore: recover: %w", err)
-	}
-	if err := f.state.verify(cfg.Log, nil); err != nil {
-		return old, recovered, err
-	}
-	next := dir + nextSuffix
-	if err := os.RemoveAll(next); err != nil {
-		return old, recovered, fmt.Errorf("raftstore: recover: %w", err)
-	}
-	if err := recoverInto(next, f, meta, cfg); err != nil {
-		return old, recovered, errors.Join(fmt.Errorf("raftstore: recover: %w", err), os.RemoveAll(next))
-	}
-	// A crash between the two renames leaves the new directory under its first name,
-	// where the next start finds it.
-	kept := fmt.Sprintf("%s.incarnation-%d", dir, old.Incarnation)
-	if err := errors.Join(os.Rename(dir, kept), os.Rename(next, dir), snap.SyncDir(cfg.Dir)); err != nil {
-		return old, recovered, fmt.Errorf("raftstore: recover: %w", err)
-	}
-	return old, meta.Identity, nil
+	cfg.Log.Info("made a cluster of this node alone", "dir", cfg.shardDir(), "before", before, "after", after)
+	return before, after, nil
 }
 
-// nextSuffix ends the name of a whole directory that is to take another's place.
-const nextSuffix = ".next"
-
-// finishRecover puts a recovered directory into its place if a crash kept Recover
-// from it.
-func finishRecover(cfg Config) error {
+func recoverShard(cfg Config) (before, after Identity, err error) {
 	dir := cfg.shardDir()
+	if err := finishRecovery(cfg); err != nil {
+		return before, after, err
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return before, after, err
+	}
+	if err := checkReseed(dir); err != nil {
+		return before, after, err
+	}
+	meta, replay, err := provenShard(cfg)
+	if err != nil {
+		return before, after, err
+	}
+	before = meta.Identity
+	if voters := meta.Conf.GetVoters(); len(meta.Conf.GetVotersOutgoing()) == 0 && slices.Equal(voters, []uint64{before.Node}) {
+		return before, after, ErrAlone
+	}
+	if after, err = newIdentity(cfg.Shard, before.Incarnation+1); err != nil {
+		return before, after, err
+	}
+	after.Cluster = before.Cluster
+	alone := meta.alone(cfg, after)
+	alone.Mark = alone.Applied
+
+	built := dir + recoveredSuffix
+	if err := os.RemoveAll(built); err != nil {
+		return before, after, err
+	}
+	tail := replay.Entries[alone.Applied.Index-meta.Mark.Index:]
+	if err := buildShard(cfg, built+".tmp", alone, func(path string) error {
+		return copyState(cfg, filepath.Join(dir, stateName), path, alone)
+	}, func(log *wal.Log) error { return keepEntries(log, replay.Hard, tail) }); err != nil {
+		return before, after, errors.Join(err, os.RemoveAll(built+".tmp"))
+	}
+	cfg.stepped("built")
+	if err := errors.Join(os.Rename(built+".tmp", built), snap.SyncDir(cfg.Dir)); err != nil {
+		return before, after, err
+	}
+	cfg.stepped("complete")
+	if err := os.Rename(dir, fmt.Sprint(dir, beforeSuffix, after.Incarnation)); err != nil {
+		return before, after, err
+	}
+	cfg.stepped("old one aside")
+	return before, after, finishRecovery(cfg)
+}
+
+// finishRecovery puts a directory that is complete in its place, if the one
+// before it was moved away already.
+func finishRecovery(cfg Config) error {
+	dir := cfg.shardDir()
+	built := dir + recoveredSuffix
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		return nil // there is one; what Open makes of it is told there
+		return err
 	}
-	if err := os.Rename(dir+nextSuffix, dir); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("raftstore: %w", err)
+	if _, err := os.Stat(built); errors.Is(err, os.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
 	}
-	return snap.SyncDir(cfg.Dir)
+	if err := errors.Join(os.Rename(built, dir), snap.SyncDir(cfg.Dir)); err != nil {
+		return err
+	}
+	cfg.stepped("in place")
+	return nil
 }
 
-// recoveredMeta is what the recovered state is to say of itself.
-func recoveredMeta(was Meta) (Meta, error) {
-	var random [24]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return Meta{}, err
+// provenShard opens a shard as Open does, proves its state, and closes it.
+func provenShard(cfg Config) (meta Meta, replay *wal.Replay, err error) {
+	f := &files{}
+	defer func() { err = errors.Join(err, f.close()) }()
+	if err := f.open(cfg); err != nil {
+		return meta, nil, err
 	}
-	m := was
-	m.Identity.Cluster = ClusterID(random[:16])
-	m.Identity.Incarnation++
-	m.Identity.Node = max(1, min(binary.BigEndian.Uint64(random[16:]), math.MaxUint64-2))
-	m.Conf = &raftpb.ConfState{Voters: []uint64{m.Identity.Node}}
-	m.Members = []Member{{ID: m.Identity.Node, Name: was.Name, Context: ownContext(was)}}
-	return m, nil
+	if err := f.state.verifyState(cfg, nil); err != nil {
+		return meta, nil, err
+	}
+	return f.state.Meta(), f.replay, nil
 }
 
-// recoverInto builds the directory: a copy of the state that says meta of itself, and
-// the log after its mark, all of it committed. It is durable but for its name.
-func recoverInto(dir string, f *files, meta Meta, cfg Config) error {
-	tmp := dir + ".tmp"
-	if err := os.RemoveAll(tmp); err != nil {
-		return err
-	}
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return err
-	}
-	path := filepath.Join(tmp, stateName)
-	if err := copyImage(f.state, path); err != nil {
-		return err
-	}
-	s, err := openStateFile(path, cfg.Machine.Buckets(), 0)
+// copyState copies a state file and has the copy say meta of itself.
+func copyState(cfg Config, from, to string, meta Meta) (err error) {
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Write(meta, nil), s.Close()); err != nil {
-		return err
-	}
-	mark := wal.Mark{Position: meta.Mark, Conf: meta.Conf}
-	if err := wal.Create(tmp, meta.Identity.marshal(), mark); err != nil {
-		return err
-	}
-	if err := copyLog(tmp, mark, f.replay, meta); err != nil {
-		return err
-	}
-	if err := snap.SyncDir(tmp); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return err
-	}
-	return snap.SyncDir(cfg.Dir)
-}
-
-func copyImage(s *stateFile, path string) error {
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	defer in.Close()
+	staged, err := stageFile(to, io.Reader(in), cfg.Machine.Buckets(), 0)
 	if err != nil {
 		return err
 	}
-	err = s.Image(func(_ Meta, write func(io.Writer) error) error { return write(out) })
-	return errors.Join(err, out.Sync(), out.Close())
+	return errors.Join(staged.SetMeta(meta), staged.Close())
 }
 
-// copyLog writes the entries after the mark into the new log.
-func copyLog(dir string, mark wal.Mark, r *wal.Replay, meta Meta) error {
-	l, _, err := wal.Open(dir, mark)
-	if err != nil {
-		return err
-	}
-	entries := make([]*raftpb.Entry, len(r.Entries))
-	last := mark.Position
-	for i, e := range r.Entries {
-		entries[i] = e
+// keepEntries writes to a new log what the old one holds beyond the state.
+// Membership changes become entries that say nothing.
+func keepEntries(log *wal.Log, hard *raftpb.HardState, entries []*raftpb.Entry) error {
+	kept := make([]*raftpb.Entry, len(entries))
+	for i, e := range entries {
+		kept[i] = &raftpb.Entry{Term: e.Term, Index: e.Index, Data: e.GetData()}
 		if e.GetType() != raftpb.EntryNormal {
-			entries[i] = &raftpb.Entry{Term: new(e.GetTerm()), Index: new(e.GetIndex())}
+			kept[i].Data = nil
 		}
-		last = wal.Position{Term: e.GetTerm(), Index: e.GetIndex()}
 	}
-	hard := &raftpb.HardState{Term: new(max(r.Hard.GetTerm(), last.Term)), Vote: new(uint64(0)), Commit: new(last.Index)}
-	return errors.Join(l.Append(hard, entries), l.Sync(), l.Flushed(meta.Applied.Index), l.Close())
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, os.ErrNotExist)
+	// Nobody can ask the new node for a vote that the old one gave.
+	h := &raftpb.HardState{Term: new(hard.GetTerm()), Vote: new(uint64(0)), Commit: new(hard.GetCommit())}
+	if n := len(kept); n > 0 {
+		h.Term = new(max(h.GetTerm(), kept[n-1].GetTerm()))
+		h.Commit = new(kept[n-1].GetIndex()) // they all count
+	}
+	return errors.Join(log.Append(h, kept), log.Sync())
 }

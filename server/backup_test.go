@@ -44,6 +44,7 @@ func (n *testNode) saved(t *testing.T) ([]byte, *apiv1.SnapshotSummary, error) {
 
 func TestSaveSnapshot(t *testing.T) {
 	n := newTestNode(t)
+	n.replica = n.saves
 	n.assert(t, be1, "user.alice", "user.bob")
 	seen := n.lookup(t, "user.alice", nil).GetHeader()
 	all, sum, err := n.saved(t)
@@ -51,7 +52,7 @@ func TestSaveSnapshot(t *testing.T) {
 		t.Fatalf("SaveSnapshot: %v", err)
 	}
 	hash := sha256.Sum256(all)
-	id := n.replica.store.Identity()
+	id := n.saves.store.Identity()
 	if sum.GetSize() != uint64(len(all)) || !bytes.Equal(sum.GetSha256(), hash[:]) || sum.GetNode() != "n1" || sum.GetClusterId() != id.Cluster.String() ||
 		sum.GetIncarnation() != 1 || sum.GetShard() != 1 || sum.GetRevision() < seen.GetRevision() || sum.GetIndex() == 0 || sum.GetTerm() == 0 {
 		t.Errorf("summary of %d octets: %v", len(all), sum)
@@ -65,7 +66,7 @@ func TestSaveSnapshot(t *testing.T) {
 	}
 
 	// One at a time; what breaks off has no summary.
-	n.replica.during = func() error {
+	n.saves.during = func() error {
 		_, _, err := n.saved(t)
 		wantReason(t, "a second one", err, apiv1.Reason_REASON_BUSY)
 		return errTest
@@ -73,11 +74,11 @@ func TestSaveSnapshot(t *testing.T) {
 	if _, sum, err := n.saved(t); err == nil || sum != nil {
 		t.Errorf("one that failed: got %v, %v", sum, err)
 	}
-	n.replica.during = nil
+	n.saves.during = nil
 	if _, _, err := n.saved(t); err != nil {
 		t.Errorf("after one that failed: %v", err)
 	}
-	bare := newTestNode(t, func(c *Config) { c.Replica = nil })
+	bare := newTestNode(t)
 	_, _, err = bare.saved(t)
 	wantReason(t, "without a replica", err, apiv1.Reason_REASON_UNSUPPORTED)
 }
@@ -96,7 +97,7 @@ func restored(t *testing.T, n *testNode) *testNode {
 	}
 	m := machine.New()
 	cfg := raftstore.Config{Dir: t.TempDir(), Name: "n1", Machine: Applied(m), MmapSize: 1 << 30}
-	if _, err := raftstore.Restore(cfg, path); err != nil {
+	if _, err := raftstore.Restore(cfg, path, 0); err != nil {
 		t.Fatalf("Restore: %v", err)
 	}
 	raft, err := raftstore.Open(cfg)
@@ -117,6 +118,7 @@ func restored(t *testing.T, n *testNode) *testNode {
 // life before afterwards.
 func TestRestoredNode(t *testing.T) {
 	before := newTestNode(t)
+	before.replica = before.saves
 	before.assert(t, be1, "user.alice")
 	before.confirm(t, be1)
 	old := before.lookup(t, "user.alice", nil)

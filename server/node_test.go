@@ -38,7 +38,7 @@ type testNode struct {
 	conn    *grpc.ClientConn
 	caller  Caller
 	members Members
-	replica *bentReplica
+	saves   *bentReplica
 }
 
 // bentStore is a Store that fails or ages as a test wants.
@@ -128,17 +128,18 @@ func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	if err := Begin(ctx, raft, m); err != nil {
 		t.Fatalf("begin the cluster: %v", err)
 	}
-	n := &testNode{store: &bentStore{Store: Shard(raft)}, replica: &bentReplica{store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}
+	n := &testNode{store: &bentStore{Store: Shard(raft)}, saves: &bentReplica{store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}
 	cfg := Config{
 		Store: n.store, Machine: m, Node: "n1", Version: "test",
 		Identify: func(context.Context) (Caller, error) { return n.caller, nil },
 		Members:  func() Members { return n.members },
-		Replica:  n.replica,
-		Identity: raft.Identity(),
 		CatchUp:  50 * time.Millisecond, Confirm: 50 * time.Millisecond,
 	}
 	for _, f := range change {
 		f(&cfg)
+	}
+	if cfg.Store == Store(n.store) {
+		cfg.Identity = raft.Identity()
 	}
 	if n.Server, err = New(cfg); err != nil {
 		t.Fatalf("New: %v", err)

@@ -40,9 +40,12 @@ type Config struct {
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
 	Members func() Members
+	// Health tells what this node knows of its state and disk; default: nothing is
+	// said of it.
+	Health func() raftstore.Health
 	// Replica is what operators may do to this node's replica; default: nothing.
 	Replica Replica
-	// Identify tells who makes a call; default PlainText.
+	// Identify tells who makes a call; default Identify.
 	Identify func(context.Context) (Caller, error)
 	// Credentials secure the connections; default: plain text.
 	Credentials credentials.TransportCredentials
@@ -72,6 +75,9 @@ const (
 	maxMessage     = 16 << 20 // the transport refuses it unread
 	maxStreams     = 4096     // calls under way on one connection
 	closingPatient = 5 * time.Second
+	// greeting is how long a new connection may take to become one, handshake
+	// included.
+	greeting = 15 * time.Second
 )
 
 // Server serves the API of one node. It may be used by many goroutines at once.
@@ -82,13 +88,15 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
-	replica    Replica            // nil: none
+	nodeHealth func() raftstore.Health
+	replica    Replica            // nil: there is nothing to do with it
 	identityOf raftstore.Identity // of the store; zero: not told
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
 	confirmFor time.Duration
 	timeout    time.Duration
+	settleFor  time.Duration
 
 	methods map[string]*method // by full name; complete before the first call
 	grpc    *grpc.Server
@@ -99,6 +107,9 @@ type Server struct {
 	saving  sync.Mutex // one snapshot at a time
 	issued  atomic.Pointer[issued]
 	servers atomic.Pointer[serverCache]
+
+	changing   chan struct{} // holds one: who changes the membership or the leader
+	compacting atomic.Bool
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -119,6 +130,7 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		nodeHealth: cfg.Health,
 		replica:    cfg.Replica,
 		identityOf: cfg.Identity,
 		identify:   cfg.Identify,
@@ -126,14 +138,17 @@ func New(cfg Config) (*Server, error) {
 		catchUpFor: cfg.CatchUp,
 		confirmFor: cfg.Confirm,
 		timeout:    cfg.Timeout,
+		settleFor:  defaultSettle,
+		changing:   make(chan struct{}, 1),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 	}
 	if s.members == nil {
 		s.members = func() Members { return Members{} }
 	}
+	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
-		s.identify = PlainText
+		s.identify = Identify
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -149,6 +164,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ConnectionTimeout(greeting),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

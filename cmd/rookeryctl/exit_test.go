@@ -78,7 +78,9 @@ func TestUsage(t *testing.T) {
 		"hold bogus a --for 1m", "hold --for 1m", "hold user a --for 0", "hold release user", "withdrawal approve", "withdrawal bogus", "fork", "fork settle user.a",
 		"forks x", "moves x", "settings get bogus", "settings set", "settings set bogus=1", "settings set read-only", "settings set read-only=perhaps",
 		"settings set guard-count=-1", "settings set guard-window=1", "status -o imap", "status --timeout -1s", "check --limit -1", "help nosuch", "version x",
-		"--endpoints nohost status", "man",
+		"--endpoints nohost status", "man", "member", "member bogus", "member list x", "member add", "member promote", "member remove a b", "member remove n1 --id xyz",
+		"member remove n1 --id 0", "member replace", "member replace n1 --old q", "member replace n1 --wait -1s", "move-leader a b", "move-leader --id q", "compact x",
+		"compact --all --node n1", "compact --all --force",
 	} {
 		stdout, stderr, code := command(t, append([]string{"--endpoints", "127.0.0.1:1"}, strings.Fields(line)...)...)
 		if code != exitUsage || stdout != "" || !strings.HasPrefix(stderr, "rookeryctl: ") || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "--help`)") {

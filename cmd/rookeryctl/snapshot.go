@@ -144,7 +144,7 @@ func (a *app) receive(ctx context.Context, c *client.Client, f *os.File) (info c
 // receiveFrom asks one node; the empty endpoint is one of those named by --endpoints.
 func (a *app) receiveFrom(ctx context.Context, c *client.Client, endpoint string, f *os.File) (client.Snapshot, error) {
 	if endpoint != "" {
-		one, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout))
+		one, err := a.dial([]string{endpoint}, func(client.Attempt) {})
 		if err != nil {
 			return client.Snapshot{}, err
 		}
@@ -196,19 +196,6 @@ func (a *app) keep(f *os.File, path string, info client.Snapshot, force bool) er
 	return snap.SyncDir(filepath.Dir(path))
 }
 
-// size is a number of octets for people.
-func size[N uint64 | int64](n N) string {
-	switch {
-	case n >= 10<<30:
-		return fmt.Sprintf("%d GiB", n>>30)
-	case n >= 10<<20:
-		return fmt.Sprintf("%d MiB", n>>20)
-	case n >= 10<<10:
-		return fmt.Sprintf("%d KiB", n>>10)
-	}
-	return fmt.Sprintf("%d octets", n)
-}
-
 type snapshotJSON struct {
 	File        string                `json:"file"`
 	Bytes       int64                 `json:"bytes"`
@@ -250,7 +237,7 @@ as much room as the snapshot has, in --scratch, for as long as it runs.`,
 		if a.format == formatJSON {
 			return a.document(out)
 		}
-		a.printf("%s is whole: %s\n", out.File, size(out.Bytes))
+		a.printf("%s is whole: %s\n", out.File, size(uint64(out.Bytes)))
 		a.printf("cluster %s, incarnation %d, shard %d, saved by %s of %s\n", out.ClusterID, out.Incarnation, out.Shard, orDash(out.Node), join(out.Nodes))
 		a.printf("index %d, term %d, revision %d, last command %s\n", out.Index, out.Term, out.Revision, orDash(out.LastCommand))
 		a.printf("%s in %s; %s (%s), %s, %s\n", plural(out.Backends, "backend"), plural(out.Groups, "group"),
@@ -368,7 +355,7 @@ that was restored from this snapshot, or an older one, before.`,
 			return badSnapshot(path, err)
 		}
 		cfg := raftstore.Config{Dir: data, Name: name, Machine: server.Applied(machine.New())}
-		id, err := raftstore.Restore(cfg, path, raftstore.MinIncarnation(uint64(least)))
+		id, err := raftstore.Restore(cfg, path, uint64(least))
 		switch {
 		case errors.Is(err, raftstore.ErrLocked):
 			return refusedf("%s is the directory of a node that runs; a snapshot is restored into a new one, with the old cluster stopped", data)
@@ -435,10 +422,15 @@ not to be started with their old data: clients that have seen the new cluster re
 		if !yes && !a.confirm(question) {
 			return refusedf("nothing was changed: what %s has not received would be lost, and the other nodes could not come back; --yes does it all the same", survivor)
 		}
+		if _, err := os.Stat(data); err != nil {
+			return refusedf("%v", err) // Recover would make it
+		}
 		old, id, err := raftstore.Recover(raftstore.Config{Dir: data, Name: survivor, Machine: server.Applied(machine.New())})
 		switch {
 		case errors.Is(err, raftstore.ErrLocked):
 			return refusedf("%s is the directory of a node that runs: stop it first. While it runs and has a leader, there is nothing to recover", data)
+		case errors.Is(err, raftstore.ErrAlone):
+			return refusedf("%s is its cluster's only voter already: start it, there is nothing to recover", survivor)
 		case err != nil:
 			return refusedf("%s", plain(firstReason(err)))
 		}

@@ -45,12 +45,7 @@ func TestRestoreOfAnotherShard(t *testing.T) {
 	}
 }
 
-func TestSize(t *testing.T) {
-	for n, want := range map[uint64]string{0: "0 octets", 10 << 10: "10 KiB", 5 << 20: "5120 KiB", 64 << 20: "64 MiB", 12 << 30: "12 GiB"} {
-		if got := size(n); got != want {
-			t.Errorf("%d: got %s, want %s", n, got, want)
-		}
-	}
+func TestLastCommand(t *testing.T) {
 	if lastCommand(0) != "" || lastCommand(time.Date(2026, 11, 26, 1, 2, 3, 0, time.UTC).UnixMilli()) != "2026-11-26T01:02:03Z" {
 		t.Error("the last command's time is wrong")
 	}

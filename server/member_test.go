@@ -385,7 +385,7 @@ func TestMoveLeader(t *testing.T) {
 	if err != nil || got.GetEffect() != apiv1.Effect_EFFECT_CHANGED || got.GetFrom() != "n1" || got.GetTo() != "n3" || !slices.Equal(r.moved, []uint64{3}) {
 		t.Errorf("to n3: got %v, %v, moves %v", got, err, r.moved)
 	}
-	r = n.lead("n1 n2 n3")
+	n.lead("n1 n2 n3")
 	n.members.Nodes[1].Match--
 	if got, err = n.MoveLeader(t.Context(), &apiv1.MoveLeaderRequest{}); err != nil || got.GetTo() != "n3" {
 		t.Errorf("to the best: got %v, %v, want n3", got, err)

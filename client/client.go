@@ -92,7 +92,7 @@ type Attempt struct {
 }
 
 // Dial returns a Client for the cluster that the endpoints ("host:port", some or
-// all of its nodes) belong to. It does not connect: the first call does.
+// all of its nodes; "unix:/path" is the socket of one) belong to. It does not connect: the first call does.
 func Dial(endpoints []string, opts ...Option) (*Client, error) {
 	o := options{
 		creds:   insecure.NewCredentials(),

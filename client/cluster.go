@@ -37,9 +37,12 @@ type Status struct {
 	AppliedIndex      uint64                  // Raft's numbers, of the node that answered
 	CommitIndex       uint64
 	Term              uint64
-	NodeID            uint64   // of the node that answered; 0 if it does not know
-	Waiting           []Node   // ask to join
-	NodeProblems      []string // what is wrong with the nodes
+	Alarms            []Alarm     // by kind and node
+	GrowthRefused     string      // why the cluster takes no growth; empty if it does
+	Health            *NodeHealth // of the node that answered; nil if it says nothing
+	NodeID            uint64      // of the node that answered; 0 if it does not know
+	Waiting           []Node      // ask to join
+	NodeProblems      []string    // what is wrong with the nodes
 }
 
 // Counts are kept by the directory, not counted.

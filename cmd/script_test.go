@@ -54,7 +54,8 @@ func TestMain(m *testing.M) {
 //
 // Besides what testscript has, a script can say
 //
-//	node start NAME     start a rookeryd of that name and ask it from now on
+//	node start NAME FLAGS
+//	                    start a rookeryd of that name and ask it from now on
 //	node stop NAME      SIGTERM: it must end well
 //	node kill NAME      SIGKILL
 //	node ask NAME       ask that one from now on
@@ -115,8 +116,8 @@ func (ns *nodes) killAll() {
 }
 
 func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: node start|stop|kill|ask NAME")
+	if neg || len(args) < 2 || len(args) > 2 && args[0] != "start" {
+		ts.Fatalf("usage: node start|stop|kill|ask NAME; node start NAME FLAGS")
 	}
 	ns := ts.Value(nodesKey{}).(*nodes)
 	name := args[1]
@@ -129,7 +130,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 		if n != nil {
 			ts.Fatalf("node %s is running", name)
 		}
-		n, err := ns.start(name)
+		n, err := ns.start(name, args[2:]...)
 		ts.Check(err)
 		ns.running[name] = n
 		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
@@ -157,11 +158,13 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 var serving = regexp.MustCompile(`msg=serving .*\baddr=(\S+)`)
 
 // start starts a node whose state is in dir/NAME, and waits until it serves.
-func (ns *nodes) start(name string) (*node, error) {
+func (ns *nodes) start(name string, flags ...string) (*node, error) {
 	const loopback = "127.0.0.1:0"
 	n := &node{drained: make(chan struct{})}
-	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"),
-		"--name", name, "--data", filepath.Join(ns.dir, name), "--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback)
+	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"), append([]string{
+		"--name", name, "--data", filepath.Join(ns.dir, name), "--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback,
+	}, flags...)...)
+	n.cmd.Dir = ns.dir
 	stderr, err := n.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

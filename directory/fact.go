@@ -240,5 +240,6 @@ const (
 	MaxBatch      = 10_000 // items in one batch
 	MaxMailboxID  = 255    // octets
 	MaxSpecialUse = 255    // octets
+	MaxAlarms     = 256    // of all nodes
 	MaxText       = 1024   // octets of a reason or a note
 )

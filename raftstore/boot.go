@@ -43,6 +43,9 @@ func openFiles(cfg Config) (f *files, err error) {
 	} else if f.lock, err = lockFile(dir + ".lock"); err != nil {
 		return f, err
 	}
+	if err := finishRecovery(cfg); err != nil {
+		return f, fmt.Errorf("raftstore: %w", err)
+	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		create := bootstrap
 		if cfg.Join != nil {
@@ -56,23 +59,36 @@ func openFiles(cfg Config) (f *files, err error) {
 	} else if err := useBirth(cfg.Dir); err != nil {
 		return f, err
 	}
-	if f.state, err = openStateFile(filepath.Join(dir, stateName), cfg.Machine.Buckets(), cfg.MmapSize); err != nil {
+	if err := checkReseed(dir); err != nil {
 		return f, err
+	}
+	if err := errors.Join(tidy(dir), makeIncoming(dir)); err != nil {
+		return f, fmt.Errorf("raftstore: %w", err)
+	}
+	return f, f.open(cfg)
+}
+
+// open opens state and log of a shard that is locked.
+func (f *files) open(cfg Config) (err error) {
+	dir := cfg.shardDir()
+	if f.state, err = openStateFile(filepath.Join(dir, stateName), cfg.Machine.Buckets(), cfg.MmapSize); err != nil {
+		return err
 	}
 	if err := checkIdentity(cfg, f.state.meta); err != nil {
-		return f, err
+		return err
 	}
 	if f.log, f.replay, err = wal.Open(dir, wal.Mark{Position: f.state.meta.Mark}); errors.Is(err, wal.ErrCorrupt) {
-		return f, fmt.Errorf("%w: %w; %s", ErrCorrupt, err, cure)
+		return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, cure)
 	} else if err != nil {
-		return f, fmt.Errorf("raftstore: open the log in %s: %w", dir, err)
+		return fmt.Errorf("raftstore: open the log in %s: %w", dir, err)
 	}
 	if err := checkReplay(f.state.meta, f.replay); errors.Is(err, ErrCorrupt) {
-		return f, fmt.Errorf("%s: %w; %s", dir, err, cure)
+		return fmt.Errorf("%s: %w; %s", dir, err, cure)
 	} else if err != nil {
-		return f, fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, err)
 	}
-	return f, nil
+	f.state.step = cfg.step
+	return nil
 }
 
 // close closes what is open. The disk must have no readers.
@@ -152,6 +168,24 @@ func join(cfg Config) error {
 func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	dir := cfg.shardDir()
 	tmp := dir + ".tmp"
+	if err := buildShard(cfg, tmp, meta, create, nil); err != nil {
+		return err
+	}
+	if err := useBirth(cfg.Dir); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	if err := snap.SyncDir(cfg.Dir); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	return nil
+}
+
+// buildShard makes a shard's directory at tmp, all of it on disk. fill, which
+// may be nil, writes to its log.
+func buildShard(cfg Config, tmp string, meta Meta, create func(path string) error, fill func(*wal.Log) error) error {
 	if err := os.RemoveAll(tmp); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
@@ -161,19 +195,20 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := create(filepath.Join(tmp, stateName)); err != nil {
 		return err
 	}
-	if err := wal.Create(tmp, meta.Identity.marshal(), wal.Mark{Position: meta.Mark, Conf: meta.Conf}); err != nil {
+	mark := wal.Mark{Position: meta.Mark, Conf: meta.Conf}
+	if err := wal.Create(tmp, meta.Identity.marshal(), mark); err != nil {
 		return err
+	}
+	if fill != nil {
+		log, _, err := wal.Open(tmp, mark)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(fill(log), log.Close()); err != nil {
+			return err
+		}
 	}
 	if err := snap.SyncDir(tmp); err != nil {
-		return fmt.Errorf("raftstore: %w", err)
-	}
-	if err := useBirth(cfg.Dir); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return fmt.Errorf("raftstore: %w", err)
-	}
-	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
 	return nil

@@ -15,7 +15,7 @@ func three(t *testing.T) (b *bench, leader *Node) {
 		meta := testMeta(id, 1, 2, 3)
 		b.add(b.memory(meta), b.disk(meta))
 	}
-	b.pass(time.Second)
+	b.pass(3 * time.Second) // an election may need several tries
 	return b, b.leads()
 }
 

@@ -27,6 +27,8 @@ type Node struct {
 	metrics *metrics
 	overlay *overlay
 	waiters *waiters
+	sums    *sums
+	scrub   *scrubber
 	admit   admission
 	bases   atomic.Int64 // readers of the disk that are not closed
 
@@ -42,6 +44,11 @@ type Node struct {
 	appends *queue[appendJob]
 	applies *queue[applyJob]
 	flushes *queue[flushJob]
+	resumes *queue[struct{}] // for the appender: the state is replaced
+
+	generation int           // of the state on disk: counts installations; the flusher's
+	pinned     atomic.Uint64 // the log is kept after this entry; 0: none
+	kept       atomic.Uint64 // the log is kept after this entry, in fact
 
 	coreWake   atomic.Int64 // when to step the core even if nothing happens
 	flushWake  atomic.Int64 // when to step the applier
@@ -83,6 +90,7 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 		waiters: newWaiters(),
 		admit:   admission{maxCount: int64(cfg.MaxWaiting), maxBytes: cfg.MaxWaitingBytes},
 		events:  newQueue[event](), appends: newQueue[appendJob](), applies: newQueue[applyJob](), flushes: newQueue[flushJob](),
+		resumes: newQueue[struct{}](),
 	}
 	n.flushWake.Store(int64(far))
 	if n.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -95,6 +103,9 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	}
 	n.overlay, err = newOverlay(cfg.Machine.Buckets(), base, meta.Applied)
 	if err == nil {
+		n.overlay.sum = meta.Sum
+		n.sums = newSums(meta.Applied.Index, meta.Sum, n.metrics)
+		n.scrub = newScrubber(n.overlay.seeds)
 		n.core, err = newCore(cfg, meta, replay, n.overlay, n.waiters, n.metrics)
 	}
 	if err != nil {
@@ -102,8 +113,10 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 		n.metrics.unregister()
 		return nil, err
 	}
+	n.core.pinned = n.pinned.Load
+	n.kept.Store(n.core.entries.before.Index)
 	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics}
-	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.metrics)
+	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.sums, n.metrics)
 	n.report()
 	return n, nil
 }
@@ -152,6 +165,7 @@ func (n *Node) StepCore() (err error) {
 		return err
 	}
 	n.coreWake.Store(int64(n.core.wake()))
+	n.kept.Store(n.core.entries.before.Index)
 	if out.mark != nil {
 		n.applies.put(applyJob{mark: out.mark})
 	}
@@ -173,19 +187,41 @@ func (n *Node) StepAppend() (did bool, err error) {
 	defer recovered("append", &err)
 	n.appendFlight.begin(n.clock.Now())
 	defer n.appendFlight.end()
-	if len(n.appender.written) > 0 {
-		events, err := n.appender.sync()
+	a := n.appender
+	switch {
+	case a.installing != nil:
+		if _, ok := n.resumes.pop(); !ok {
+			return false, nil
+		}
+		n.installing.Store(false)
+		return true, a.resume()
+	case len(a.written) > 0:
+		events, err := a.sync()
 		if err != nil {
 			return false, err
 		}
 		n.events.put(events...)
 		return true, nil
 	}
-	jobs := n.appends.take()
-	if len(jobs) == 0 {
+	jobs := append(a.held, n.appends.take()...)
+	a.held = nil
+	if i := slices.IndexFunc(jobs, func(j appendJob) bool { return j.install != nil }); i >= 0 {
+		jobs, a.held = jobs[:i], jobs[i:]
+	}
+	switch {
+	case len(jobs) > 0:
+		return true, a.write(jobs)
+	case len(a.held) == 0:
 		return false, nil
 	}
-	return true, n.appender.write(jobs)
+	job := a.held[0]
+	a.held = a.held[1:]
+	n.installing.Store(true)
+	if err := a.install(job); err != nil {
+		return false, err
+	}
+	n.flushes.put(flushJob{install: job.install})
+	return true, nil
 }
 
 // StepApply applies what was committed together, or takes in a finished flush,
@@ -204,6 +240,10 @@ func (n *Node) StepApply() (did bool, err error) {
 		if e != nil {
 			n.events.put(e)
 		}
+		if job.installed != nil {
+			n.resumes.put(struct{}{})
+			n.appends.poke()
+		}
 	}
 	if f := n.applier.flush(false); f != nil {
 		n.flushes.put(*f)
@@ -214,15 +254,15 @@ func (n *Node) StepApply() (did bool, err error) {
 	return ok, nil
 }
 
-// nextApply pops the next job. While the overlay is full, only a finished
-// flush passes.
+// nextApply pops the next job. While the overlay is full, only what the disk
+// has to say passes.
 func (n *Node) nextApply() (applyJob, bool) {
 	if !n.applier.full() {
 		return n.applies.pop()
 	}
 	n.applies.mu.Lock()
 	defer n.applies.mu.Unlock()
-	i := slices.IndexFunc(n.applies.items, func(j applyJob) bool { return j.flushed != nil })
+	i := slices.IndexFunc(n.applies.items, applyJob.ofDisk)
 	if i < 0 {
 		return applyJob{}, false
 	}
@@ -231,15 +271,24 @@ func (n *Node) nextApply() (applyJob, bool) {
 	return job, true
 }
 
-// StepFlush writes a layer to disk. It reports whether there was one.
+// StepFlush writes a layer to disk, or exchanges what is there. It reports
+// whether there was anything to do.
 func (n *Node) StepFlush() (did bool, err error) {
 	defer recovered("flush", &err)
 	job, ok := n.flushes.pop()
 	if !ok {
 		return false, nil
 	}
+	switch {
+	case job.install != nil:
+		return true, n.replaceState(job.install)
+	case job.swap != nil:
+		return true, n.swapState(job.swap)
+	case job.generation != n.generation:
+		return true, nil // of a state that is no more
+	}
 	start := n.clock.Now()
-	if err := n.disk.Write(job.meta, job.layer); err != nil {
+	if err := n.scrub.write(n.disk, job.meta, job.layer); err != nil {
 		return false, err
 	}
 	base, err := n.newBase()
@@ -358,8 +407,13 @@ func (n *Node) Stop(err error) {
 	n.core.fail(n.events.take(), err)
 	n.waiters.failAll(err)
 	for _, j := range n.applies.take() {
-		if j.flushed != nil {
-			j.flushed.base.release()
+		if b := j.base(); b != nil {
+			b.release()
+		}
+	}
+	for _, j := range n.flushes.take() {
+		if j.swap != nil {
+			j.swap.done(err)
 		}
 	}
 	n.overlay.close()

@@ -67,8 +67,17 @@ type sim struct {
 	history map[uint64]string
 	hashes  map[uint64]uint64
 	leaders map[uint64]uint64
-	counts  struct{ crashes, restarts, partitions, reads, unknown, locals, lapses int }
+	sums    map[uint64]uint64 // at each index
+	nextSum time.Duration     // when somebody tells somebody a sum, and somebody scrubs
+	counts  struct{ crashes, restarts, partitions, reads, unknown, locals, lapses, sums, scrubs int }
+
+	// odd is a node whose machine does something else than the others' from a
+	// revision on; 0: none.
+	odd uint64
 }
+
+// oddFrom is the revision that the odd machine gets wrong.
+const oddFrom = 700
 
 type simAck struct {
 	at       time.Duration
@@ -86,7 +95,8 @@ type simNode struct {
 	id     uint64
 	log    *wal.Memory
 	disk   *MemoryDisk
-	node   *Node // nil while it is down
+	told   uint64 // the index of the sum it told last
+	node   *Node  // nil while it is down
 	backAt time.Duration
 	syncAt time.Duration // when the disk is done with what it was given
 }
@@ -118,6 +128,7 @@ func (n *simNode) Wall() time.Time    { return time.UnixMilli(n.s.now.Millisecon
 type simMachine struct {
 	testMachine
 	s *sim
+	n *simNode
 }
 
 func (m simMachine) Apply(tx kv.Tx, st Stamp, command []byte) ([]byte, error) {
@@ -127,6 +138,9 @@ func (m simMachine) Apply(tx kv.Tx, st Stamp, command []byte) ([]byte, error) {
 		m.s.t.Errorf("revision %d is %q here and %q elsewhere", rev, command, before)
 	}
 	m.s.history[rev] = string(command)
+	if m.n.id == m.s.odd && rev == oddFrom {
+		tx.Put(rowsBucket, []byte("odd"), nil)
+	}
 	if string(command) == "tick" {
 		m.s.counts.lapses++
 	}
@@ -140,7 +154,7 @@ func (n *simNode) start() {
 		n.s.t.Fatalf("node %d: no mark at %v", n.id, meta.Mark)
 	}
 	cfg := Config{
-		Dir: "-", Name: meta.Name, Machine: simMachine{s: n.s}, Network: n, Clock: n, Log: slog.New(slog.DiscardHandler),
+		Dir: "-", Name: meta.Name, Machine: simMachine{s: n.s, n: n}, Network: n, Clock: n, Log: slog.New(slog.DiscardHandler),
 		// Small, so that flushes, marks and compaction happen often.
 		FlushKeys: 200, LogEntries: 1500, MarkBytes: 30_000,
 	}
@@ -160,10 +174,43 @@ func (n *simNode) crash() {
 }
 
 func simulate(t *testing.T, seed uint64) uint64 {
+	s := newSim(t, seed)
+	s.run()
+	s.finish()
+	t.Logf("seed %d: %d commands proposed, %d acknowledged, %d applied, %+v", seed, s.proposed, len(s.acked), len(s.history), s.counts)
+	return s.trace
+}
+
+// TestSimulationFindsDivergence: a machine that once does something else on one
+// node is found out by that node, and by the others, however they crash.
+func TestSimulationFindsDivergence(t *testing.T) {
+	for seed := uint64(1); seed <= 4; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			s := newSim(t, seed)
+			s.odd = 1 + seed%simNodes
+			s.run()
+			for _, n := range s.nodes {
+				want := Same
+				if n.id == s.odd {
+					want = Odd
+				}
+				if got := n.node.Judge(); got != want {
+					t.Errorf("node %d, where node %d is the odd one, judges %v, want %v", n.id, s.odd, got, want)
+				}
+				differs := n.node.sums.differences([]Member{{ID: 1}, {ID: 2}, {ID: 3}})
+				if n.id != s.odd && (len(differs) != 1 || differs[0].Node != s.odd) {
+					t.Errorf("node %d names %v, want node %d", n.id, differs, s.odd)
+				}
+			}
+		})
+	}
+}
+
+func newSim(t *testing.T, seed uint64) *sim {
 	cryptotest.SetGlobalRandom(t, seed)
 	s := &sim{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Second,
-		refused: map[string]bool{}, history: map[uint64]string{}, hashes: map[uint64]uint64{}, leaders: map[uint64]uint64{},
+		refused: map[string]bool{}, history: map[uint64]string{}, hashes: map[uint64]uint64{}, leaders: map[uint64]uint64{}, sums: map[uint64]uint64{},
 	}
 	for id := uint64(1); id <= simNodes; id++ {
 		meta := testMeta(id, 1, 2, 3)
@@ -173,12 +220,13 @@ func simulate(t *testing.T, seed uint64) uint64 {
 		n.start()
 		s.nodes = append(s.nodes, n)
 	}
-	for s.now < simTime+simHeal+simQuiet && !t.Failed() {
+	return s
+}
+
+func (s *sim) run() {
+	for s.now < simTime+simHeal+simQuiet && !s.t.Failed() {
 		s.step()
 	}
-	s.finish()
-	t.Logf("seed %d: %d commands proposed, %d acknowledged, %d applied, %+v", seed, s.proposed, len(s.acked), len(s.history), s.counts)
-	return s.trace
 }
 
 // action is something that could happen now.
@@ -190,7 +238,7 @@ type action struct {
 // step does one of the things that could happen now, or lets time pass.
 func (s *sim) step() {
 	var can []action
-	next := min(s.nextFault, s.nextLoad)
+	next := min(s.nextFault, s.nextLoad, s.nextSum)
 	for _, n := range s.nodes {
 		if n.node == nil {
 			next = min(next, n.backAt)
@@ -234,6 +282,9 @@ func (s *sim) step() {
 	}
 	if s.now >= s.nextFault {
 		can = append(can, action{"fault", s.fault})
+	}
+	if s.now >= s.nextSum {
+		can = append(can, action{"sum", s.tellSum})
 	}
 	if s.now >= s.nextLoad {
 		can = append(can, action{"load", s.load})
@@ -374,6 +425,28 @@ func (s *sim) propose(n *simNode) {
 	})
 }
 
+// tellSum has a node tell another its sum, and one scrub its disk a little.
+func (s *sim) tellSum() {
+	s.nextSum = s.now + time.Duration(s.rnd.IntN(100))*time.Millisecond
+	from, to := s.nodes[s.rnd.IntN(simNodes)], s.nodes[s.rnd.IntN(simNodes)]
+	if from.node == nil {
+		return
+	}
+	if to.node != nil && to != from && !s.cut[from.id][to.id] {
+		at := from.node.sums.roundest(from.told)
+		from.told = at.index
+		to.node.CompareSum(from.id, at.index, at.sum)
+		s.counts.sums++
+	}
+	_, done, err := from.node.StepScrub(1 + s.rnd.IntN(2000))
+	if err != nil {
+		s.t.Errorf("node %d: %v", from.id, err)
+	}
+	if done {
+		s.counts.scrubs++
+	}
+}
+
 // lastAck returns the highest revision acknowledged up to a time.
 func (s *sim) lastAck(until time.Duration) (revision uint64) {
 	for i := len(s.acked) - 1; i >= 0 && i > len(s.acked)-2000; i-- {
@@ -407,6 +480,30 @@ func (s *sim) observe(n *simNode) {
 		s.t.Errorf("node %d has another state at index %d than others", n.id, v.Applied())
 	}
 	s.hashes[v.Applied()] = hash
+	if s.odd != 0 {
+		return
+	}
+	_, sum := n.node.Sum()
+	if before, ok := s.sums[v.Applied()]; ok && before != sum {
+		s.t.Errorf("node %d has another sum at index %d than others", n.id, v.Applied())
+	}
+	s.sums[v.Applied()] = sum
+	if s.rnd.IntN(20) == 0 {
+		if want := viewSum(v); sum != want {
+			s.t.Errorf("node %d at index %d has the sum %x, its rows come to %x", n.id, v.Applied(), sum, want)
+		}
+	}
+}
+
+// viewSum recomputes the sum of all rows of a view.
+func viewSum(v *View) (sum uint64) {
+	for i, b := range v.o.buckets {
+		it := v.Iterate(b)
+		for k, val := it.Seek(nil); k != nil; k, val = it.Next() {
+			sum += rowHash(v.o.seeds[i], k, val)
+		}
+	}
+	return sum
 }
 
 // finish checks what must hold once all nodes are back and connected.
@@ -428,6 +525,9 @@ func (s *sim) finish() {
 	for _, n := range s.nodes {
 		if n.node == nil {
 			s.t.Fatalf("node %d is down at the end", n.id)
+		}
+		if got := n.node.Judge(); got != Same {
+			s.t.Errorf("node %d judges %v at the end", n.id, got)
 		}
 		v := n.node.View()
 		got := []string{fmt.Sprint("revision ", number(v, revisionKey))}
@@ -455,7 +555,7 @@ func (s *sim) finish() {
 	if s.nodes[0].disk.Meta().Mark == start {
 		s.t.Errorf("the log of node 1 was never marked or compacted")
 	}
-	if s.counts.crashes < 3 || s.counts.reads < 100 || s.counts.lapses == 0 || len(s.acked) < 300 {
+	if s.counts.crashes < 3 || s.counts.reads < 100 || s.counts.lapses == 0 || s.counts.sums < 50 || s.counts.scrubs < 3 || len(s.acked) < 300 {
 		s.t.Errorf("too little happened for this to prove anything: %d acknowledged, %+v", len(s.acked), s.counts)
 	}
 }

@@ -20,14 +20,23 @@ type Store struct {
 	node  *Node
 	files *files
 
-	snapshots sync.Mutex // one at a time
-	verified  atomic.Bool
-	stalled   atomic.Bool // a step hangs and cannot be waited for
+	spool    *spool
+	free     func(dir string) (uint64, error) // how much its disk takes yet
+	verified atomic.Bool
+	stalled  atomic.Bool // a step hangs and cannot be waited for
+
+	// Who replaces or compacts the state file has put a token into it.
+	maintenance chan struct{}
+	compacting  atomic.Pointer[context.CancelCauseFunc] // ends the compaction that is under way
+
+	health      health
+	quarantined sync.Once
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
 	running  sync.WaitGroup
+	ended    chan struct{} // closed when the node is stopped and all are answered
 	done     chan struct{} // closed when all is shut
 	closeErr error         // set before done is closed
 }
@@ -51,7 +60,8 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"shard": fmt.Sprint(cfg.Shard)}, cfg.Metrics)
-	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{})}
+	s.spool, s.free, s.maintenance = newSpool(), freeBytes, make(chan struct{}, 1)
 	total, used := f.state.size()
 	small := used <= cfg.VerifyBytes
 	if small {
@@ -62,12 +72,14 @@ func Open(cfg Config) (*Store, error) {
 	if s.node, err = NewNode(cfg, f.log, f.replay, f.state); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
+	s.node.core.entries.busy = s.spool.making.Load
 	if small {
 		if err := s.verifyMachine(); err != nil {
 			s.node.Stop(err)
 			return nil, errors.Join(err, f.close())
 		}
 		s.verified.Store(true)
+		s.health.scrubbed = max(1, cfg.Clock.Now())
 	}
 	if f.replay.Torn {
 		s.node.metrics.torn.Inc()
@@ -81,13 +93,15 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
 	s.running.Go(s.runWatchdog)
-	switch {
-	case small:
-	case cfg.NoBackgroundVerify:
+	if cfg.NoBackgroundVerify {
 		s.verified.Store(true)
-	default:
-		s.running.Go(s.runVerify)
 	}
+	if err := cfg.ballast(); err != nil {
+		cfg.Log.Warn("no ballast was made", "dir", cfg.Dir, "err", err)
+	}
+	s.lookAtDisk()
+	s.running.Go(s.runHealth)
+	s.running.Go(func() { s.runScrub(!s.verified.Load()) })
 	go s.shutDown()
 	return s, nil
 }
@@ -122,6 +136,7 @@ func (s *Store) runFlush() {
 			total, used := s.files.state.size()
 			s.node.metrics.fileBytes.Set(float64(total))
 			s.node.metrics.fileUsed.Set(float64(used))
+			s.tidySpool()
 		}
 		return did, err
 	}, s.node.flushes.wake)
@@ -177,20 +192,6 @@ func (s *Store) runApply() {
 	}
 }
 
-// runVerify reads a large state file after the store is open.
-func (s *Store) runVerify() {
-	err := s.files.state.verify(s.cfg.Log, s.stop)
-	if err == nil {
-		err = s.verifyMachine()
-	}
-	switch {
-	case err != nil:
-		s.halt(err)
-	case !s.stopping():
-		s.verified.Store(true)
-	}
-}
-
 // Verified reports whether the state file was read whole since the store was
 // opened, and found as it was written. Before that, what is not found may be
 // there all the same.
@@ -202,7 +203,7 @@ func (s *Store) verifyMachine() (err error) {
 	if !ok {
 		return nil
 	}
-	path := s.files.state.db.Path()
+	path := s.files.state.path
 	defer guard(path, &err)()
 	v := s.node.View()
 	defer v.Release()
@@ -281,6 +282,9 @@ func (s *Store) shutDown() {
 		errs = append(errs, s.node.Drain())
 	}
 	s.node.Stop(s.stopped())
+	close(s.ended)
+	// Whoever replaces or compacts the state file gives up now.
+	s.maintenance <- struct{}{}
 	for waited := time.Duration(0); s.node.Held() > 0 && waited < viewPatience; waited += viewPoll {
 		time.Sleep(viewPoll)
 	}

@@ -56,6 +56,8 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 		AppliedIndex:   members.Applied,
 		CommitIndex:    members.Commit,
 		Term:           members.Term,
+		Alarms:         alarmsTo(&st),
+		GrowthRefused:  growthTo(st.Growth),
 		NodeId:         members.Self,
 		NodeProblems:   members.problems(),
 	}
@@ -87,6 +89,11 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 	out.NotAdmitted = names(waiting, maxMissing)
 	out.Warnings = warnings(&st, backends, &members, len(waiting))
 	out.Problems = problems(backends)
+	if s.nodeHealth != nil {
+		h := s.nodeHealth()
+		out.Health = healthTo(&h)
+		out.Warnings = append(out.Warnings, h.Warnings...)
+	}
 	return out, nil
 }
 
@@ -125,6 +132,8 @@ func warnings(st *machine.Status, backends []machine.BackendInfo, members *Membe
 	}
 	warn(len(members.Nodes) > 0 && members.leader() == nil, "no leader is known to this node: nothing can be written")
 	warn(st.Settings.ReadOnly, "the cluster is read-only: it takes no growth")
+	warn(!st.Settings.ReadOnly && st.Growth != nil, "growth is refused: %s", growthTo(st.Growth))
+	out = append(out, alarmWarnings(st.Alarms)...)
 	warn(!st.Complete && len(st.Missing) == 0, "no backend was admitted yet: no mailbox is said not to exist")
 	warn(len(st.Missing) > 0, "%d backends were not heard in this incarnation: no mailbox is said not to exist", len(st.Missing))
 	for i := range backends {

@@ -323,6 +323,12 @@ func TestEveryMethod(t *testing.T) {
 	}
 	effect(s, apiv1.Effect_EFFECT_REMOVED, bound(c.ReleaseHold), &apiv1.ReleaseHoldRequest{Kind: apiv1.HoldKind_HOLD_KIND_USER, Key: "alice"})
 
+	// Alarms; there are none here.
+	if got := ok(s, bound(c.ListAlarms), &apiv1.ListAlarmsRequest{}); len(got.GetAlarms()) != 0 || got.GetGrowthRefused() != "" {
+		t.Errorf("ListAlarms: got %v", got)
+	}
+	effect(s, apiv1.Effect_EFFECT_UNCHANGED, bound(c.DisarmAlarm), &apiv1.DisarmAlarmRequest{Kind: apiv1.AlarmKind_ALARM_KIND_NO_SPACE, Node: "n1"})
+
 	// The guard, made strict.
 	ok(s, bound(c.SetSettings), &apiv1.SetSettingsRequest{Settings: &apiv1.Settings{GuardCount: proto.Uint32(1), GuardPercent: proto.Uint32(0), AdmissionOpen: proto.Bool(false)}})
 	settings := ok(s, bound(c.GetSettings), &apiv1.GetSettingsRequest{}).GetSettings()

@@ -108,6 +108,8 @@ var roles = map[string]rule{
 	apiv1.ClusterService_ListForks_FullMethodName:        ruleRead,
 	apiv1.ClusterService_ListMoves_FullMethodName:        ruleRead,
 	apiv1.ClusterService_GetSettings_FullMethodName:      ruleRead,
+	apiv1.ClusterService_ListAlarms_FullMethodName:       ruleRead,
+	apiv1.ClusterService_DisarmAlarm_FullMethodName:      ruleOperator,
 	apiv1.ClusterService_PlanSwitchover_FullMethodName:   ruleFailover,
 	apiv1.ClusterService_SetPrimary_FullMethodName:       ruleFailover,
 	apiv1.ClusterService_PutHold_FullMethodName:          ruleFailover,

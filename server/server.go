@@ -23,6 +23,7 @@ import (
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // Config says what to serve and to whom.
@@ -36,9 +37,12 @@ type Config struct {
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
 	Members func() Members
+	// Health tells what this node knows of its state and disk; default: nothing is
+	// said of it.
+	Health func() raftstore.Health
 	// Replica is what operators may do to this node's replica; default: nothing.
 	Replica Replica
-	// Identify tells who makes a call; default PlainText.
+	// Identify tells who makes a call; default Identify.
 	Identify func(context.Context) (Caller, error)
 	// Credentials secure the connections; default: plain text.
 	Credentials credentials.TransportCredentials
@@ -68,6 +72,9 @@ const (
 	maxMessage     = 16 << 20 // the transport refuses it unread
 	maxStreams     = 4096     // calls under way on one connection
 	closingPatient = 5 * time.Second
+	// greeting is how long a new connection may take to become one, handshake
+	// included.
+	greeting = 15 * time.Second
 )
 
 // Server serves the API of one node. It may be used by many goroutines at once.
@@ -78,6 +85,7 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
+	nodeHealth func() raftstore.Health
 	replica    Replica // nil: there is nothing to do with it
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
@@ -118,6 +126,7 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		nodeHealth: cfg.Health,
 		replica:    cfg.Replica,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
@@ -134,7 +143,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
-		s.identify = PlainText
+		s.identify = Identify
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -150,6 +159,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ConnectionTimeout(greeting),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

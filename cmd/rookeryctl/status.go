@@ -179,9 +179,19 @@ func (s *survey) findProblems(stale bool) []string {
 			say("%s belongs to another cluster, %s", n.endpoint, n.self.ClusterID)
 		}
 	}
+	for _, n := range s.nodes {
+		if n.self != nil && n.self.Health != nil && n.self.Health.ReadOnly != "" {
+			say("%s is read-only and shows an old state: %s", n.self.Node, n.self.Health.ReadOnly)
+		}
+	}
 	out = append(out, s.NodeProblems...)
 	if s.ReadOnly {
 		say("read-only: nothing may grow")
+	} else if s.GrowthRefused != "" {
+		say("growth is refused")
+	}
+	for _, x := range s.Alarms {
+		say("alarm %s of %s", x.Kind, x.Node)
 	}
 	if !s.Complete && s.Incarnation <= 1 && s.BackendsCounted > 0 {
 		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
@@ -221,6 +231,9 @@ func (a *app) tellStatus(s *survey) error {
 	a.printf("\ncluster %s, incarnation %d, revision %d, last command %s\n", s.ClusterID, s.Incarnation, s.Revision, orDash(stamp(s.Wall)))
 	a.printf("answered by %s, release %s, age %s; leader %s; format %d, cluster version %d\n", s.Node, s.Version, age(s.Age), orDash(s.Leader), s.FormatVersion, s.ClusterVersion)
 	a.printf("backends: %d of %d confirmed; admission is %s\n", s.BackendsConfirmed, s.BackendsCounted, map[bool]string{true: "open", false: "closed"}[s.AdmissionOpen])
+	if s.Health != nil {
+		a.printf("%s: %s\n", s.Node, healthLine(s.Health))
+	}
 	k := s.Counts
 	a.printf("%s (%d listed, %s), %s, %s, %s, %s held, %s, %s\n\n",
 		mailboxCount(k.Mailboxes), k.Listed, plural(k.Inboxes, "user"), plural(k.Forked, "fork"), plural(k.Deactivated, "move"),
@@ -294,6 +307,9 @@ type statusJSON struct {
 	Counts          countsJSON              `json:"counts"`
 	Sweeps          []sweepJSON             `json:"sweeps"`
 	Nodes           []nodeJSON              `json:"nodes"`
+	Alarms          []alarmJSON             `json:"alarms"`
+	GrowthRefused   string                  `json:"growth_refused"`
+	Health          *healthJSON             `json:"health"`
 	Waiting         []memberJSON            `json:"waiting"`
 	answerJSON
 }
@@ -331,7 +347,7 @@ func statusOf(s *survey) statusJSON {
 		Version: s.Version, FormatVersion: s.FormatVersion, ClusterVersion: s.ClusterVersion, DirectoryTimeMS: millis(s.DirectoryTime),
 		LastCommand: stamp(s.Wall), Complete: s.Complete, Confirmed: s.BackendsConfirmed, Counted: s.BackendsCounted, Missing: list(s.Missing),
 		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Counts: countsJSON(s.Counts),
-		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, Waiting: membersOf(s.Waiting), answerJSON: answerOf(s.Answer),
+		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, Waiting: membersOf(s.Waiting), Alarms: alarmsJSON(s.Alarms), GrowthRefused: s.GrowthRefused, Health: healthOf(s.Health), answerJSON: answerOf(s.Answer),
 	}
 	for _, w := range s.Sweeps {
 		out.Sweeps = append(out.Sweeps, sweepJSON(w))

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/server"
@@ -95,13 +96,19 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	defer notify.Close()
+	files, err := s.certificates(log)
+	if err != nil {
+		return err
+	}
 	listeners, err := listen(s)
 	if err != nil {
 		return err
 	}
 	defer listeners.close()
+	listeners.secure(files, log)
 
 	registry := obs.NewRegistry()
+	countCertificates(files, registry)
 	rules := machine.New()
 	store, err := raftstore.Open(raftstore.Config{
 		Dir: s.data, Name: s.name, Initial: members, Token: s.clusterToken,
@@ -113,15 +120,24 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 	}
 	api, err := server.New(server.Config{
 		Store: server.Shard(store), Machine: rules, Node: s.name, Version: obs.Version(),
-		Members: func() server.Members { return membersOf(store, s.name, listeners.client.Addr().String()) },
-		Log:     log, Metrics: registry,
+		Members:     func() server.Members { return membersOf(store, s.name, listeners.client.Addr().String()) },
+		Credentials: mtls.Server(files, mtls.Listening{Proto: "client", Log: log}),
+		Log:         log, Metrics: registry,
 	})
 	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	socket, err := s.socket(log)
+	if err != nil {
+		api.Close(context.Background())
 		return errors.Join(err, store.Close())
 	}
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(listeners.client) })
+	if socket != nil {
+		g.Go(func() error { return api.Serve(socket) })
+	}
 	g.Go(func() error {
 		return obs.Serve(gctx, listeners.http, web(readiness(store, rules), func() bool { return store.Status().Leading }, registry, log), log)
 	})

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"strings"
+
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 // settings are what rookeryd is told, by flags and by the file of -config. A
@@ -21,6 +22,8 @@ type settings struct {
 	listenPeer     string
 	listenHTTP     string
 	listenDebug    string
+	listenUnix     string
+	tls            mtls.Paths
 	initialCluster string
 	clusterToken   string
 	config         string
@@ -40,10 +43,15 @@ Usage:
 Examples:
   rookeryd --name n1 --data /var/lib/rookery
   rookeryd --config /etc/rookery/rookeryd.conf
+  rookeryd --name n1 --data /var/lib/rookery --listen-client 10.0.0.1:7905 \
+      --tls-cert node-n1.crt --tls-key node-n1.key --tls-ca ca.crt
 
 The file of --config holds "name: value" lines, a name being a flag's without
 the dashes; "#" begins a comment. A flag beats the file; an unknown name stops
-the start. Without certificates, plain text is spoken on loopback addresses only.
+the start. Without certificates, plain text is spoken on loopback addresses only;
+with them, mutual TLS is spoken on every address, but for health and metrics on
+loopback. ` + "`rookeryctl cert`" + ` makes certificates; changed files are taken without a
+restart.
 
 Flags:
 `
@@ -61,6 +69,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.listenDebug, "listen-debug", "", "`address` for profiles; none by default")
 	fs.StringVar(&s.initialCluster, "initial-cluster", "", "`members` of a new cluster, name=peer-address, separated by commas; default this node alone")
 	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
@@ -142,30 +151,5 @@ func (s *settings) check() error {
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
 	}
-	for _, l := range []struct{ flag, address string }{
-		{"listen-client", s.listenClient}, {"listen-peer", s.listenPeer}, {"listen-http", s.listenHTTP}, {"listen-debug", s.listenDebug},
-	} {
-		if l.address == "" && l.flag == "listen-debug" {
-			continue
-		}
-		if err := onLoopback(l.address); err != nil {
-			return fmt.Errorf("%w: --%s: %w", errUsage, l.flag, err)
-		}
-	}
-	return nil
-}
-
-// onLoopback refuses an address on which plain text could be overheard.
-func onLoopback(address string) error {
-	if strings.HasPrefix(address, "localhost:") {
-		return nil
-	}
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("%q is no ip:port", address)
-	}
-	if !a.Addr().IsLoopback() {
-		return fmt.Errorf("%s is not on loopback, and without certificates only plain text can be spoken there: listen on 127.0.0.1 or [::1]", address)
-	}
-	return nil
+	return s.checkIdentity()
 }

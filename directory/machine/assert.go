@@ -102,8 +102,8 @@ func (a *apply) assert(op Assert) (Result, error) {
 		f = e.mb.Fact(b.ID)
 	}
 	switch {
-	case a.settings.ReadOnly && (f == nil || f.Merge(op.Statement) != *f):
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
+	case a.growth() != nil && (f == nil || f.Merge(op.Statement) != *f):
+		return Result{}, a.growth()
 	case f == nil && len(e.mb.Facts) >= directory.MaxFacts:
 		return Result{}, refuse(directory.ErrTooLarge, "%d servers state %s already", len(e.mb.Facts), op.Mailbox)
 	}

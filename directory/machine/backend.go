@@ -87,8 +87,8 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 	if b == nil && op.Create && len(a.backends) >= directory.MaxBackends {
 		return Result{}, refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
 	}
-	if b == nil && op.Create && a.settings.ReadOnly {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	if b == nil && op.Create && a.growth() != nil {
+		return Result{}, a.growth()
 	}
 	if b == nil && !op.Create {
 		return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
@@ -227,8 +227,11 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 		if op.How != directory.ByImport {
 			return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
 		}
-		if a.settings.ReadOnly || len(a.backends) >= directory.MaxBackends {
-			return Result{}, refuse(directory.ErrReadOnly, "no new backend %s now: the cluster takes no growth", op.Server)
+		if err := a.growth(); err != nil {
+			return Result{}, err
+		}
+		if len(a.backends) >= directory.MaxBackends {
+			return Result{}, refuse(directory.ErrReadOnly, "no new backend %s: there are %d already", op.Server, len(a.backends))
 		}
 		b = a.newBackend(op.Server, true)
 	}

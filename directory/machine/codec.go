@@ -75,6 +75,8 @@ const (
 	opBatch
 )
 
+const opSetAlarm protowire.Number = 24
+
 // putOp appends the one field of the message Op.
 func putOp(b []byte, op Op) []byte {
 	var at int
@@ -185,6 +187,14 @@ func putOp(b []byte, op Op) []byte {
 			b = putOp(b, op)
 			b = closeMessage(b, inner)
 		}
+	case SetAlarm:
+		b, at = openMessage(b, opSetAlarm)
+		b = putUint(b, 1, uint64(v.Kind))
+		b = putString(b, 2, v.Node)
+		b = putBool(b, 3, v.On)
+		b = putBool(b, 4, v.Voter)
+		b = putUint(b, 5, uint64(v.Voters))
+		b = putString(b, 6, v.Why)
 	default:
 		return b
 	}
@@ -400,6 +410,8 @@ func (r *opReader) operation(num protowire.Number) Op {
 		return r.hold()
 	case opReleaseHold:
 		return r.releaseHold()
+	case opSetAlarm:
+		return r.setAlarm()
 	case opDecideHeld:
 		return r.decideHeld()
 	case opSetSettings:
@@ -653,6 +665,28 @@ func (r *opReader) releaseHold() (v ReleaseHold) {
 			v.Kind = directory.HoldKind(r.uint8())
 		case 2<<3 | octets:
 			v.Key = r.string()
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) setAlarm() (v SetAlarm) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | varint:
+			v.Kind = directory.AlarmKind(r.uint8())
+		case 2<<3 | octets:
+			v.Node = r.string()
+		case 3<<3 | varint:
+			v.On = r.bool()
+		case 4<<3 | varint:
+			v.Voter = r.bool()
+		case 5<<3 | varint:
+			v.Voters = r.uint32()
+		case 6<<3 | octets:
+			v.Why = r.string()
 		default:
 			r.skip()
 		}

@@ -111,6 +111,10 @@ var opCases = []struct {
 		&recordv1.Op{Op: &recordv1.Op_ReleaseHold{ReleaseHold: &recordv1.ReleaseHold{Kind: 4, Key: "g1"}}},
 	},
 	{
+		SetAlarm{Kind: directory.AlarmNoSpace, Node: "n1", On: true, Voter: true, Voters: 3, Why: "full"},
+		&recordv1.Op{Op: &recordv1.Op_SetAlarm{SetAlarm: &recordv1.SetAlarm{Kind: 1, Node: "n1", On: true, Voter: true, Voters: 3, Why: "full"}}},
+	},
+	{
 		DecideHeld{Server: "be1", Approve: true},
 		&recordv1.Op{Op: &recordv1.Op_DecideHeld{DecideHeld: &recordv1.DecideHeld{Server: "be1", Approve: true}}},
 	},

@@ -178,6 +178,21 @@ type SetSettings struct{ Settings directory.Settings }
 // Tick lapses what is due and carries a sweep on. Only a leader proposes it.
 type Tick struct{}
 
+// SetAlarm says that something is wrong with a node of the directory, or with On
+// false that it is not any more. A node raises it for itself; who raises one
+// for another says so in Why. While a majority of the voters has no space, the
+// cluster is as if it were read-only.
+type SetAlarm struct {
+	Kind directory.AlarmKind
+	Node string // its name
+	On   bool
+	// Voter: the node takes part in decisions. Voters is how many do now; the
+	// number said last counts.
+	Voter  bool
+	Voters uint32
+	Why    string
+}
+
 // Batch is several commands in one step of the log: one revision, a result for
 // each. A refused item changes nothing and stops nothing. Init, Tick and Batch
 // may not stand in one.
@@ -205,6 +220,7 @@ func (DecideHeld) op()    {}
 func (SetSettings) op()   {}
 func (Tick) op()          {}
 func (Batch) op()         {}
+func (SetAlarm) op()      {}
 
 // Effect is what a command did, or found.
 type Effect uint8

@@ -104,7 +104,19 @@
 // Every admitted backend that is not gone was confirmed in this incarnation,
 // and there is at least one.
 //
+// # Alarms
+//
+// An alarm says what is wrong with a node of the directory itself. It stands
+// until it is lowered; raised again it keeps its age. The disks of a majority of
+// the voters are nearly full when voters with NoSpace are more than half of how
+// many there are, which is what the alarm raised last says: nobody here knows
+// the membership.
+//
 // # Read-only
+//
+// The cluster takes no growth while it is set read-only, and while the disks of
+// a majority of its voters are nearly full: before they are full, so that what
+// frees and what moves still has room.
 //
 // Refused are Rename, SetGroup, Admit, RenameBackend, new backends, claims to
 // free names, new subscriptions, and assertions that say something new.

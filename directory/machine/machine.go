@@ -166,8 +166,8 @@ func (a *apply) do(op Op) (Result, error) {
 
 // op is the closed set of operations.
 func (a *apply) op(op Op) (Result, error) {
-	if a.settings.ReadOnly && !passesReadOnly(op) {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
+	if err := a.growth(); err != nil && !passesReadOnly(op) {
+		return Result{}, err
 	}
 	switch op := op.(type) {
 	case Init:
@@ -214,6 +214,8 @@ func (a *apply) op(op Op) (Result, error) {
 		return a.tick()
 	case Batch:
 		return a.batch(op)
+	case SetAlarm:
+		return a.setAlarm(op)
 	}
 	return Result{}, fmt.Errorf("%w: %T", ErrUnknownCommand, op)
 }
@@ -224,7 +226,7 @@ func (a *apply) op(op Op) (Result, error) {
 func passesReadOnly(op Op) bool {
 	switch op.(type) {
 	case Init, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
-		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings:
+		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings, SetAlarm:
 		return true
 	}
 	return false

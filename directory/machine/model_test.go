@@ -351,6 +351,21 @@ func compareStates(t testing.TB, w *world, o *oracle) string {
 			slices.Sort(want)
 			return got, want
 		}},
+		{"alarms", func() (got, want []string) {
+			st, err := w.m.Status(w.store.Snapshot())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range st.Alarms {
+				got = append(got, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
+			}
+			for _, a := range o.alarms {
+				want = append(want, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return append(got, fmt.Sprint("growth refused: ", st.Growth != nil)), append(want, fmt.Sprint("growth refused: ", o.noGrowth()))
+		}},
 		{"holds", func() (got, want []string) {
 			holds, _, err := w.m.Holds(w.store.Snapshot())
 			if err != nil {
@@ -828,6 +843,12 @@ func (g *generator) op(calm bool) machine.Op {
 		}
 		return machine.Subscribe{User: user, Mailbox: name}
 	case n < 98:
+		if g.r.IntN(2) == 0 {
+			return machine.SetAlarm{
+				Kind: directory.AlarmKind(g.r.IntN(5)), Node: []string{"n1", "n2", "n3"}[g.r.IntN(3)], On: g.r.IntN(2) == 0,
+				Voter: g.r.IntN(4) > 0, Voters: uint32(g.r.IntN(6)), Why: []string{"", "full"}[g.r.IntN(2)],
+			}
+		}
 		return g.settings()
 	case n < 99:
 		return machine.RenameBackend{From: g.server(), To: []directory.BackendName{"be1", "be2", "be6"}[g.r.IntN(3)]}

@@ -35,6 +35,8 @@ type oracle struct {
 	boxes      map[directory.MailboxName]*box
 	claims     map[directory.MailboxName]*directory.Reservation
 	holds      map[holdID]*directory.Hold
+	alarms     map[alarmID]machine.SetAlarm
+	voters     map[alarmID]directory.Revision // when each was raised last
 	subs       map[subID]bool
 	tombs      map[directory.MailboxName]*directory.Tombstone
 	requests   map[string]answered
@@ -62,6 +64,11 @@ type holdID struct {
 	key  string
 }
 
+type alarmID struct {
+	kind directory.AlarmKind
+	node string
+}
+
 type subID struct {
 	user directory.UserID
 	name directory.MailboxName
@@ -86,6 +93,8 @@ func newOracle() *oracle {
 		boxes:    map[directory.MailboxName]*box{},
 		claims:   map[directory.MailboxName]*directory.Reservation{},
 		holds:    map[holdID]*directory.Hold{},
+		alarms:   map[alarmID]machine.SetAlarm{},
+		voters:   map[alarmID]directory.Revision{},
 		subs:     map[subID]bool{},
 		tombs:    map[directory.MailboxName]*directory.Tombstone{},
 		requests: map[string]answered{},
@@ -125,7 +134,7 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 
 func (o *oracle) one(c machine.Command) machine.Result {
 	var r machine.Result
-	if o.set.ReadOnly {
+	if o.noGrowth() {
 		switch c.Op.(type) {
 		case machine.Rename, machine.SetGroup, machine.Admit, machine.RenameBackend:
 			return machine.Result{Revision: o.rev, Refused: directory.ErrReadOnly}
@@ -168,6 +177,8 @@ func (o *oracle) one(c machine.Command) machine.Result {
 		r = o.hold(op)
 	case machine.ReleaseHold:
 		r = o.releaseHold(op)
+	case machine.SetAlarm:
+		r = o.setAlarm(op)
 	case machine.DecideHeld:
 		r = o.decideHeld(op)
 	case machine.SetSettings:
@@ -441,7 +452,7 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 	if be != nil && be.State == directory.BackendRetired {
 		return refused(directory.ErrNotAdmitted)
 	}
-	if o.set.ReadOnly && o.wouldChange(op) {
+	if o.noGrowth() && o.wouldChange(op) {
 		return refused(directory.ErrReadOnly)
 	}
 	if op.Since != 0 && o.changedSince(op.Mailbox, op.Server, op.Since) {
@@ -796,7 +807,7 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 		return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[claim.Server].Name, Age: o.now - claim.Made}
 	}
 	if !own {
-		if o.set.ReadOnly {
+		if o.noGrowth() {
 			return refused(directory.ErrReadOnly)
 		}
 		if err := o.mayCreate(op.Mailbox, be); err != nil {
@@ -1193,7 +1204,7 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		if !op.Create {
 			return refused(directory.ErrNotFound)
 		}
-		if o.set.ReadOnly {
+		if o.noGrowth() {
 			return refused(directory.ErrReadOnly)
 		}
 		b = o.addBackend(op.Server, true)
@@ -1280,7 +1291,7 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 	switch {
 	case b == nil && op.How != directory.ByImport:
 		return refused(directory.ErrNotFound)
-	case b == nil && o.set.ReadOnly:
+	case b == nil && o.noGrowth():
 		return refused(directory.ErrReadOnly)
 	case b == nil:
 		b = o.addBackend(op.Server, true)
@@ -1352,7 +1363,7 @@ func (o *oracle) subscribe(op machine.Subscribe) machine.Result {
 	if o.subs[id] {
 		return effect(machine.Unchanged)
 	}
-	if o.set.ReadOnly {
+	if o.noGrowth() {
 		return refused(directory.ErrReadOnly)
 	}
 	o.subs[id] = true
@@ -1459,6 +1470,48 @@ func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
 	}
 	delete(o.holds, id)
 	return effect(machine.Removed)
+}
+
+// Alarms.
+
+func (o *oracle) setAlarm(op machine.SetAlarm) machine.Result {
+	switch {
+	case op.Kind < 1 || op.Kind > 3, op.Node == "", op.On && op.Voters == 0:
+		return refused(directory.ErrInvalid)
+	case len(op.Why) > directory.MaxText:
+		return refused(directory.ErrTooLarge)
+	}
+	id := alarmID{op.Kind, op.Node}
+	was, there := o.alarms[id]
+	switch {
+	case !op.On && !there, op.On && there && was == op:
+		return effect(machine.Unchanged)
+	case !op.On:
+		delete(o.alarms, id)
+		delete(o.voters, id)
+		return effect(machine.Removed)
+	case !there && len(o.alarms) == directory.MaxAlarms:
+		return refused(directory.ErrTooLarge)
+	}
+	o.alarms[id], o.voters[id] = op, o.rev
+	if there {
+		return effect(machine.Changed)
+	}
+	return effect(machine.Added)
+}
+
+// noGrowth: the cluster is read-only, or most voters have no space.
+func (o *oracle) noGrowth() bool {
+	full, voters, said := 0, uint32(0), directory.Revision(0)
+	for id, a := range o.alarms {
+		if at := o.voters[id]; at > said {
+			voters, said = a.Voters, at
+		}
+		if id.kind == directory.AlarmNoSpace && a.Voter {
+			full++
+		}
+	}
+	return o.set.ReadOnly || full > int(voters)/2 && full > 0
 }
 
 // Decisions about what is held, and ticks.

@@ -502,6 +502,48 @@ func decodeHold(b []byte) (v directory.Hold, err error) {
 	return v, r.err
 }
 
+func encodeAlarm(v *directory.Alarm) []byte {
+	b := make([]byte, 0, len(v.Node)+len(v.Why)+len(v.By)+48)
+	b = putUint(b, 1, uint64(v.Kind))
+	b = putString(b, 2, v.Node)
+	b = putString(b, 3, v.Why)
+	b = putString(b, 4, v.By)
+	b = putUint(b, 5, uint64(v.Voters))
+	b = putUint(b, 6, uint64(v.Since))
+	b = putUint(b, 7, uint64(v.Wall))
+	b = putUint(b, 8, uint64(v.Revision))
+	return putBool(b, 9, v.Voter)
+}
+
+func decodeAlarm(b []byte) (v directory.Alarm, err error) {
+	r := readWire(b)
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | varint:
+			v.Kind = directory.AlarmKind(r.uint8())
+		case 2<<3 | octets:
+			v.Node = r.string()
+		case 3<<3 | octets:
+			v.Why = r.string()
+		case 4<<3 | octets:
+			v.By = r.string()
+		case 5<<3 | varint:
+			v.Voters = r.uint32()
+		case 6<<3 | varint:
+			v.Since = directory.Time(r.uint64())
+		case 7<<3 | varint:
+			v.Wall = int64(r.uint64())
+		case 8<<3 | varint:
+			v.Revision = directory.Revision(r.uint64())
+		case 9<<3 | varint:
+			v.Voter = r.bool()
+		default:
+			r.skip()
+		}
+	}
+	return v, r.err
+}
+
 // encodeSubscription writes the revision at which a subscription began.
 func encodeSubscription(since directory.Revision) []byte {
 	return putUint(nil, 1, uint64(since))

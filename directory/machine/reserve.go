@@ -137,8 +137,8 @@ func (a *apply) holder(mb *directory.Mailbox, home *directory.Group, asker direc
 
 // placeable refuses a claim to a free name by a server that may not make it.
 func (a *apply) placeable(op Reserve, b *directory.Backend) error {
-	if a.settings.ReadOnly {
-		return refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	if err := a.growth(); err != nil {
+		return err
 	}
 	if b == nil && len(a.backends) >= directory.MaxBackends {
 		return refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))

@@ -359,6 +359,24 @@ func (w *world) show(words []string) (string, bool) {
 				say("  epoch %d: %s -> %s by %s: %s%s", h.Epoch, backends[h.From], backends[h.To], h.By, h.Reason, missing)
 			}
 		}
+	case "alarms":
+		st, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, x := range st.Alarms {
+			voter := "voter"
+			if !x.Voter {
+				voter = "learner"
+			}
+			say("alarm %s %s (%s, voters %d) for %s by %s: %s", x.Kind, x.Node, voter, x.Voters, st.Time-x.Since, x.By, x.Why)
+		}
+		if len(st.Alarms) == 0 {
+			say("no alarms")
+		}
+		if st.Growth != nil {
+			say("%v", st.Growth)
+		}
 	case "holds":
 		holds, now, err := w.m.Holds(snap)
 		if err != nil {
@@ -693,7 +711,7 @@ func (a *arguments) duration(name string) directory.Time {
 }
 
 // flags are the words that stand for themselves.
-var flags = []string{"imported", "deactivated", "tentative", "recursive", "accept-missing", "create"}
+var flags = []string{"imported", "deactivated", "tentative", "recursive", "accept-missing", "create", "learner"}
 
 func parseOp(words []string, now directory.Settings) (machine.Op, error) {
 	a := &arguments{named: map[string]string{}}
@@ -822,6 +840,17 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 			op.Why = *v
 		}
 		return op
+	case "alarm":
+		op := machine.SetAlarm{Kind: alarmKind(a.place(0)), Node: a.place(1), On: true, Voter: !a.flag("learner"), Voters: 3}
+		if a.named["voters"] != "" {
+			op.Voters = uint32(a.number("voters"))
+		}
+		if v := a.text("why"); v != nil {
+			op.Why = *v
+		}
+		return op
+	case "disarm":
+		return machine.SetAlarm{Kind: alarmKind(a.place(0)), Node: a.place(1)}
 	case "release-hold":
 		return machine.ReleaseHold{Kind: holdKind(a.place(0)), Key: a.place(1)}
 	case "approve":
@@ -877,6 +906,15 @@ func backendState(s string) directory.BackendState {
 	for st := directory.BackendActive; st <= directory.BackendRetired; st++ {
 		if st.String() == s {
 			return st
+		}
+	}
+	return 99
+}
+
+func alarmKind(s string) directory.AlarmKind {
+	for k := directory.AlarmNoSpace; k <= directory.AlarmCorrupt; k++ {
+		if k.String() == s {
+			return k
 		}
 	}
 	return 99
@@ -1040,6 +1078,18 @@ func formatOp(op machine.Op) string {
 		say("settle %s %s", word(string(op.Keep)), word(string(op.Mailbox)))
 	case machine.Hold:
 		say("hold %s %s for=%s", op.Kind, word(op.Key), op.For)
+		if op.Why != "" {
+			say(" why=%s", quote(op.Why))
+		}
+	case machine.SetAlarm:
+		if !op.On {
+			say("disarm %s %s", op.Kind, word(op.Node))
+			break
+		}
+		say("alarm %s %s voters=%d", op.Kind, word(op.Node), op.Voters)
+		if !op.Voter {
+			say(" learner")
+		}
 		if op.Why != "" {
 			say(" why=%s", quote(op.Why))
 		}

@@ -21,6 +21,9 @@ type Status struct {
 	Settings                                                                                     directory.Settings
 	Mailboxes, Listed, Inboxes, Forked, Reservations, Held, Subscriptions, Postings, Deactivated int64
 	Sweeps                                                                                       []Sweep
+	Alarms                                                                                       []directory.Alarm // by kind and node
+	// Growth is why the cluster takes no growth now, an ErrReadOnly; nil if it does.
+	Growth error
 }
 
 // Sweep is work over many mailboxes that a small command left to do.
@@ -48,6 +51,10 @@ func (m *Machine) Status(r kv.Reader) (Status, error) {
 		Mailboxes: c.Mailboxes, Listed: c.Listed, Inboxes: c.Inboxes, Forked: c.Forked, Reservations: c.Reservations,
 		Held: c.Held, Subscriptions: c.Subscriptions, Postings: c.Postings, Deactivated: c.Deactivated,
 	}
+	for _, x := range s.alarms {
+		out.Alarms = append(out.Alarms, *x)
+	}
+	out.Growth = s.growth()
 	err = eachRow(r, bucketSweep, nil, func(_, b []byte) error {
 		w, err := decodeSweep(b)
 		if err != nil {

@@ -47,6 +47,7 @@ var libraries = map[string][]string{
 	"term":         {"golang.org/x/term"},
 	"testscript":   {"github.com/rogpeppe/go-internal"},
 	"zap":          {"go.uber.org/zap"},
+	"xxhash":       {"github.com/cespare/xxhash/v2"},
 }
 
 // testLibraries may be imported by every test.
@@ -139,7 +140,7 @@ var House = []Row{
 	{
 		From:      "raftstore",
 		May:       []string{"raftstore/wal", "raftstore/snap", "internal/kv"},
-		Libraries: []string{"bbolt", "prometheus", "protobuf", "raft"},
+		Libraries: []string{"bbolt", "prometheus", "protobuf", "raft", "xxhash"},
 		Tests:     []string{"internal/faultfs", "internal/kv/kvtest"},
 	},
 	{

@@ -263,6 +263,13 @@ type StatusResponse struct {
 	AppliedIndex uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	CommitIndex  uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	Term         uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
+	// What is wrong with which node, by kind and node.
+	Alarms []*AlarmInfo `protobuf:"bytes,26,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Why the cluster takes no growth now: read_only, or a majority of full disks; empty
+	// if it does.
+	GrowthRefused string `protobuf:"bytes,27,opt,name=growth_refused,json=growthRefused,proto3" json:"growth_refused,omitempty"`
+	// What the node that answers knows of its own state and disk.
+	Health *NodeHealth `protobuf:"bytes,28,opt,name=health,proto3" json:"health,omitempty"`
 	// Nodes that ask to join and are no members, by name.
 	Waiting []*Node `protobuf:"bytes,35,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	// What is wrong with the nodes, the gravest first, one sentence each; empty if
@@ -477,6 +484,27 @@ func (x *StatusResponse) GetTerm() uint64 {
 		return x.Term
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetAlarms() []*AlarmInfo {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetGrowthRefused() string {
+	if x != nil {
+		return x.GrowthRefused
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetHealth() *NodeHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
 }
 
 func (x *StatusResponse) GetWaiting() []*Node {
@@ -4297,9 +4325,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xdc\a\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xea\b\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4327,7 +4355,10 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\fnot_admitted\x18\x15 \x03(\tR\vnotAdmitted\x12#\n" +
 	"\rapplied_index\x18\x16 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\fcommit_index\x18\x17 \x01(\x04R\vcommitIndex\x12\x12\n" +
-	"\x04term\x18\x18 \x01(\x04R\x04term\x12.\n" +
+	"\x04term\x18\x18 \x01(\x04R\x04term\x121\n" +
+	"\x06alarms\x18\x1a \x03(\v2\x19.rookery.api.v1.AlarmInfoR\x06alarms\x12%\n" +
+	"\x0egrowth_refused\x18\x1b \x01(\tR\rgrowthRefused\x122\n" +
+	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\x12.\n" +
 	"\awaiting\x18# \x03(\v2\x14.rookery.api.v1.NodeR\awaiting\x12#\n" +
 	"\rnode_problems\x18$ \x03(\tR\fnodeProblems\x12\x17\n" +
 	"\anode_id\x18% \x01(\x04R\x06nodeId\"\x8c\x02\n" +
@@ -4652,7 +4683,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\xef\x12\n" +
+	"\x0fDECISION_REJECT\x10\x022\x9c\x14\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4679,7 +4710,10 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\tListMoves\x12 .rookery.api.v1.ListMovesRequest\x1a!.rookery.api.v1.ListMovesResponse\x12V\n" +
 	"\vGetSettings\x12\".rookery.api.v1.GetSettingsRequest\x1a#.rookery.api.v1.GetSettingsResponse\x12V\n" +
 	"\vSetSettings\x12\".rookery.api.v1.SetSettingsRequest\x1a#.rookery.api.v1.SetSettingsResponse\x12F\n" +
-	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12P\n" +
+	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12S\n" +
+	"\n" +
+	"ListAlarms\x12!.rookery.api.v1.ListAlarmsRequest\x1a\".rookery.api.v1.ListAlarmsResponse\x12V\n" +
+	"\vDisarmAlarm\x12\".rookery.api.v1.DisarmAlarmRequest\x1a#.rookery.api.v1.DisarmAlarmResponse\x12P\n" +
 	"\tAddMember\x12 .rookery.api.v1.AddMemberRequest\x1a!.rookery.api.v1.AddMemberResponse\x12\\\n" +
 	"\rPromoteMember\x12$.rookery.api.v1.PromoteMemberRequest\x1a%.rookery.api.v1.PromoteMemberResponse\x12Y\n" +
 	"\fRemoveMember\x12#.rookery.api.v1.RemoveMemberRequest\x1a$.rookery.api.v1.RemoveMemberResponse\x12\\\n" +
@@ -4766,26 +4800,32 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*Consistency)(nil),              // 60: rookery.api.v1.Consistency
 	(*ResponseHeader)(nil),           // 61: rookery.api.v1.ResponseHeader
 	(*Node)(nil),                     // 62: rookery.api.v1.Node
-	(*Address)(nil),                  // 63: rookery.api.v1.Address
-	(BackendState)(0),                // 64: rookery.api.v1.BackendState
-	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
-	(*HoldInfo)(nil),                 // 67: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 68: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 69: rookery.api.v1.FactState
-	(*Route)(nil),                    // 70: rookery.api.v1.Route
-	(*AddMemberRequest)(nil),         // 71: rookery.api.v1.AddMemberRequest
-	(*PromoteMemberRequest)(nil),     // 72: rookery.api.v1.PromoteMemberRequest
-	(*RemoveMemberRequest)(nil),      // 73: rookery.api.v1.RemoveMemberRequest
-	(*ReplaceMemberRequest)(nil),     // 74: rookery.api.v1.ReplaceMemberRequest
-	(*MoveLeaderRequest)(nil),        // 75: rookery.api.v1.MoveLeaderRequest
-	(*CompactRequest)(nil),           // 76: rookery.api.v1.CompactRequest
-	(*AddMemberResponse)(nil),        // 77: rookery.api.v1.AddMemberResponse
-	(*PromoteMemberResponse)(nil),    // 78: rookery.api.v1.PromoteMemberResponse
-	(*RemoveMemberResponse)(nil),     // 79: rookery.api.v1.RemoveMemberResponse
-	(*ReplaceMemberResponse)(nil),    // 80: rookery.api.v1.ReplaceMemberResponse
-	(*MoveLeaderResponse)(nil),       // 81: rookery.api.v1.MoveLeaderResponse
-	(*CompactResponse)(nil),          // 82: rookery.api.v1.CompactResponse
+	(*AlarmInfo)(nil),                // 63: rookery.api.v1.AlarmInfo
+	(*NodeHealth)(nil),               // 64: rookery.api.v1.NodeHealth
+	(*Address)(nil),                  // 65: rookery.api.v1.Address
+	(BackendState)(0),                // 66: rookery.api.v1.BackendState
+	(*RequestId)(nil),                // 67: rookery.api.v1.RequestId
+	(*WriteResult)(nil),              // 68: rookery.api.v1.WriteResult
+	(*HoldInfo)(nil),                 // 69: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                    // 70: rookery.api.v1.HoldKind
+	(FactState)(0),                   // 71: rookery.api.v1.FactState
+	(*Route)(nil),                    // 72: rookery.api.v1.Route
+	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
+	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
+	(*AddMemberRequest)(nil),         // 75: rookery.api.v1.AddMemberRequest
+	(*PromoteMemberRequest)(nil),     // 76: rookery.api.v1.PromoteMemberRequest
+	(*RemoveMemberRequest)(nil),      // 77: rookery.api.v1.RemoveMemberRequest
+	(*ReplaceMemberRequest)(nil),     // 78: rookery.api.v1.ReplaceMemberRequest
+	(*MoveLeaderRequest)(nil),        // 79: rookery.api.v1.MoveLeaderRequest
+	(*CompactRequest)(nil),           // 80: rookery.api.v1.CompactRequest
+	(*ListAlarmsResponse)(nil),       // 81: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),      // 82: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberResponse)(nil),        // 83: rookery.api.v1.AddMemberResponse
+	(*PromoteMemberResponse)(nil),    // 84: rookery.api.v1.PromoteMemberResponse
+	(*RemoveMemberResponse)(nil),     // 85: rookery.api.v1.RemoveMemberResponse
+	(*ReplaceMemberResponse)(nil),    // 86: rookery.api.v1.ReplaceMemberResponse
+	(*MoveLeaderResponse)(nil),       // 87: rookery.api.v1.MoveLeaderResponse
+	(*CompactResponse)(nil),          // 88: rookery.api.v1.CompactResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
 	60,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
@@ -4793,148 +4833,154 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
 	62,  // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
 	6,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
-	62,  // 5: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
-	63,  // 6: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	64,  // 7: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 8: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	60,  // 9: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 10: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	7,   // 11: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	63,  // 12: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	65,  // 13: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	10,  // 14: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	64,  // 15: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	61,  // 16: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 17: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 18: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 19: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	15,  // 20: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	65,  // 21: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 22: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 23: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 24: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 25: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 26: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 27: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 28: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 29: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 30: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 31: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	23,  // 32: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	67,  // 33: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	60,  // 34: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 35: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	22,  // 36: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	65,  // 37: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 38: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	61,  // 39: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 40: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 41: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 42: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	65,  // 43: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 44: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 45: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 46: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 47: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 48: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	65,  // 49: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 50: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	61,  // 51: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 52: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 53: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 54: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	61,  // 55: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 56: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 57: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	69,  // 58: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	61,  // 59: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	39,  // 60: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	65,  // 61: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 62: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	61,  // 63: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 64: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 65: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 66: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	70,  // 67: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	65,  // 68: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 69: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 70: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 71: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 72: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	48,  // 73: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	60,  // 74: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 75: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	50,  // 76: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	65,  // 77: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	50,  // 78: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	61,  // 79: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 80: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 81: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	57,  // 82: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	58,  // 83: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	59,  // 84: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	61,  // 85: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 86: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	8,   // 87: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	11,  // 88: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	13,  // 89: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	16,  // 90: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	18,  // 91: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	20,  // 92: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	24,  // 93: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	26,  // 94: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	28,  // 95: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	30,  // 96: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	32,  // 97: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	34,  // 98: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	36,  // 99: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	38,  // 100: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	41,  // 101: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	43,  // 102: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	45,  // 103: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	47,  // 104: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	51,  // 105: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	53,  // 106: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	55,  // 107: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	71,  // 108: rookery.api.v1.ClusterService.AddMember:input_type -> rookery.api.v1.AddMemberRequest
-	72,  // 109: rookery.api.v1.ClusterService.PromoteMember:input_type -> rookery.api.v1.PromoteMemberRequest
-	73,  // 110: rookery.api.v1.ClusterService.RemoveMember:input_type -> rookery.api.v1.RemoveMemberRequest
-	74,  // 111: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
-	75,  // 112: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
-	76,  // 113: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
-	4,   // 114: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	9,   // 115: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	12,  // 116: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	14,  // 117: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	17,  // 118: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	19,  // 119: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	21,  // 120: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	25,  // 121: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	27,  // 122: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	29,  // 123: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	31,  // 124: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	33,  // 125: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	35,  // 126: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	37,  // 127: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	40,  // 128: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	42,  // 129: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	44,  // 130: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	46,  // 131: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	49,  // 132: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	52,  // 133: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	54,  // 134: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	56,  // 135: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	77,  // 136: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
-	78,  // 137: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
-	79,  // 138: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
-	80,  // 139: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
-	81,  // 140: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
-	82,  // 141: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
-	114, // [114:142] is the sub-list for method output_type
-	86,  // [86:114] is the sub-list for method input_type
-	86,  // [86:86] is the sub-list for extension type_name
-	86,  // [86:86] is the sub-list for extension extendee
-	0,   // [0:86] is the sub-list for field type_name
+	63,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
+	64,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
+	62,  // 7: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
+	65,  // 8: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	66,  // 9: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	0,   // 10: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	60,  // 11: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 12: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	7,   // 13: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	65,  // 14: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	67,  // 15: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	10,  // 16: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	66,  // 17: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	61,  // 18: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 19: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 20: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 21: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	15,  // 22: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	67,  // 23: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 24: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 25: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 26: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 27: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	61,  // 28: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 29: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 30: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 31: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 32: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	1,   // 33: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	23,  // 34: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	69,  // 35: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	60,  // 36: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 37: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	22,  // 38: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	67,  // 39: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	1,   // 40: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	61,  // 41: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 42: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 43: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 44: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	67,  // 45: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 46: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 47: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 48: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 49: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	69,  // 50: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	67,  // 51: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 52: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 53: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 54: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 55: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 56: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 57: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 58: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 59: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	71,  // 60: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	61,  // 61: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	39,  // 62: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	67,  // 63: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	2,   // 64: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	61,  // 65: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 66: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 67: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 68: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	72,  // 69: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	67,  // 70: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 71: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 72: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 73: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 74: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	48,  // 75: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	60,  // 76: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 77: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	50,  // 78: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	67,  // 79: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	50,  // 80: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	61,  // 81: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 82: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 83: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	57,  // 84: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	58,  // 85: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	59,  // 86: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	61,  // 87: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 88: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	8,   // 89: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	11,  // 90: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	13,  // 91: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	16,  // 92: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	18,  // 93: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	20,  // 94: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	24,  // 95: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	26,  // 96: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	28,  // 97: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	30,  // 98: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	32,  // 99: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	34,  // 100: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	36,  // 101: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	38,  // 102: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	41,  // 103: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	43,  // 104: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	45,  // 105: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	47,  // 106: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	51,  // 107: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	53,  // 108: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	55,  // 109: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	73,  // 110: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
+	74,  // 111: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
+	75,  // 112: rookery.api.v1.ClusterService.AddMember:input_type -> rookery.api.v1.AddMemberRequest
+	76,  // 113: rookery.api.v1.ClusterService.PromoteMember:input_type -> rookery.api.v1.PromoteMemberRequest
+	77,  // 114: rookery.api.v1.ClusterService.RemoveMember:input_type -> rookery.api.v1.RemoveMemberRequest
+	78,  // 115: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
+	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
+	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
+	4,   // 118: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	9,   // 119: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	12,  // 120: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	14,  // 121: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	17,  // 122: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	19,  // 123: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	21,  // 124: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	25,  // 125: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	27,  // 126: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	29,  // 127: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	31,  // 128: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	33,  // 129: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	35,  // 130: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	37,  // 131: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	40,  // 132: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	42,  // 133: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	44,  // 134: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	46,  // 135: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	49,  // 136: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	52,  // 137: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	54,  // 138: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	56,  // 139: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	81,  // 140: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	82,  // 141: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	83,  // 142: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
+	84,  // 143: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
+	85,  // 144: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
+	86,  // 145: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
+	87,  // 146: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
+	88,  // 147: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
+	118, // [118:148] is the sub-list for method output_type
+	88,  // [88:118] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_cluster_proto_init() }
@@ -4942,6 +4988,7 @@ func file_api_v1_cluster_proto_init() {
 	if File_api_v1_cluster_proto != nil {
 		return
 	}
+	file_api_v1_alarm_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
 	file_api_v1_member_proto_init()

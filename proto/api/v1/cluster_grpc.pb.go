@@ -41,6 +41,8 @@ const (
 	ClusterService_GetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/GetSettings"
 	ClusterService_SetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/SetSettings"
 	ClusterService_Check_FullMethodName            = "/rookery.api.v1.ClusterService/Check"
+	ClusterService_ListAlarms_FullMethodName       = "/rookery.api.v1.ClusterService/ListAlarms"
+	ClusterService_DisarmAlarm_FullMethodName      = "/rookery.api.v1.ClusterService/DisarmAlarm"
 	ClusterService_AddMember_FullMethodName        = "/rookery.api.v1.ClusterService/AddMember"
 	ClusterService_PromoteMember_FullMethodName    = "/rookery.api.v1.ClusterService/PromoteMember"
 	ClusterService_RemoveMember_FullMethodName     = "/rookery.api.v1.ClusterService/RemoveMember"
@@ -123,6 +125,11 @@ type ClusterServiceClient interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckResponse], error)
+	// Every alarm of every node, and whether the cluster takes growth.
+	ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error)
+	// Lowers an alarm. A node whose trouble is not over raises it again.
+	// Effects: REMOVED, UNCHANGED.
+	DisarmAlarm(ctx context.Context, in *DisarmAlarmRequest, opts ...grpc.CallOption) (*DisarmAlarmResponse, error)
 	// Makes a node that waits to join a learner: it gets the log and has no vote.
 	// Effects: ADDED, UNCHANGED. Added errors: NOT_LEADER, NOT_WAITING, EXISTS (a member
 	// has that name: replace it).
@@ -384,6 +391,26 @@ func (c *clusterServiceClient) Check(ctx context.Context, in *CheckRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckClient = grpc.ServerStreamingClient[CheckResponse]
 
+func (c *clusterServiceClient) ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAlarmsResponse)
+	err := c.cc.Invoke(ctx, ClusterService_ListAlarms_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) DisarmAlarm(ctx context.Context, in *DisarmAlarmRequest, opts ...grpc.CallOption) (*DisarmAlarmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisarmAlarmResponse)
+	err := c.cc.Invoke(ctx, ClusterService_DisarmAlarm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AddMemberResponse)
@@ -527,6 +554,11 @@ type ClusterServiceServer interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error
+	// Every alarm of every node, and whether the cluster takes growth.
+	ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error)
+	// Lowers an alarm. A node whose trouble is not over raises it again.
+	// Effects: REMOVED, UNCHANGED.
+	DisarmAlarm(context.Context, *DisarmAlarmRequest) (*DisarmAlarmResponse, error)
 	// Makes a node that waits to join a learner: it gets the log and has no vote.
 	// Effects: ADDED, UNCHANGED. Added errors: NOT_LEADER, NOT_WAITING, EXISTS (a member
 	// has that name: replace it).
@@ -624,6 +656,12 @@ func (UnimplementedClusterServiceServer) SetSettings(context.Context, *SetSettin
 }
 func (UnimplementedClusterServiceServer) Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error {
 	return status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedClusterServiceServer) ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAlarms not implemented")
+}
+func (UnimplementedClusterServiceServer) DisarmAlarm(context.Context, *DisarmAlarmRequest) (*DisarmAlarmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisarmAlarm not implemented")
 }
 func (UnimplementedClusterServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
@@ -1053,6 +1091,42 @@ func _ClusterService_Check_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckServer = grpc.ServerStreamingServer[CheckResponse]
 
+func _ClusterService_ListAlarms_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAlarmsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).ListAlarms(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_ListAlarms_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).ListAlarms(ctx, req.(*ListAlarmsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_DisarmAlarm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisarmAlarmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).DisarmAlarm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_DisarmAlarm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).DisarmAlarm(ctx, req.(*DisarmAlarmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AddMemberRequest)
 	if err := dec(in); err != nil {
@@ -1244,6 +1318,14 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetSettings",
 			Handler:    _ClusterService_SetSettings_Handler,
+		},
+		{
+			MethodName: "ListAlarms",
+			Handler:    _ClusterService_ListAlarms_Handler,
+		},
+		{
+			MethodName: "DisarmAlarm",
+			Handler:    _ClusterService_DisarmAlarm_Handler,
 		},
 		{
 			MethodName: "AddMember",

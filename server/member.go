@@ -194,14 +194,16 @@ func (c *change) reconfigure(ctx context.Context, what string, n *Node, changes 
 		return err
 	}
 	c.s.log.Info("membership changed by an operator", "what", what, "member", n.Name, "id", fmt.Sprintf("%x", n.ID), "by", c.caller)
-	// What needs a joint membership is over when Raft has left it, soon after.
+	// What this node tells of its members comes a moment after the change; and what
+	// needs a joint membership is over when Raft has left it.
 	for range 100 {
 		if err := c.look(); err != nil {
 			return nil // it is done all the same; the next leader has it too
 		}
 		pending := false
 		for _, ch := range changes {
-			pending = pending || ch.Remove && c.member(ch.Member.ID) != nil
+			m := c.member(ch.Member.ID)
+			pending = pending || ch.Remove != (m == nil) || m != nil && m.Voter == ch.Member.Learner
 		}
 		if !pending {
 			return nil

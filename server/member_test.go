@@ -426,6 +426,28 @@ func TestRefusalIsLookedAtAgain(t *testing.T) {
 	}
 }
 
+// What a node tells of its members comes a moment after the change; the answer
+// shows the members with it.
+func TestAnswerShowsTheChange(t *testing.T) {
+	var r *fakeReplica
+	late := 3
+	n := newTestNode(t, func(cfg *Config) {
+		cfg.Members = func() Members {
+			m := r.n.members
+			if len(r.changes) > 0 && late > 0 {
+				late--
+				m = fleet("n1 n2 n3?")
+			}
+			return m
+		}
+	})
+	r = n.lead("n1 n2 n3?")
+	got, err := n.PromoteMember(t.Context(), &apiv1.PromoteMemberRequest{Name: "n3"})
+	if err != nil || !got.GetResult().GetMember().GetVoter() || len(got.GetResult().GetNotes()) != 0 {
+		t.Errorf("got %v, %v; want n3 with its vote", got, err)
+	}
+}
+
 func TestCompact(t *testing.T) {
 	n, r := newFleet(t, "n1 n2 n3")
 	r.steps = 3

@@ -20,6 +20,7 @@ type Client struct {
 	nodes *nodes
 	lanes *lanes
 	opts  options
+	life  life // the highest that any of its sessions saw
 
 	closing  sync.Once
 	closed   chan struct{}

@@ -90,6 +90,7 @@ type Error struct {
 
 	err     error // the sentinel
 	earlier bool  // of WRONG_INCARNATION: the node lives in an earlier one
+	done    bool  // of the same: it was done there
 	again   bool  // of WRONG_INCARNATION: the token was dropped
 }
 

@@ -65,6 +65,8 @@ func TestMain(m *testing.M) {
 //	samefacts A B       two nodes have the same facts where both speak
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
+//	flip FILE           turn a bit over in the middle of a file
+//	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
 	data, err := filepath.Abs("../testdata/cyrus")
 	if err != nil {
@@ -87,6 +89,12 @@ func TestScripts(t *testing.T) {
 			"samefacts": sameFacts,
 			"shape":     shape,
 			"repeat":    repeat,
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
+			},
+			"cut": func(ts *testscript.TestScript, _ bool, args []string) {
+				damage(ts, args, func(b []byte) []byte { return b[:len(b)-1] })
+			},
 		},
 	})
 }
@@ -249,6 +257,17 @@ func repeat(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("rookeryctl %s: exit code %d, %v: %s", strings.Join(words, " "), code, err, stderr)
 		}
 	}
+}
+
+// damage changes a file.
+func damage(ts *testscript.TestScript, args []string, change func([]byte) []byte) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: flip|cut FILE")
+	}
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	ts.Check(os.WriteFile(path, change(b), 0o600))
 }
 
 // answers compares every answer of a file of real Cyrus answers with what

@@ -159,7 +159,7 @@ func TestReadOnlyNode(t *testing.T) {
 	}
 	t.Cleanup(func() { r.Close() })
 	n := newTestNode(t, func(cfg *Config) {
-		cfg.Store, cfg.Machine, cfg.Health = ReadOnly(r), m, r.Health
+		cfg.Store, cfg.Machine, cfg.Health, cfg.Identity = ReadOnly(r), m, r.Health, store.Identity()
 	})
 
 	got := n.lookup(t, "user.alice", stale(0))

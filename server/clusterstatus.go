@@ -60,6 +60,9 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 		GrowthRefused:  growthTo(st.Growth),
 		NodeId:         members.Self,
 		NodeProblems:   members.problems(),
+		// Of a life that a restore began.
+		Recovering:       st.Incarnation > 1 && len(st.Missing) > 0,
+		AutomationPaused: st.Settings.AutomationPaused,
 	}
 	if leader := members.leader(); leader != nil {
 		out.Leader = leader.Name
@@ -144,6 +147,7 @@ func warnings(st *machine.Status, backends []machine.BackendInfo, members *Membe
 	warn(st.Forked > 0, "%d mailboxes are forked: settle them", st.Forked)
 	warn(st.Deactivated > 0, "%d mailboxes were given up in a move and not taken yet", st.Deactivated)
 	warn(waiting > 0, "%d backends wait for admission", waiting)
+	warn(st.Settings.AutomationPaused, "automation is paused: the directory moves no primary by itself")
 	warn(st.Settings.AdmissionOpen, "admission is open: any backend that asserts is believed")
 	return out
 }

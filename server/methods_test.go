@@ -113,7 +113,7 @@ func (n *testNode) checked(t *testing.T, req *apiv1.CheckRequest) (findings []*a
 func TestEveryMethod(t *testing.T) {
 	n := newTestNode(t)
 	n.members = Members{Nodes: []Node{{Name: "n1", ID: 1, ClientAddress: "127.0.0.1:7905", Voter: true}}, Leader: 1, Applied: 5}
-	s := &story{t: t, called: map[string]bool{"List": true, "Check": true}}
+	s := &story{t: t, called: map[string]bool{"List": true, "Check": true, "SaveSnapshot": true}}
 	d, c := n.DirectoryServiceClient, n.ClusterServiceClient
 
 	// Two backends, one with addresses.

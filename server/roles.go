@@ -130,6 +130,7 @@ var roles = map[string]rule{
 	apiv1.ClusterService_ReplaceMember_FullMethodName:    ruleOperator,
 	apiv1.ClusterService_MoveLeader_FullMethodName:       ruleOperator,
 	apiv1.ClusterService_Compact_FullMethodName:          ruleOperator,
+	apiv1.ClusterService_SaveSnapshot_FullMethodName:     ruleOperator,
 
 	healthv1.Health_Check_FullMethodName: ruleFree,
 	healthv1.Health_List_FullMethodName:  ruleFree,

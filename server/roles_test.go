@@ -50,7 +50,7 @@ func TestPolicy(t *testing.T) {
 		{RolePeer, "Status", ""},
 		{RoleOperator, reads + " " + states + " Batch Subscribe Unsubscribe PlanSwitchover SetPrimary PutHold ReleaseHold SetBackend PreviewAdmission " +
 			"AdmitBackend RenameBackend SetGroup DecideHeld Settle SetSettings Check DisarmAlarm " +
-			"AddMember PromoteMember RemoveMember ReplaceMember MoveLeader Compact", ""},
+			"AddMember PromoteMember RemoveMember ReplaceMember MoveLeader Compact SaveSnapshot", ""},
 	} {
 		for _, name := range slices.Sorted(maps.Keys(roles)) {
 			want := no

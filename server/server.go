@@ -32,7 +32,10 @@ type Config struct {
 	Machine *machine.Machine // the one that the store applies commands with
 	Node    string           // this node's name
 	Shard   uint32           // default 1
-	Version string           // this release
+	// Identity is the store's. Until the state is of that cluster and life, nothing is
+	// answered out of it. Zero: the state says what it is of.
+	Identity raftstore.Identity
+	Version  string // this release
 
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
@@ -86,7 +89,8 @@ type Server struct {
 	version    string
 	members    func() Members
 	nodeHealth func() raftstore.Health
-	replica    Replica // nil: there is nothing to do with it
+	replica    Replica            // nil: there is nothing to do with it
+	identityOf raftstore.Identity // of the store; zero: not told
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
@@ -99,10 +103,10 @@ type Server struct {
 	health  *health.Server
 	memory  *bufconn.Listener
 
-	id       atomic.Pointer[identity]
-	hasBegun atomic.Bool // the cluster's first command is applied here
-	issued   atomic.Pointer[issued]
-	servers  atomic.Pointer[serverCache]
+	id      atomic.Pointer[identity]
+	saving  sync.Mutex // one snapshot at a time
+	issued  atomic.Pointer[issued]
+	servers atomic.Pointer[serverCache]
 
 	changing   chan struct{} // holds one: who changes the membership or the leader
 	compacting atomic.Bool
@@ -128,6 +132,7 @@ func New(cfg Config) (*Server, error) {
 		members:    cfg.Members,
 		nodeHealth: cfg.Health,
 		replica:    cfg.Replica,
+		identityOf: cfg.Identity,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -69,9 +70,17 @@ func view(v *raftstore.View, err error) (View, error) {
 	return v, nil
 }
 
-// Begin makes sure that the shard's cluster has begun: that its first command
-// is in the log. Every node calls it once after its start; it returns when this
-// node has applied that command, however long a first leader takes.
+// HasBegun reports whether the state in r is of the cluster and life that s is of.
+func HasBegun(r kv.Reader, s *raftstore.Store, m *machine.Machine) (bool, error) {
+	st, err := m.Status(r)
+	return err == nil && livesAs(&st, s.Identity()), err
+}
+
+// Begin makes sure that the present life of the shard's cluster has begun: that its
+// first command is in the log. Of a new cluster that is Init; of one that was made
+// from a snapshot, or from the node that was left of another, Restore. Every node
+// calls it once after its start; it returns when this node has applied that command,
+// however long a first leader takes.
 func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 	const again = 100 * time.Millisecond
 	for {
@@ -79,23 +88,22 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		if err != nil {
 			return err
 		}
-		rev, err := m.Revision(v)
+		st, err := m.Status(v)
 		v.Release()
-		if err != nil || rev > 0 {
+		id := s.Identity()
+		if err != nil || livesAs(&st, id) {
 			return err
 		}
-		id := s.Identity()
-		key := make([]byte, 16)
-		if _, err := rand.Read(key); err != nil {
-			return fmt.Errorf("server: draw the digests' key: %w", err)
-		}
-		if st := s.Status(); st.Leading {
-			_, err = s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: machine.Init{
-				ClusterID:   id.Cluster.String(),
-				Incarnation: directory.Incarnation(id.Incarnation),
-				DigestKey:   key,
-			}}))
+		if s.Status().Leading {
+			op, err := firstCommand(&st, id)
+			if err != nil {
+				return err
+			}
+			answer, err := s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: op}))
 			if err == nil {
+				if r, err := machine.DecodeResult(answer); err != nil || r.Refused != nil {
+					return fmt.Errorf("server: begin %v: %w", id, errors.Join(err, r.Refused))
+				}
 				continue
 			}
 		}
@@ -107,4 +115,19 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		case <-time.After(again):
 		}
 	}
+}
+
+// firstCommand is what begins the life that id names, after the one in st.
+func firstCommand(st *machine.Status, id raftstore.Identity) (machine.Op, error) {
+	if uint64(directory.Incarnation(id.Incarnation)) != id.Incarnation {
+		return nil, fmt.Errorf("server: %v: the incarnation is out of range", id)
+	}
+	if st.ClusterID != "" {
+		return machine.Restore{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation)}, nil
+	}
+	key := make([]byte, 16)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("server: draw the digests' key: %w", err)
+	}
+	return machine.Init{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation), DigestKey: key}, nil
 }

@@ -42,7 +42,7 @@ func TestHeadline(t *testing.T) {
 		{func(s *survey) { s.Complete, s.BackendsConfirmed, s.BackendsCounted = false, 0, 0 }, "healthy"},
 		{func(s *survey) { s.Complete, s.BackendsConfirmed = false, 1 }, "degraded: incomplete: 1 of 2 backends confirmed"},
 		{func(s *survey) {
-			s.Complete, s.Incarnation, s.BackendsConfirmed, s.BackendsCounted, s.Counts.Forked = false, 2, 7, 9, 1
+			s.Complete, s.Recovering, s.BackendsConfirmed, s.BackendsCounted, s.Counts.Forked = false, true, 7, 9, 1
 		}, "RECOVERING 7/9 backends confirmed; 1 fork"},
 		{func(s *survey) { s.majority = false }, "degraded: no leader: writes wait, and reads but for --stale"},
 		{func(s *survey) { s.Leader = "" }, "degraded: no leader: writes wait, and reads but for --stale"},

@@ -160,7 +160,7 @@ func (a *app) askOne(ctx context.Context, endpoint string) member {
 func (s *survey) findProblems(stale bool) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if !s.Complete && s.Incarnation > 1 {
+	if s.Recovering {
 		// The word by which a restored cluster is known until all is well.
 		say("RECOVERING %d/%d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
@@ -193,7 +193,7 @@ func (s *survey) findProblems(stale bool) []string {
 	for _, x := range s.Alarms {
 		say("alarm %s of %s", x.Kind, x.Node)
 	}
-	if !s.Complete && s.Incarnation <= 1 && s.BackendsCounted > 0 {
+	if !s.Complete && !s.Recovering && s.BackendsCounted > 0 {
 		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
 	out = append(out, s.Problems...)
@@ -304,6 +304,8 @@ type statusJSON struct {
 	NotAdmitted     []directory.BackendName `json:"not_admitted"`
 	AdmissionOpen   bool                    `json:"admission_open"`
 	ReadOnly        bool                    `json:"read_only"`
+	Recovering      bool                    `json:"recovering"`
+	Paused          bool                    `json:"automation_paused"`
 	Counts          countsJSON              `json:"counts"`
 	Sweeps          []sweepJSON             `json:"sweeps"`
 	Nodes           []nodeJSON              `json:"nodes"`
@@ -346,7 +348,7 @@ func statusOf(s *survey) statusJSON {
 		Healthy: len(s.problems) == 0, Problems: list(s.problems), Warnings: list(s.Warnings), ClusterID: s.ClusterID, Leader: s.Leader,
 		Version: s.Version, FormatVersion: s.FormatVersion, ClusterVersion: s.ClusterVersion, DirectoryTimeMS: millis(s.DirectoryTime),
 		LastCommand: stamp(s.Wall), Complete: s.Complete, Confirmed: s.BackendsConfirmed, Counted: s.BackendsCounted, Missing: list(s.Missing),
-		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Counts: countsJSON(s.Counts),
+		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Recovering: s.Recovering, Paused: s.AutomationPaused, Counts: countsJSON(s.Counts),
 		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, Waiting: membersOf(s.Waiting), Alarms: alarmsJSON(s.Alarms), GrowthRefused: s.GrowthRefused, Health: healthOf(s.Health), answerJSON: answerOf(s.Answer),
 	}
 	for _, w := range s.Sweeps {

@@ -119,7 +119,8 @@ func serve(ctx context.Context, s settings, members []raftstore.Member, log *slo
 		return err
 	}
 	api, err := server.New(server.Config{
-		Store: server.Shard(store), Machine: rules, Node: s.name, Version: obs.Version(),
+		Store: server.Shard(store), Machine: rules, Node: s.name, Version: obs.Version(), Identity: store.Identity(),
+		Replica:     store,
 		Members:     func() server.Members { return membersOf(store, s.name, listeners.client.Addr().String()) },
 		Credentials: mtls.Server(files, mtls.Listening{Proto: "client", Log: log}),
 		Log:         log, Metrics: registry,
@@ -233,9 +234,9 @@ func readiness(store *raftstore.Store, rules *machine.Machine) []check {
 				return err
 			}
 			defer v.Release()
-			rev, err := rules.Revision(v)
-			if err == nil && rev == 0 {
-				err = errors.New("the cluster has not begun: no leader was ever elected")
+			begun, err := server.HasBegun(v, store, rules)
+			if err == nil && !begun {
+				err = errors.New("this life of the cluster has not begun: no leader was ever elected in it")
 			}
 			return err
 		}},

@@ -219,6 +219,9 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 	if op.How < directory.ByResync || op.How > directory.ByOperator {
 		return Result{}, refuse(directory.ErrInvalid, "a list is confirmed by resync, import or operator")
 	}
+	if op.Incarnation != 0 && op.Incarnation != a.cluster.Incarnation {
+		return Result{}, refuse(directory.ErrInvalid, "the list of %s was stated in incarnation %d of the cluster, this is %d: state it again", op.Server, op.Incarnation, a.cluster.Incarnation)
+	}
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return Result{}, err
 	}
@@ -247,6 +250,11 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 			return Result{}, err
 		}
 		b = a.Backend(b.ID)
+	}
+	if a.cluster.Began != 0 && !b.ConfirmedFor(a.cluster.Incarnation) {
+		if err := a.sweepLater(sweep{Kind: sweepConfirm, Server: b.ID}); err != nil {
+			return Result{}, err
+		}
 	}
 	is := *b
 	is.Confirmed, is.ConfirmedIn = op.How, a.cluster.Incarnation

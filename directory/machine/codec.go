@@ -73,6 +73,7 @@ const (
 	opSetSettings
 	opTick
 	opBatch
+	opRestore
 )
 
 const opSetAlarm protowire.Number = 24
@@ -141,6 +142,7 @@ func putOp(b []byte, op Op) []byte {
 		b, at = openMessage(b, opConfirm)
 		b = putString(b, 1, string(v.Server))
 		b = putUint(b, 2, uint64(v.How))
+		b = putUint(b, 3, uint64(v.Incarnation))
 	case RenameBackend:
 		b, at = openMessage(b, opRenameBackend)
 		b = putString(b, 1, string(v.From))
@@ -195,6 +197,10 @@ func putOp(b []byte, op Op) []byte {
 		b = putBool(b, 4, v.Voter)
 		b = putUint(b, 5, uint64(v.Voters))
 		b = putString(b, 6, v.Why)
+	case Restore:
+		b, at = openMessage(b, opRestore)
+		b = putString(b, 1, v.ClusterID)
+		b = putUint(b, 2, uint64(v.Incarnation))
 	default:
 		return b
 	}
@@ -265,7 +271,7 @@ func putOptionalString(b []byte, num protowire.Number, s string) []byte {
 //
 // Errors: ErrUnknownCommand, for anything of which this release does not
 // understand every part: an operation or a field it does not know, a number too
-// large for its field, an Init, a Tick or a Batch inside a Batch, no operation,
+// large for its field, an Init, a Restore, a Tick or a Batch inside a Batch, no operation,
 // several, or octets that are no message.
 func DecodeCommand(b []byte) (Command, error) {
 	r := opReader{wireReader: readWire(b)}
@@ -342,7 +348,7 @@ func (r *opReader) op(inBatch bool) (op Op) {
 			break
 		}
 		num := protowire.Number(r.tag >> 3)
-		if inBatch && (num == opInit || num == opTick || num == opBatch) {
+		if inBatch && (num == opInit || num == opRestore || num == opTick || num == opBatch) {
 			r.fail(errNested)
 			break
 		}
@@ -421,6 +427,8 @@ func (r *opReader) operation(num protowire.Number) Op {
 		return Tick{}
 	case opBatch:
 		return r.batch()
+	case opRestore:
+		return r.restore()
 	}
 	r.fail(fmt.Errorf("%w: unknown operation %d", errMessage, num))
 	return nil
@@ -446,6 +454,20 @@ func (r *opReader) init() (v Init) {
 			v.Incarnation = directory.Incarnation(r.uint32())
 		case 3<<3 | octets:
 			v.DigestKey = r.copied()
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) restore() (v Restore) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | octets:
+			v.ClusterID = r.string()
+		case 2<<3 | varint:
+			v.Incarnation = directory.Incarnation(r.uint32())
 		default:
 			r.skip()
 		}
@@ -633,6 +655,8 @@ func (r *opReader) confirm() (v Confirm) {
 			v.Server = directory.BackendName(r.string())
 		case 2<<3 | varint:
 			v.How = directory.ConfirmedBy(r.uint8())
+		case 3<<3 | varint:
+			v.Incarnation = directory.Incarnation(r.uint32())
 		default:
 			r.skip()
 		}

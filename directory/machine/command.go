@@ -126,6 +126,17 @@ type Admit struct{ Server directory.BackendName }
 type Confirm struct {
 	Server directory.BackendName
 	How    directory.ConfirmedBy
+	// Incarnation, if not zero, is the life of the cluster in which the whole list
+	// was stated: in another one it says nothing.
+	Incarnation directory.Incarnation
+}
+
+// Restore begins the next life of a cluster whose state came from a snapshot, or
+// from the one node that was left. It is that cluster's first command; what it
+// does is in this package's doc.go. Of the present life: Unchanged.
+type Restore struct {
+	ClusterID   string
+	Incarnation directory.Incarnation
 }
 
 // RenameBackend gives a backend another name; its facts stay its own.
@@ -194,8 +205,8 @@ type SetAlarm struct {
 }
 
 // Batch is several commands in one step of the log: one revision, a result for
-// each. A refused item changes nothing and stops nothing. Init, Tick and Batch
-// may not stand in one.
+// each. A refused item changes nothing and stops nothing. Init, Restore, Tick and
+// Batch may not stand in one.
 type Batch struct{ Ops []Op }
 
 func (Init) op()          {}
@@ -221,6 +232,7 @@ func (SetSettings) op()   {}
 func (Tick) op()          {}
 func (Batch) op()         {}
 func (SetAlarm) op()      {}
+func (Restore) op()       {}
 
 // Effect is what a command did, or found.
 type Effect uint8

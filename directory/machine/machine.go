@@ -116,7 +116,7 @@ func (a *apply) command(c Command) (Result, error) {
 				Revision: a.clk.Revision,
 				Refused:  refuse(directory.ErrInvalid, "request %d of %q was another one; a repeat must be the same, a new one has the next sequence", c.Sequence, c.Client),
 			}, nil
-		case c.Sequence == last.Sequence:
+		case c.Sequence == last.Sequence && !(last.Result.Revision < a.cluster.Began && undoneByRestore(c.Op)):
 			return last.Result, nil
 		case c.Sequence < last.Sequence:
 			return Result{
@@ -172,6 +172,8 @@ func (a *apply) op(op Op) (Result, error) {
 	switch op := op.(type) {
 	case Init:
 		return a.init(op)
+	case Restore:
+		return a.restore(op)
 	case Assert:
 		return a.assert(op)
 	case Retract:
@@ -225,7 +227,7 @@ func (a *apply) op(op Op) (Result, error) {
 // Assert, Reserve and Subscribe see for themselves.
 func passesReadOnly(op Op) bool {
 	switch op.(type) {
-	case Init, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
+	case Init, Restore, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
 		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings, SetAlarm:
 		return true
 	}

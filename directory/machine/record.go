@@ -1022,6 +1022,9 @@ type cluster struct {
 	NextServer  directory.ServerID
 	NextGroup   directory.GroupID
 	Version     uint32
+	// Began is the revision of the command that began the present life; 0: it is the
+	// first. What is of a lower revision is of an earlier life.
+	Began directory.Revision
 }
 
 func encodeCluster(v cluster) []byte {
@@ -1031,7 +1034,8 @@ func encodeCluster(v cluster) []byte {
 	b = putBytes(b, 3, v.DigestKey)
 	b = putUint(b, 4, uint64(v.NextServer))
 	b = putUint(b, 5, uint64(v.NextGroup))
-	return putUint(b, 6, uint64(v.Version))
+	b = putUint(b, 6, uint64(v.Version))
+	return putUint(b, 7, uint64(v.Began))
 }
 
 func decodeCluster(b []byte) (v cluster, err error) {
@@ -1050,6 +1054,8 @@ func decodeCluster(b []byte) (v cluster, err error) {
 			v.NextGroup = directory.GroupID(r.uint32())
 		case 6<<3 | varint:
 			v.Version = r.uint32()
+		case 7<<3 | varint:
+			v.Began = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}
@@ -1176,7 +1182,8 @@ func putSettings(b []byte, v *directory.Settings) []byte {
 	b = putUint(b, 10, uint64(v.DeliveryGrace))
 	b = putUint(b, 11, uint64(v.TombstoneKeep))
 	b = putUint(b, 12, v.LogKeep)
-	return putUint(b, 13, uint64(v.RequestKeep))
+	b = putUint(b, 13, uint64(v.RequestKeep))
+	return putBool(b, 14, v.AutomationPaused)
 }
 
 func decodeSettings(b []byte) (v directory.Settings, err error) {
@@ -1214,6 +1221,8 @@ func (r *wireReader) settings(v *directory.Settings) {
 			v.LogKeep = r.uint64()
 		case 13<<3 | varint:
 			v.RequestKeep = directory.Time(r.uint64())
+		case 14<<3 | varint:
+			v.AutomationPaused = r.bool()
 		default:
 			r.skip()
 		}

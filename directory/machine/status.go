@@ -28,8 +28,8 @@ type Status struct {
 
 // Sweep is work over many mailboxes that a small command left to do.
 type Sweep struct {
-	Kind   string // "regroup", "admit", "decide"
-	Server directory.BackendName
+	Kind   string                // "regroup", "admit", "decide", "confirm", "forks", "reservations", "log"
+	Server directory.BackendName // empty for the last three, which a restore leaves
 	After  directory.MailboxName // the last one gone over; empty at the start
 }
 
@@ -60,7 +60,10 @@ func (m *Machine) Status(r kv.Reader) (Status, error) {
 		if err != nil {
 			return err
 		}
-		sw := Sweep{Kind: map[byte]string{sweepRegroup: "regroup", sweepAdmit: "admit", sweepDecide: "decide"}[w.Kind], Server: s.name(w.Server)}
+		sw := Sweep{Kind: w.kindName()}
+		if w.Server != 0 {
+			sw.Server = s.name(w.Server)
+		}
 		if len(w.After) > 0 {
 			if sw.After, err = storedName(w.After); err != nil {
 				return err
@@ -100,7 +103,7 @@ func (m *Machine) Backends(r kv.Reader, only directory.BackendName) ([]BackendIn
 		}
 		info := BackendInfo{
 			Backend: *b, Facts: total.Count, Counted: total.Counted,
-			Confirm: b.Confirmed != directory.ByNobody && b.ConfirmedIn == s.cluster.Incarnation,
+			Confirm: b.ConfirmedFor(s.cluster.Incarnation),
 		}
 		if g := s.Group(b.Group); g != nil {
 			info.GroupName, info.Primary = g.Name, g.Primary == b.ID

@@ -189,7 +189,7 @@ func (t *topology) derive() {
 			continue
 		}
 		admitted++
-		if b.ConfirmedIn != t.cluster.Incarnation || b.Confirmed == directory.ByNobody {
+		if !b.ConfirmedFor(t.cluster.Incarnation) {
 			names = append(names, b.Name)
 		}
 	}
@@ -301,8 +301,18 @@ func readMailbox(it kv.Iterator, key []byte, name directory.MailboxName) (*direc
 	return m, nil
 }
 
-// reservation reads the reservation of name, nil if there is none.
+// reservation reads the reservation of name, nil if there is none. One of an
+// earlier life is none, though its row may still be there.
 func (s *state) reservation(name directory.MailboxName) (*directory.Reservation, error) {
+	res, err := s.storedReservation(name)
+	if err != nil || res == nil || res.Revision < s.cluster.Began {
+		return nil, err
+	}
+	return res, nil
+}
+
+// storedReservation reads the row of a reservation, of whatever life.
+func (s *state) storedReservation(name directory.MailboxName) (*directory.Reservation, error) {
 	k := name.AppendKey(nil)
 	v := s.r.Get(bucketReservation, k)
 	if v == nil {

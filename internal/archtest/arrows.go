@@ -91,7 +91,7 @@ var House = []Row{
 		// and the rules', without a node to ask.
 		May: []string{
 			"client", "directory", "adapter/cyrus", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
-			"raftstore", "raftstore/snap", "server", "directory/machine",
+			"raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
 		},
 		Libraries: []string{"cobra", "term"},
 	},

@@ -276,9 +276,13 @@ type StatusResponse struct {
 	// nothing is.
 	NodeProblems []string `protobuf:"bytes,36,rep,name=node_problems,json=nodeProblems,proto3" json:"node_problems,omitempty"`
 	// The id of the node that answers; 0 if it does not know.
-	NodeId        uint64 `protobuf:"varint,37,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NodeId uint64 `protobuf:"varint,37,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The cluster was restored or recovered, and backends have not been heard since.
+	Recovering bool `protobuf:"varint,30,opt,name=recovering,proto3" json:"recovering,omitempty"`
+	// The directory moves no primary by itself; see Settings.
+	AutomationPaused bool `protobuf:"varint,31,opt,name=automation_paused,json=automationPaused,proto3" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -526,6 +530,20 @@ func (x *StatusResponse) GetNodeId() uint64 {
 		return x.NodeId
 	}
 	return 0
+}
+
+func (x *StatusResponse) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *StatusResponse) GetAutomationPaused() bool {
+	if x != nil {
+		return x.AutomationPaused
+	}
+	return false
 }
 
 type Counts struct {
@@ -1488,7 +1506,10 @@ type ConfirmBackendRequest struct {
 	RequestId *RequestId             `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Server    string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
 	// UNSPECIFIED is OPERATOR.
-	How           ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	How ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	// The incarnation in which the whole list was stated, so that one stated across a
+	// restore confirms nothing: INVALID. 0: the present one.
+	Incarnation   uint32 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1542,6 +1563,13 @@ func (x *ConfirmBackendRequest) GetHow() ConfirmedBy {
 		return x.How
 	}
 	return ConfirmedBy_CONFIRMED_BY_UNSPECIFIED
+}
+
+func (x *ConfirmBackendRequest) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 type ConfirmBackendResponse struct {
@@ -3624,8 +3652,11 @@ type Settings struct {
 	LogKeep *uint64 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3,oneof" json:"log_keep,omitempty"`
 	// How long a client id's last result is kept.
 	RequestKeepMs *uint64 `protobuf:"varint,13,opt,name=request_keep_ms,json=requestKeepMs,proto3,oneof" json:"request_keep_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The directory moves no primary by itself, whatever a group's mode. A restored
+	// cluster begins so.
+	AutomationPaused *bool `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3,oneof" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -3747,6 +3778,13 @@ func (x *Settings) GetRequestKeepMs() uint64 {
 		return *x.RequestKeepMs
 	}
 	return 0
+}
+
+func (x *Settings) GetAutomationPaused() bool {
+	if x != nil && x.AutomationPaused != nil {
+		return *x.AutomationPaused
+	}
+	return false
 }
 
 type GetSettingsRequest struct {
@@ -4325,9 +4363,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xea\b\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xb7\t\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4361,7 +4399,11 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\x12.\n" +
 	"\awaiting\x18# \x03(\v2\x14.rookery.api.v1.NodeR\awaiting\x12#\n" +
 	"\rnode_problems\x18$ \x03(\tR\fnodeProblems\x12\x17\n" +
-	"\anode_id\x18% \x01(\x04R\x06nodeId\"\x8c\x02\n" +
+	"\anode_id\x18% \x01(\x04R\x06nodeId\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x1e \x01(\bR\n" +
+	"recovering\x12+\n" +
+	"\x11automation_paused\x18\x1f \x01(\bR\x10automationPaused\"\x8c\x02\n" +
 	"\x06Counts\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x04R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x04R\x06listed\x12\x18\n" +
@@ -4438,12 +4480,13 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\tR\x06server\"\x83\x01\n" +
 	"\x14AdmitBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
-	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\x98\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\xba\x01\n" +
 	"\x15ConfirmBackendRequest\x128\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\v2\x19.rookery.api.v1.RequestIdR\trequestId\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12-\n" +
-	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\"\x85\x01\n" +
+	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"\x85\x01\n" +
 	"\x16ConfirmBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
 	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"t\n" +
@@ -4601,7 +4644,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11ListMovesResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12*\n" +
 	"\x05moves\x18\x02 \x03(\v2\x14.rookery.api.v1.MoveR\x05moves\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xa2\x06\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xea\x06\n" +
 	"\bSettings\x12*\n" +
 	"\x0edefault_domain\x18\x01 \x01(\tH\x00R\rdefaultDomain\x88\x01\x01\x12&\n" +
 	"\fvirt_domains\x18\x02 \x01(\bH\x01R\vvirtDomains\x88\x01\x01\x12*\n" +
@@ -4618,7 +4661,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11tombstone_keep_ms\x18\v \x01(\x04H\n" +
 	"R\x0ftombstoneKeepMs\x88\x01\x01\x12\x1e\n" +
 	"\blog_keep\x18\f \x01(\x04H\vR\alogKeep\x88\x01\x01\x12+\n" +
-	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01B\x11\n" +
+	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01\x120\n" +
+	"\x11automation_paused\x18\x0e \x01(\bH\rR\x10automationPaused\x88\x01\x01B\x11\n" +
 	"\x0f_default_domainB\x0f\n" +
 	"\r_virt_domainsB\x11\n" +
 	"\x0f_admission_openB\f\n" +
@@ -4632,7 +4676,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x12_delivery_grace_msB\x14\n" +
 	"\x12_tombstone_keep_msB\v\n" +
 	"\t_log_keepB\x12\n" +
-	"\x10_request_keep_ms\"S\n" +
+	"\x10_request_keep_msB\x14\n" +
+	"\x12_automation_paused\"S\n" +
 	"\x12GetSettingsRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x13GetSettingsResponse\x126\n" +
@@ -4683,7 +4728,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\x9c\x14\n" +
+	"\x0fDECISION_REJECT\x10\x022\xf9\x14\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4720,7 +4765,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\rReplaceMember\x12$.rookery.api.v1.ReplaceMemberRequest\x1a%.rookery.api.v1.ReplaceMemberResponse\x12S\n" +
 	"\n" +
 	"MoveLeader\x12!.rookery.api.v1.MoveLeaderRequest\x1a\".rookery.api.v1.MoveLeaderResponse\x12L\n" +
-	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01\x12[\n" +
+	"\fSaveSnapshot\x12#.rookery.api.v1.SaveSnapshotRequest\x1a$.rookery.api.v1.SaveSnapshotResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_cluster_proto_rawDescOnce sync.Once
@@ -4818,14 +4864,16 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*ReplaceMemberRequest)(nil),     // 78: rookery.api.v1.ReplaceMemberRequest
 	(*MoveLeaderRequest)(nil),        // 79: rookery.api.v1.MoveLeaderRequest
 	(*CompactRequest)(nil),           // 80: rookery.api.v1.CompactRequest
-	(*ListAlarmsResponse)(nil),       // 81: rookery.api.v1.ListAlarmsResponse
-	(*DisarmAlarmResponse)(nil),      // 82: rookery.api.v1.DisarmAlarmResponse
-	(*AddMemberResponse)(nil),        // 83: rookery.api.v1.AddMemberResponse
-	(*PromoteMemberResponse)(nil),    // 84: rookery.api.v1.PromoteMemberResponse
-	(*RemoveMemberResponse)(nil),     // 85: rookery.api.v1.RemoveMemberResponse
-	(*ReplaceMemberResponse)(nil),    // 86: rookery.api.v1.ReplaceMemberResponse
-	(*MoveLeaderResponse)(nil),       // 87: rookery.api.v1.MoveLeaderResponse
-	(*CompactResponse)(nil),          // 88: rookery.api.v1.CompactResponse
+	(*SaveSnapshotRequest)(nil),      // 81: rookery.api.v1.SaveSnapshotRequest
+	(*ListAlarmsResponse)(nil),       // 82: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),      // 83: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberResponse)(nil),        // 84: rookery.api.v1.AddMemberResponse
+	(*PromoteMemberResponse)(nil),    // 85: rookery.api.v1.PromoteMemberResponse
+	(*RemoveMemberResponse)(nil),     // 86: rookery.api.v1.RemoveMemberResponse
+	(*ReplaceMemberResponse)(nil),    // 87: rookery.api.v1.ReplaceMemberResponse
+	(*MoveLeaderResponse)(nil),       // 88: rookery.api.v1.MoveLeaderResponse
+	(*CompactResponse)(nil),          // 89: rookery.api.v1.CompactResponse
+	(*SaveSnapshotResponse)(nil),     // 90: rookery.api.v1.SaveSnapshotResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
 	60,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
@@ -4946,38 +4994,40 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	78,  // 115: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
 	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
 	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
-	4,   // 118: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	9,   // 119: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	12,  // 120: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	14,  // 121: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	17,  // 122: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	19,  // 123: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	21,  // 124: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	25,  // 125: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	27,  // 126: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	29,  // 127: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	31,  // 128: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	33,  // 129: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	35,  // 130: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	37,  // 131: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	40,  // 132: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	42,  // 133: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	44,  // 134: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	46,  // 135: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	49,  // 136: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	52,  // 137: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	54,  // 138: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	56,  // 139: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	81,  // 140: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
-	82,  // 141: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
-	83,  // 142: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
-	84,  // 143: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
-	85,  // 144: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
-	86,  // 145: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
-	87,  // 146: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
-	88,  // 147: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
-	118, // [118:148] is the sub-list for method output_type
-	88,  // [88:118] is the sub-list for method input_type
+	81,  // 118: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
+	4,   // 119: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	9,   // 120: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	12,  // 121: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	14,  // 122: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	17,  // 123: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	19,  // 124: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	21,  // 125: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	25,  // 126: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	27,  // 127: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	29,  // 128: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	31,  // 129: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	33,  // 130: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	35,  // 131: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	37,  // 132: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	40,  // 133: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	42,  // 134: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	44,  // 135: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	46,  // 136: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	49,  // 137: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	52,  // 138: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	54,  // 139: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	56,  // 140: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	82,  // 141: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	83,  // 142: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	84,  // 143: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
+	85,  // 144: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
+	86,  // 145: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
+	87,  // 146: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
+	88,  // 147: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
+	89,  // 148: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
+	90,  // 149: rookery.api.v1.ClusterService.SaveSnapshot:output_type -> rookery.api.v1.SaveSnapshotResponse
+	119, // [119:150] is the sub-list for method output_type
+	88,  // [88:119] is the sub-list for method input_type
 	88,  // [88:88] is the sub-list for extension type_name
 	88,  // [88:88] is the sub-list for extension extendee
 	0,   // [0:88] is the sub-list for field type_name
@@ -4989,6 +5039,7 @@ func file_api_v1_cluster_proto_init() {
 		return
 	}
 	file_api_v1_alarm_proto_init()
+	file_api_v1_backup_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
 	file_api_v1_member_proto_init()

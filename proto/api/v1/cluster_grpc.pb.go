@@ -49,6 +49,7 @@ const (
 	ClusterService_ReplaceMember_FullMethodName    = "/rookery.api.v1.ClusterService/ReplaceMember"
 	ClusterService_MoveLeader_FullMethodName       = "/rookery.api.v1.ClusterService/MoveLeader"
 	ClusterService_Compact_FullMethodName          = "/rookery.api.v1.ClusterService/Compact"
+	ClusterService_SaveSnapshot_FullMethodName     = "/rookery.api.v1.ClusterService/SaveSnapshot"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -152,6 +153,11 @@ type ClusterServiceClient interface {
 	// serves; one node of the cluster at a time. Progress comes first, the summary last;
 	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error)
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
 }
 
 type clusterServiceClient struct {
@@ -480,6 +486,25 @@ func (c *clusterServiceClient) Compact(ctx context.Context, in *CompactRequest, 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CompactClient = grpc.ServerStreamingClient[CompactResponse]
 
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[2], ClusterService_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -581,6 +606,11 @@ type ClusterServiceServer interface {
 	// serves; one node of the cluster at a time. Progress comes first, the summary last;
 	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
 	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -680,6 +710,9 @@ func (UnimplementedClusterServiceServer) MoveLeader(context.Context, *MoveLeader
 }
 func (UnimplementedClusterServiceServer) Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error {
 	return status.Error(codes.Unimplemented, "method Compact not implemented")
+}
+func (UnimplementedClusterServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -1228,6 +1261,17 @@ func _ClusterService_Compact_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CompactServer = grpc.ServerStreamingServer[CompactResponse]
 
+func _ClusterService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServiceServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1357,6 +1401,11 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Compact",
 			Handler:       _ClusterService_Compact_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _ClusterService_SaveSnapshot_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -498,7 +498,10 @@ type RequestId struct {
 	// time, because the answer to the last is all that is kept: a repeat of the last
 	// gets that answer again, an older one is refused with STALE_REQUEST. To write in
 	// parallel, use several lines. A repeat must be the same request.
-	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The highest incarnation that the caller has seen; 0 if it has seen none. A node of
+	// an earlier one refuses the write, WRONG_INCARNATION, and does nothing.
+	Incarnation   uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +546,13 @@ func (x *RequestId) GetClientId() string {
 func (x *RequestId) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
+	}
+	return 0
+}
+
+func (x *RequestId) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -721,10 +731,11 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x15\n" +
 	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"D\n" +
+	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"f\n" +
 	"\tRequestId\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xaa\x01\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"\xaa\x01\n" +
 	"\tNamespace\x12\x10\n" +
 	"\x03alt\x18\x01 \x01(\bR\x03alt\x12\x1c\n" +
 	"\tseparator\x18\x02 \x01(\tR\tseparator\x12!\n" +

@@ -1631,6 +1631,7 @@ type ClusterRow struct {
 	NextServer     uint32                 `protobuf:"varint,4,opt,name=next_server,json=nextServer,proto3" json:"next_server,omitempty"`
 	NextGroup      uint32                 `protobuf:"varint,5,opt,name=next_group,json=nextGroup,proto3" json:"next_group,omitempty"`
 	ClusterVersion uint32                 `protobuf:"varint,6,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	Began          uint64                 `protobuf:"varint,7,opt,name=began,proto3" json:"began,omitempty"` // revision that began the present life; 0: it is the first
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1703,6 +1704,13 @@ func (x *ClusterRow) GetNextGroup() uint32 {
 func (x *ClusterRow) GetClusterVersion() uint32 {
 	if x != nil {
 		return x.ClusterVersion
+	}
+	return 0
+}
+
+func (x *ClusterRow) GetBegan() uint64 {
+	if x != nil {
+		return x.Began
 	}
 	return 0
 }
@@ -1914,22 +1922,23 @@ func (x *CountsRow) GetDeactivated() int64 {
 }
 
 type SettingsRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DefaultDomain string                 `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3" json:"default_domain,omitempty"`
-	VirtDomains   bool                   `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3" json:"virt_domains,omitempty"`
-	AdmissionOpen bool                   `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3" json:"admission_open,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	GuardCount    uint32                 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3" json:"guard_count,omitempty"`
-	GuardPercent  uint32                 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3" json:"guard_percent,omitempty"`
-	GuardWindow   uint64                 `protobuf:"varint,7,opt,name=guard_window,json=guardWindow,proto3" json:"guard_window,omitempty"`
-	ReserveGrace  uint64                 `protobuf:"varint,8,opt,name=reserve_grace,json=reserveGrace,proto3" json:"reserve_grace,omitempty"`
-	ReserveMax    uint64                 `protobuf:"varint,9,opt,name=reserve_max,json=reserveMax,proto3" json:"reserve_max,omitempty"`
-	DeliveryGrace uint64                 `protobuf:"varint,10,opt,name=delivery_grace,json=deliveryGrace,proto3" json:"delivery_grace,omitempty"`
-	TombstoneKeep uint64                 `protobuf:"varint,11,opt,name=tombstone_keep,json=tombstoneKeep,proto3" json:"tombstone_keep,omitempty"`
-	LogKeep       uint64                 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3" json:"log_keep,omitempty"`
-	RequestKeep   uint64                 `protobuf:"varint,13,opt,name=request_keep,json=requestKeep,proto3" json:"request_keep,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	DefaultDomain    string                 `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3" json:"default_domain,omitempty"`
+	VirtDomains      bool                   `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3" json:"virt_domains,omitempty"`
+	AdmissionOpen    bool                   `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3" json:"admission_open,omitempty"`
+	ReadOnly         bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	GuardCount       uint32                 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3" json:"guard_count,omitempty"`
+	GuardPercent     uint32                 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3" json:"guard_percent,omitempty"`
+	GuardWindow      uint64                 `protobuf:"varint,7,opt,name=guard_window,json=guardWindow,proto3" json:"guard_window,omitempty"`
+	ReserveGrace     uint64                 `protobuf:"varint,8,opt,name=reserve_grace,json=reserveGrace,proto3" json:"reserve_grace,omitempty"`
+	ReserveMax       uint64                 `protobuf:"varint,9,opt,name=reserve_max,json=reserveMax,proto3" json:"reserve_max,omitempty"`
+	DeliveryGrace    uint64                 `protobuf:"varint,10,opt,name=delivery_grace,json=deliveryGrace,proto3" json:"delivery_grace,omitempty"`
+	TombstoneKeep    uint64                 `protobuf:"varint,11,opt,name=tombstone_keep,json=tombstoneKeep,proto3" json:"tombstone_keep,omitempty"`
+	LogKeep          uint64                 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3" json:"log_keep,omitempty"`
+	RequestKeep      uint64                 `protobuf:"varint,13,opt,name=request_keep,json=requestKeep,proto3" json:"request_keep,omitempty"`
+	AutomationPaused bool                   `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SettingsRow) Reset() {
@@ -2053,6 +2062,13 @@ func (x *SettingsRow) GetRequestKeep() uint64 {
 	return 0
 }
 
+func (x *SettingsRow) GetAutomationPaused() bool {
+	if x != nil {
+		return x.AutomationPaused
+	}
+	return false
+}
+
 type Command struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -2147,6 +2163,7 @@ type Op struct {
 	//	*Op_SetSettings
 	//	*Op_Tick
 	//	*Op_Batch
+	//	*Op_Restore
 	//	*Op_SetAlarm
 	Op            isOp_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
@@ -2388,6 +2405,15 @@ func (x *Op) GetBatch() *Batch {
 	return nil
 }
 
+func (x *Op) GetRestore() *Restore {
+	if x != nil {
+		if x, ok := x.Op.(*Op_Restore); ok {
+			return x.Restore
+		}
+	}
+	return nil
+}
+
 func (x *Op) GetSetAlarm() *SetAlarm {
 	if x != nil {
 		if x, ok := x.Op.(*Op_SetAlarm); ok {
@@ -2489,6 +2515,10 @@ type Op_Batch struct {
 	Batch *Batch `protobuf:"bytes,22,opt,name=batch,proto3,oneof"`
 }
 
+type Op_Restore struct {
+	Restore *Restore `protobuf:"bytes,23,opt,name=restore,proto3,oneof"`
+}
+
 type Op_SetAlarm struct {
 	SetAlarm *SetAlarm `protobuf:"bytes,24,opt,name=set_alarm,json=setAlarm,proto3,oneof"`
 }
@@ -2536,6 +2566,8 @@ func (*Op_SetSettings) isOp_Op() {}
 func (*Op_Tick) isOp_Op() {}
 
 func (*Op_Batch) isOp_Op() {}
+
+func (*Op_Restore) isOp_Op() {}
 
 func (*Op_SetAlarm) isOp_Op() {}
 
@@ -3359,6 +3391,7 @@ type Confirm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
 	How           uint32                 `protobuf:"varint,2,opt,name=how,proto3" json:"how,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3403,6 +3436,13 @@ func (x *Confirm) GetServer() string {
 func (x *Confirm) GetHow() uint32 {
 	if x != nil {
 		return x.How
+	}
+	return 0
+}
+
+func (x *Confirm) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -3995,6 +4035,58 @@ func (x *Batch) GetOps() []*Op {
 	return nil
 }
 
+type Restore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_record_v1_record_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Restore) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Restore) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 // Result is what a command came to.
 type Result struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -4015,7 +4107,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_record_v1_record_proto_msgTypes[49]
+	mi := &file_record_v1_record_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4027,7 +4119,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[49]
+	mi := &file_record_v1_record_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4040,7 +4132,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{49}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Result) GetRevision() uint64 {
@@ -4259,7 +4351,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x12\x18\n" +
 	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x14\n" +
-	"\x05until\x18\x05 \x01(\x04R\x05until\"\xd5\x01\n" +
+	"\x05until\x18\x05 \x01(\x04R\x05until\"\xeb\x01\n" +
 	"\n" +
 	"ClusterRow\x12\x1d\n" +
 	"\n" +
@@ -4271,7 +4363,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"nextServer\x12\x1d\n" +
 	"\n" +
 	"next_group\x18\x05 \x01(\rR\tnextGroup\x12'\n" +
-	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"\xb3\x01\n" +
+	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\x12\x14\n" +
+	"\x05began\x18\a \x01(\x04R\x05began\"\xb3\x01\n" +
 	"\bClockRow\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x12\x12\n" +
@@ -4289,7 +4382,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x04held\x18\x06 \x01(\x03R\x04held\x12$\n" +
 	"\rsubscriptions\x18\a \x01(\x03R\rsubscriptions\x12\x1a\n" +
 	"\bpostings\x18\b \x01(\x03R\bpostings\x12 \n" +
-	"\vdeactivated\x18\t \x01(\x03R\vdeactivated\"\xd6\x03\n" +
+	"\vdeactivated\x18\t \x01(\x03R\vdeactivated\"\x83\x04\n" +
 	"\vSettingsRow\x12%\n" +
 	"\x0edefault_domain\x18\x01 \x01(\tR\rdefaultDomain\x12!\n" +
 	"\fvirt_domains\x18\x02 \x01(\bR\vvirtDomains\x12%\n" +
@@ -4306,13 +4399,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	" \x01(\x04R\rdeliveryGrace\x12%\n" +
 	"\x0etombstone_keep\x18\v \x01(\x04R\rtombstoneKeep\x12\x19\n" +
 	"\blog_keep\x18\f \x01(\x04R\alogKeep\x12!\n" +
-	"\frequest_keep\x18\r \x01(\x04R\vrequestKeep\"t\n" +
+	"\frequest_keep\x18\r \x01(\x04R\vrequestKeep\x12+\n" +
+	"\x11automation_paused\x18\x0e \x01(\bR\x10automationPaused\"t\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12%\n" +
-	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\xd0\n" +
-	"\n" +
+	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\x88\v\n" +
 	"\x02Op\x12-\n" +
 	"\x04init\x18\x01 \x01(\v2\x17.rookery.record.v1.InitH\x00R\x04init\x123\n" +
 	"\x06assert\x18\x02 \x01(\v2\x19.rookery.record.v1.AssertH\x00R\x06assert\x126\n" +
@@ -4341,7 +4434,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"decideHeld\x12C\n" +
 	"\fset_settings\x18\x14 \x01(\v2\x1e.rookery.record.v1.SetSettingsH\x00R\vsetSettings\x12-\n" +
 	"\x04tick\x18\x15 \x01(\v2\x17.rookery.record.v1.TickH\x00R\x04tick\x120\n" +
-	"\x05batch\x18\x16 \x01(\v2\x18.rookery.record.v1.BatchH\x00R\x05batch\x12:\n" +
+	"\x05batch\x18\x16 \x01(\v2\x18.rookery.record.v1.BatchH\x00R\x05batch\x126\n" +
+	"\arestore\x18\x17 \x01(\v2\x1a.rookery.record.v1.RestoreH\x00R\arestore\x12:\n" +
 	"\tset_alarm\x18\x18 \x01(\v2\x1b.rookery.record.v1.SetAlarmH\x00R\bsetAlarmB\x04\n" +
 	"\x02op\"f\n" +
 	"\x04Init\x12\x1d\n" +
@@ -4419,10 +4513,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06_stateB\x11\n" +
 	"\x0f_drain_approved\"\x1f\n" +
 	"\x05Admit\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\"3\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"U\n" +
 	"\aConfirm\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x10\n" +
-	"\x03how\x18\x02 \x01(\rR\x03how\"3\n" +
+	"\x03how\x18\x02 \x01(\rR\x03how\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"3\n" +
 	"\rRenameBackend\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"9\n" +
@@ -4458,7 +4553,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06voters\x18\x05 \x01(\rR\x06voters\x12\x10\n" +
 	"\x03why\x18\x06 \x01(\tR\x03why\"0\n" +
 	"\x05Batch\x12'\n" +
-	"\x03ops\x18\x01 \x03(\v2\x15.rookery.record.v1.OpR\x03ops\"\x8b\x02\n" +
+	"\x03ops\x18\x01 \x03(\v2\x15.rookery.record.v1.OpR\x03ops\"J\n" +
+	"\aRestore\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"\x8b\x02\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\rR\x06effect\x12\x18\n" +
@@ -4484,7 +4583,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_record_v1_record_proto_goTypes = []any{
 	(*MailboxRow)(nil),      // 0: rookery.record.v1.MailboxRow
 	(*StrayCopy)(nil),       // 1: rookery.record.v1.StrayCopy
@@ -4535,14 +4634,15 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*Tick)(nil),            // 46: rookery.record.v1.Tick
 	(*SetAlarm)(nil),        // 47: rookery.record.v1.SetAlarm
 	(*Batch)(nil),           // 48: rookery.record.v1.Batch
-	(*Result)(nil),          // 49: rookery.record.v1.Result
+	(*Restore)(nil),         // 49: rookery.record.v1.Restore
+	(*Result)(nil),          // 50: rookery.record.v1.Result
 }
 var file_record_v1_record_proto_depIdxs = []int32{
 	1,  // 0: rookery.record.v1.MailboxRow.stray:type_name -> rookery.record.v1.StrayCopy
 	6,  // 1: rookery.record.v1.BackendRow.addresses:type_name -> rookery.record.v1.AddressRow
 	8,  // 2: rookery.record.v1.GroupRow.history:type_name -> rookery.record.v1.SwitchoverRow
 	16, // 3: rookery.record.v1.GuardRow.minutes:type_name -> rookery.record.v1.GuardMinute
-	49, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
+	50, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
 	24, // 5: rookery.record.v1.Command.op:type_name -> rookery.record.v1.Op
 	25, // 6: rookery.record.v1.Op.init:type_name -> rookery.record.v1.Init
 	26, // 7: rookery.record.v1.Op.assert:type_name -> rookery.record.v1.Assert
@@ -4566,17 +4666,18 @@ var file_record_v1_record_proto_depIdxs = []int32{
 	45, // 25: rookery.record.v1.Op.set_settings:type_name -> rookery.record.v1.SetSettings
 	46, // 26: rookery.record.v1.Op.tick:type_name -> rookery.record.v1.Tick
 	48, // 27: rookery.record.v1.Op.batch:type_name -> rookery.record.v1.Batch
-	47, // 28: rookery.record.v1.Op.set_alarm:type_name -> rookery.record.v1.SetAlarm
-	6,  // 29: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
-	34, // 30: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
-	22, // 31: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
-	24, // 32: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
-	49, // 33: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	49, // 28: rookery.record.v1.Op.restore:type_name -> rookery.record.v1.Restore
+	47, // 29: rookery.record.v1.Op.set_alarm:type_name -> rookery.record.v1.SetAlarm
+	6,  // 30: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
+	34, // 31: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
+	22, // 32: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
+	24, // 33: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
+	50, // 34: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -4607,6 +4708,7 @@ func file_record_v1_record_proto_init() {
 		(*Op_SetSettings)(nil),
 		(*Op_Tick)(nil),
 		(*Op_Batch)(nil),
+		(*Op_Restore)(nil),
 		(*Op_SetAlarm)(nil),
 	}
 	file_record_v1_record_proto_msgTypes[26].OneofWrappers = []any{}
@@ -4617,7 +4719,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -21,113 +21,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ConfirmedBy says how a backend's list came to be known whole.
-type ConfirmedBy int32
-
-const (
-	// It is not.
-	ConfirmedBy_CONFIRMED_BY_UNSPECIFIED ConfirmedBy = 0
-	ConfirmedBy_CONFIRMED_BY_RESYNC      ConfirmedBy = 1
-	ConfirmedBy_CONFIRMED_BY_IMPORT      ConfirmedBy = 2
-	ConfirmedBy_CONFIRMED_BY_OPERATOR    ConfirmedBy = 3
-)
-
-// Enum value maps for ConfirmedBy.
-var (
-	ConfirmedBy_name = map[int32]string{
-		0: "CONFIRMED_BY_UNSPECIFIED",
-		1: "CONFIRMED_BY_RESYNC",
-		2: "CONFIRMED_BY_IMPORT",
-		3: "CONFIRMED_BY_OPERATOR",
-	}
-	ConfirmedBy_value = map[string]int32{
-		"CONFIRMED_BY_UNSPECIFIED": 0,
-		"CONFIRMED_BY_RESYNC":      1,
-		"CONFIRMED_BY_IMPORT":      2,
-		"CONFIRMED_BY_OPERATOR":    3,
-	}
-)
-
-func (x ConfirmedBy) Enum() *ConfirmedBy {
-	p := new(ConfirmedBy)
-	*p = x
-	return p
-}
-
-func (x ConfirmedBy) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (ConfirmedBy) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[0].Descriptor()
-}
-
-func (ConfirmedBy) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[0]
-}
-
-func (x ConfirmedBy) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use ConfirmedBy.Descriptor instead.
-func (ConfirmedBy) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{0}
-}
-
-// GroupMode says who moves a group's primary.
-type GroupMode int32
-
-const (
-	// In a request: unchanged, or manual for a new group.
-	GroupMode_GROUP_MODE_UNSPECIFIED GroupMode = 0
-	// Operators and failover tooling alone.
-	GroupMode_GROUP_MODE_MANUAL GroupMode = 1
-	// The directory's own automation may.
-	GroupMode_GROUP_MODE_AUTOMATIC GroupMode = 2
-)
-
-// Enum value maps for GroupMode.
-var (
-	GroupMode_name = map[int32]string{
-		0: "GROUP_MODE_UNSPECIFIED",
-		1: "GROUP_MODE_MANUAL",
-		2: "GROUP_MODE_AUTOMATIC",
-	}
-	GroupMode_value = map[string]int32{
-		"GROUP_MODE_UNSPECIFIED": 0,
-		"GROUP_MODE_MANUAL":      1,
-		"GROUP_MODE_AUTOMATIC":   2,
-	}
-)
-
-func (x GroupMode) Enum() *GroupMode {
-	p := new(GroupMode)
-	*p = x
-	return p
-}
-
-func (x GroupMode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (GroupMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[1].Descriptor()
-}
-
-func (GroupMode) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[1]
-}
-
-func (x GroupMode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use GroupMode.Descriptor instead.
-func (GroupMode) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{1}
-}
-
 // Decision is an operator's word about what the guard holds.
 type Decision int32
 
@@ -162,11 +55,11 @@ func (x Decision) String() string {
 }
 
 func (Decision) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[2].Descriptor()
+	return file_api_v1_cluster_proto_enumTypes[0].Descriptor()
 }
 
 func (Decision) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[2]
+	return &file_api_v1_cluster_proto_enumTypes[0]
 }
 
 func (x Decision) Number() protoreflect.EnumNumber {
@@ -175,7 +68,7 @@ func (x Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Decision.Descriptor instead.
 func (Decision) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
 type StatusRequest struct {
@@ -3628,157 +3521,6 @@ func (x *ListMovesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Settings are what the whole cluster agrees on. In a SetSettingsRequest what is
-// absent stays as it is; in an answer all are present.
-type Settings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DefaultDomain *string                `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3,oneof" json:"default_domain,omitempty"`
-	VirtDomains   *bool                  `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3,oneof" json:"virt_domains,omitempty"`
-	// An unknown backend that asserts is admitted at once.
-	AdmissionOpen *bool `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3,oneof" json:"admission_open,omitempty"`
-	// No growth.
-	ReadOnly *bool `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3,oneof" json:"read_only,omitempty"`
-	// The withdrawal guard: beyond max(guard_count, guard_percent of the server's facts)
-	// in guard_window_ms.
-	GuardCount    *uint32 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3,oneof" json:"guard_count,omitempty"`
-	GuardPercent  *uint32 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3,oneof" json:"guard_percent,omitempty"`
-	GuardWindowMs *uint64 `protobuf:"varint,7,opt,name=guard_window_ms,json=guardWindowMs,proto3,oneof" json:"guard_window_ms,omitempty"`
-	// Reservations that state no grace, and how long silence keeps one.
-	ReserveGraceMs *uint64 `protobuf:"varint,8,opt,name=reserve_grace_ms,json=reserveGraceMs,proto3,oneof" json:"reserve_grace_ms,omitempty"`
-	ReserveMaxMs   *uint64 `protobuf:"varint,9,opt,name=reserve_max_ms,json=reserveMaxMs,proto3,oneof" json:"reserve_max_ms,omitempty"`
-	// An inbox retracted this recently is not NOT_FOUND for delivery.
-	DeliveryGraceMs *uint64 `protobuf:"varint,10,opt,name=delivery_grace_ms,json=deliveryGraceMs,proto3,oneof" json:"delivery_grace_ms,omitempty"`
-	// How long names that ended or moved are remembered.
-	TombstoneKeepMs *uint64 `protobuf:"varint,11,opt,name=tombstone_keep_ms,json=tombstoneKeepMs,proto3,oneof" json:"tombstone_keep_ms,omitempty"`
-	// How many revisions of the change log are kept.
-	LogKeep *uint64 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3,oneof" json:"log_keep,omitempty"`
-	// How long a client id's last result is kept.
-	RequestKeepMs *uint64 `protobuf:"varint,13,opt,name=request_keep_ms,json=requestKeepMs,proto3,oneof" json:"request_keep_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Settings) Reset() {
-	*x = Settings{}
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Settings) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Settings) ProtoMessage() {}
-
-func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
-func (*Settings) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
-}
-
-func (x *Settings) GetDefaultDomain() string {
-	if x != nil && x.DefaultDomain != nil {
-		return *x.DefaultDomain
-	}
-	return ""
-}
-
-func (x *Settings) GetVirtDomains() bool {
-	if x != nil && x.VirtDomains != nil {
-		return *x.VirtDomains
-	}
-	return false
-}
-
-func (x *Settings) GetAdmissionOpen() bool {
-	if x != nil && x.AdmissionOpen != nil {
-		return *x.AdmissionOpen
-	}
-	return false
-}
-
-func (x *Settings) GetReadOnly() bool {
-	if x != nil && x.ReadOnly != nil {
-		return *x.ReadOnly
-	}
-	return false
-}
-
-func (x *Settings) GetGuardCount() uint32 {
-	if x != nil && x.GuardCount != nil {
-		return *x.GuardCount
-	}
-	return 0
-}
-
-func (x *Settings) GetGuardPercent() uint32 {
-	if x != nil && x.GuardPercent != nil {
-		return *x.GuardPercent
-	}
-	return 0
-}
-
-func (x *Settings) GetGuardWindowMs() uint64 {
-	if x != nil && x.GuardWindowMs != nil {
-		return *x.GuardWindowMs
-	}
-	return 0
-}
-
-func (x *Settings) GetReserveGraceMs() uint64 {
-	if x != nil && x.ReserveGraceMs != nil {
-		return *x.ReserveGraceMs
-	}
-	return 0
-}
-
-func (x *Settings) GetReserveMaxMs() uint64 {
-	if x != nil && x.ReserveMaxMs != nil {
-		return *x.ReserveMaxMs
-	}
-	return 0
-}
-
-func (x *Settings) GetDeliveryGraceMs() uint64 {
-	if x != nil && x.DeliveryGraceMs != nil {
-		return *x.DeliveryGraceMs
-	}
-	return 0
-}
-
-func (x *Settings) GetTombstoneKeepMs() uint64 {
-	if x != nil && x.TombstoneKeepMs != nil {
-		return *x.TombstoneKeepMs
-	}
-	return 0
-}
-
-func (x *Settings) GetLogKeep() uint64 {
-	if x != nil && x.LogKeep != nil {
-		return *x.LogKeep
-	}
-	return 0
-}
-
-func (x *Settings) GetRequestKeepMs() uint64 {
-	if x != nil && x.RequestKeepMs != nil {
-		return *x.RequestKeepMs
-	}
-	return 0
-}
-
 type GetSettingsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Consistency   *Consistency           `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
@@ -3788,7 +3530,7 @@ type GetSettingsRequest struct {
 
 func (x *GetSettingsRequest) Reset() {
 	*x = GetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3800,7 +3542,7 @@ func (x *GetSettingsRequest) String() string {
 func (*GetSettingsRequest) ProtoMessage() {}
 
 func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3813,7 +3555,7 @@ func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetSettingsRequest) GetConsistency() *Consistency {
@@ -3833,7 +3575,7 @@ type GetSettingsResponse struct {
 
 func (x *GetSettingsResponse) Reset() {
 	*x = GetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +3587,7 @@ func (x *GetSettingsResponse) String() string {
 func (*GetSettingsResponse) ProtoMessage() {}
 
 func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +3600,7 @@ func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3885,7 +3627,7 @@ type SetSettingsRequest struct {
 
 func (x *SetSettingsRequest) Reset() {
 	*x = SetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +3639,7 @@ func (x *SetSettingsRequest) String() string {
 func (*SetSettingsRequest) ProtoMessage() {}
 
 func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +3652,7 @@ func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*SetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetSettingsRequest) GetRequestId() *RequestId {
@@ -3937,7 +3679,7 @@ type SetSettingsResponse struct {
 
 func (x *SetSettingsResponse) Reset() {
 	*x = SetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +3691,7 @@ func (x *SetSettingsResponse) String() string {
 func (*SetSettingsResponse) ProtoMessage() {}
 
 func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +3704,7 @@ func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*SetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3990,7 +3732,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +3744,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +3757,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckRequest) GetConsistency() *Consistency {
@@ -4046,7 +3788,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +3800,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +3813,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckResponse) GetPart() isCheckResponse_Part {
@@ -4143,7 +3885,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4155,7 +3897,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4168,7 +3910,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckProgress) GetPhase() string {
@@ -4208,7 +3950,7 @@ type CheckFinding struct {
 
 func (x *CheckFinding) Reset() {
 	*x = CheckFinding{}
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +3962,7 @@ func (x *CheckFinding) String() string {
 func (*CheckFinding) ProtoMessage() {}
 
 func (x *CheckFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +3975,7 @@ func (x *CheckFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFinding.ProtoReflect.Descriptor instead.
 func (*CheckFinding) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckFinding) GetKind() string {
@@ -4281,7 +4023,7 @@ type CheckSummary struct {
 
 func (x *CheckSummary) Reset() {
 	*x = CheckSummary{}
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +4035,7 @@ func (x *CheckSummary) String() string {
 func (*CheckSummary) ProtoMessage() {}
 
 func (x *CheckSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +4048,7 @@ func (x *CheckSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSummary.ProtoReflect.Descriptor instead.
 func (*CheckSummary) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CheckSummary) GetHeader() *ResponseHeader {
@@ -4355,7 +4097,7 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x12api/v1/model.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xee\x06\n" +
 	"\x0eStatusResponse\x126\n" +
@@ -4632,38 +4374,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11ListMovesResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12*\n" +
 	"\x05moves\x18\x02 \x03(\v2\x14.rookery.api.v1.MoveR\x05moves\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xa2\x06\n" +
-	"\bSettings\x12*\n" +
-	"\x0edefault_domain\x18\x01 \x01(\tH\x00R\rdefaultDomain\x88\x01\x01\x12&\n" +
-	"\fvirt_domains\x18\x02 \x01(\bH\x01R\vvirtDomains\x88\x01\x01\x12*\n" +
-	"\x0eadmission_open\x18\x03 \x01(\bH\x02R\radmissionOpen\x88\x01\x01\x12 \n" +
-	"\tread_only\x18\x04 \x01(\bH\x03R\breadOnly\x88\x01\x01\x12$\n" +
-	"\vguard_count\x18\x05 \x01(\rH\x04R\n" +
-	"guardCount\x88\x01\x01\x12(\n" +
-	"\rguard_percent\x18\x06 \x01(\rH\x05R\fguardPercent\x88\x01\x01\x12+\n" +
-	"\x0fguard_window_ms\x18\a \x01(\x04H\x06R\rguardWindowMs\x88\x01\x01\x12-\n" +
-	"\x10reserve_grace_ms\x18\b \x01(\x04H\aR\x0ereserveGraceMs\x88\x01\x01\x12)\n" +
-	"\x0ereserve_max_ms\x18\t \x01(\x04H\bR\freserveMaxMs\x88\x01\x01\x12/\n" +
-	"\x11delivery_grace_ms\x18\n" +
-	" \x01(\x04H\tR\x0fdeliveryGraceMs\x88\x01\x01\x12/\n" +
-	"\x11tombstone_keep_ms\x18\v \x01(\x04H\n" +
-	"R\x0ftombstoneKeepMs\x88\x01\x01\x12\x1e\n" +
-	"\blog_keep\x18\f \x01(\x04H\vR\alogKeep\x88\x01\x01\x12+\n" +
-	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01B\x11\n" +
-	"\x0f_default_domainB\x0f\n" +
-	"\r_virt_domainsB\x11\n" +
-	"\x0f_admission_openB\f\n" +
-	"\n" +
-	"_read_onlyB\x0e\n" +
-	"\f_guard_countB\x10\n" +
-	"\x0e_guard_percentB\x12\n" +
-	"\x10_guard_window_msB\x13\n" +
-	"\x11_reserve_grace_msB\x11\n" +
-	"\x0f_reserve_max_msB\x14\n" +
-	"\x12_delivery_grace_msB\x14\n" +
-	"\x12_tombstone_keep_msB\v\n" +
-	"\t_log_keepB\x12\n" +
-	"\x10_request_keep_ms\"S\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"S\n" +
 	"\x12GetSettingsRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x13GetSettingsResponse\x126\n" +
@@ -4701,16 +4412,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06faults\x18\x05 \x01(\x04R\x06faults\x12\x1e\n" +
 	"\n" +
 	"advisories\x18\x06 \x01(\x04R\n" +
-	"advisories*x\n" +
-	"\vConfirmedBy\x12\x1c\n" +
-	"\x18CONFIRMED_BY_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13CONFIRMED_BY_RESYNC\x10\x01\x12\x17\n" +
-	"\x13CONFIRMED_BY_IMPORT\x10\x02\x12\x19\n" +
-	"\x15CONFIRMED_BY_OPERATOR\x10\x03*X\n" +
-	"\tGroupMode\x12\x1a\n" +
-	"\x16GROUP_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11GROUP_MODE_MANUAL\x10\x01\x12\x18\n" +
-	"\x14GROUP_MODE_AUTOMATIC\x10\x02*O\n" +
+	"advisories*O\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
@@ -4755,211 +4457,211 @@ func file_api_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_api_v1_cluster_proto_rawDescData
 }
 
-var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_api_v1_cluster_proto_goTypes = []any{
-	(ConfirmedBy)(0),                 // 0: rookery.api.v1.ConfirmedBy
-	(GroupMode)(0),                   // 1: rookery.api.v1.GroupMode
-	(Decision)(0),                    // 2: rookery.api.v1.Decision
-	(*StatusRequest)(nil),            // 3: rookery.api.v1.StatusRequest
-	(*StatusResponse)(nil),           // 4: rookery.api.v1.StatusResponse
-	(*Counts)(nil),                   // 5: rookery.api.v1.Counts
-	(*Node)(nil),                     // 6: rookery.api.v1.Node
-	(*Sweep)(nil),                    // 7: rookery.api.v1.Sweep
-	(*Backend)(nil),                  // 8: rookery.api.v1.Backend
-	(*ListBackendsRequest)(nil),      // 9: rookery.api.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),     // 10: rookery.api.v1.ListBackendsResponse
-	(*AddressList)(nil),              // 11: rookery.api.v1.AddressList
-	(*SetBackendRequest)(nil),        // 12: rookery.api.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),       // 13: rookery.api.v1.SetBackendResponse
-	(*PreviewAdmissionRequest)(nil),  // 14: rookery.api.v1.PreviewAdmissionRequest
-	(*PreviewAdmissionResponse)(nil), // 15: rookery.api.v1.PreviewAdmissionResponse
-	(*Overlap)(nil),                  // 16: rookery.api.v1.Overlap
-	(*AdmitBackendRequest)(nil),      // 17: rookery.api.v1.AdmitBackendRequest
-	(*AdmitBackendResponse)(nil),     // 18: rookery.api.v1.AdmitBackendResponse
-	(*ConfirmBackendRequest)(nil),    // 19: rookery.api.v1.ConfirmBackendRequest
-	(*ConfirmBackendResponse)(nil),   // 20: rookery.api.v1.ConfirmBackendResponse
-	(*RenameBackendRequest)(nil),     // 21: rookery.api.v1.RenameBackendRequest
-	(*RenameBackendResponse)(nil),    // 22: rookery.api.v1.RenameBackendResponse
-	(*Group)(nil),                    // 23: rookery.api.v1.Group
-	(*Switchover)(nil),               // 24: rookery.api.v1.Switchover
-	(*ListGroupsRequest)(nil),        // 25: rookery.api.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),       // 26: rookery.api.v1.ListGroupsResponse
-	(*SetGroupRequest)(nil),          // 27: rookery.api.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 28: rookery.api.v1.SetGroupResponse
-	(*PlanSwitchoverRequest)(nil),    // 29: rookery.api.v1.PlanSwitchoverRequest
-	(*PlanSwitchoverResponse)(nil),   // 30: rookery.api.v1.PlanSwitchoverResponse
-	(*SetPrimaryRequest)(nil),        // 31: rookery.api.v1.SetPrimaryRequest
-	(*SetPrimaryResponse)(nil),       // 32: rookery.api.v1.SetPrimaryResponse
-	(*ListHoldsRequest)(nil),         // 33: rookery.api.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 34: rookery.api.v1.ListHoldsResponse
-	(*PutHoldRequest)(nil),           // 35: rookery.api.v1.PutHoldRequest
-	(*PutHoldResponse)(nil),          // 36: rookery.api.v1.PutHoldResponse
-	(*ReleaseHoldRequest)(nil),       // 37: rookery.api.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 38: rookery.api.v1.ReleaseHoldResponse
-	(*ListHeldRequest)(nil),          // 39: rookery.api.v1.ListHeldRequest
-	(*HeldFact)(nil),                 // 40: rookery.api.v1.HeldFact
-	(*ListHeldResponse)(nil),         // 41: rookery.api.v1.ListHeldResponse
-	(*DecideHeldRequest)(nil),        // 42: rookery.api.v1.DecideHeldRequest
-	(*DecideHeldResponse)(nil),       // 43: rookery.api.v1.DecideHeldResponse
-	(*ListForksRequest)(nil),         // 44: rookery.api.v1.ListForksRequest
-	(*ListForksResponse)(nil),        // 45: rookery.api.v1.ListForksResponse
-	(*SettleRequest)(nil),            // 46: rookery.api.v1.SettleRequest
-	(*SettleResponse)(nil),           // 47: rookery.api.v1.SettleResponse
-	(*ListMovesRequest)(nil),         // 48: rookery.api.v1.ListMovesRequest
-	(*Move)(nil),                     // 49: rookery.api.v1.Move
-	(*ListMovesResponse)(nil),        // 50: rookery.api.v1.ListMovesResponse
-	(*Settings)(nil),                 // 51: rookery.api.v1.Settings
-	(*GetSettingsRequest)(nil),       // 52: rookery.api.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),      // 53: rookery.api.v1.GetSettingsResponse
-	(*SetSettingsRequest)(nil),       // 54: rookery.api.v1.SetSettingsRequest
-	(*SetSettingsResponse)(nil),      // 55: rookery.api.v1.SetSettingsResponse
-	(*CheckRequest)(nil),             // 56: rookery.api.v1.CheckRequest
-	(*CheckResponse)(nil),            // 57: rookery.api.v1.CheckResponse
-	(*CheckProgress)(nil),            // 58: rookery.api.v1.CheckProgress
-	(*CheckFinding)(nil),             // 59: rookery.api.v1.CheckFinding
-	(*CheckSummary)(nil),             // 60: rookery.api.v1.CheckSummary
-	(*Consistency)(nil),              // 61: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),           // 62: rookery.api.v1.ResponseHeader
-	(*Address)(nil),                  // 63: rookery.api.v1.Address
-	(BackendState)(0),                // 64: rookery.api.v1.BackendState
-	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
-	(*HoldInfo)(nil),                 // 67: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 68: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 69: rookery.api.v1.FactState
-	(*Route)(nil),                    // 70: rookery.api.v1.Route
+	(Decision)(0),                    // 0: rookery.api.v1.Decision
+	(*StatusRequest)(nil),            // 1: rookery.api.v1.StatusRequest
+	(*StatusResponse)(nil),           // 2: rookery.api.v1.StatusResponse
+	(*Counts)(nil),                   // 3: rookery.api.v1.Counts
+	(*Node)(nil),                     // 4: rookery.api.v1.Node
+	(*Sweep)(nil),                    // 5: rookery.api.v1.Sweep
+	(*Backend)(nil),                  // 6: rookery.api.v1.Backend
+	(*ListBackendsRequest)(nil),      // 7: rookery.api.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),     // 8: rookery.api.v1.ListBackendsResponse
+	(*AddressList)(nil),              // 9: rookery.api.v1.AddressList
+	(*SetBackendRequest)(nil),        // 10: rookery.api.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),       // 11: rookery.api.v1.SetBackendResponse
+	(*PreviewAdmissionRequest)(nil),  // 12: rookery.api.v1.PreviewAdmissionRequest
+	(*PreviewAdmissionResponse)(nil), // 13: rookery.api.v1.PreviewAdmissionResponse
+	(*Overlap)(nil),                  // 14: rookery.api.v1.Overlap
+	(*AdmitBackendRequest)(nil),      // 15: rookery.api.v1.AdmitBackendRequest
+	(*AdmitBackendResponse)(nil),     // 16: rookery.api.v1.AdmitBackendResponse
+	(*ConfirmBackendRequest)(nil),    // 17: rookery.api.v1.ConfirmBackendRequest
+	(*ConfirmBackendResponse)(nil),   // 18: rookery.api.v1.ConfirmBackendResponse
+	(*RenameBackendRequest)(nil),     // 19: rookery.api.v1.RenameBackendRequest
+	(*RenameBackendResponse)(nil),    // 20: rookery.api.v1.RenameBackendResponse
+	(*Group)(nil),                    // 21: rookery.api.v1.Group
+	(*Switchover)(nil),               // 22: rookery.api.v1.Switchover
+	(*ListGroupsRequest)(nil),        // 23: rookery.api.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),       // 24: rookery.api.v1.ListGroupsResponse
+	(*SetGroupRequest)(nil),          // 25: rookery.api.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 26: rookery.api.v1.SetGroupResponse
+	(*PlanSwitchoverRequest)(nil),    // 27: rookery.api.v1.PlanSwitchoverRequest
+	(*PlanSwitchoverResponse)(nil),   // 28: rookery.api.v1.PlanSwitchoverResponse
+	(*SetPrimaryRequest)(nil),        // 29: rookery.api.v1.SetPrimaryRequest
+	(*SetPrimaryResponse)(nil),       // 30: rookery.api.v1.SetPrimaryResponse
+	(*ListHoldsRequest)(nil),         // 31: rookery.api.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 32: rookery.api.v1.ListHoldsResponse
+	(*PutHoldRequest)(nil),           // 33: rookery.api.v1.PutHoldRequest
+	(*PutHoldResponse)(nil),          // 34: rookery.api.v1.PutHoldResponse
+	(*ReleaseHoldRequest)(nil),       // 35: rookery.api.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 36: rookery.api.v1.ReleaseHoldResponse
+	(*ListHeldRequest)(nil),          // 37: rookery.api.v1.ListHeldRequest
+	(*HeldFact)(nil),                 // 38: rookery.api.v1.HeldFact
+	(*ListHeldResponse)(nil),         // 39: rookery.api.v1.ListHeldResponse
+	(*DecideHeldRequest)(nil),        // 40: rookery.api.v1.DecideHeldRequest
+	(*DecideHeldResponse)(nil),       // 41: rookery.api.v1.DecideHeldResponse
+	(*ListForksRequest)(nil),         // 42: rookery.api.v1.ListForksRequest
+	(*ListForksResponse)(nil),        // 43: rookery.api.v1.ListForksResponse
+	(*SettleRequest)(nil),            // 44: rookery.api.v1.SettleRequest
+	(*SettleResponse)(nil),           // 45: rookery.api.v1.SettleResponse
+	(*ListMovesRequest)(nil),         // 46: rookery.api.v1.ListMovesRequest
+	(*Move)(nil),                     // 47: rookery.api.v1.Move
+	(*ListMovesResponse)(nil),        // 48: rookery.api.v1.ListMovesResponse
+	(*GetSettingsRequest)(nil),       // 49: rookery.api.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),      // 50: rookery.api.v1.GetSettingsResponse
+	(*SetSettingsRequest)(nil),       // 51: rookery.api.v1.SetSettingsRequest
+	(*SetSettingsResponse)(nil),      // 52: rookery.api.v1.SetSettingsResponse
+	(*CheckRequest)(nil),             // 53: rookery.api.v1.CheckRequest
+	(*CheckResponse)(nil),            // 54: rookery.api.v1.CheckResponse
+	(*CheckProgress)(nil),            // 55: rookery.api.v1.CheckProgress
+	(*CheckFinding)(nil),             // 56: rookery.api.v1.CheckFinding
+	(*CheckSummary)(nil),             // 57: rookery.api.v1.CheckSummary
+	(*Consistency)(nil),              // 58: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),           // 59: rookery.api.v1.ResponseHeader
+	(*Address)(nil),                  // 60: rookery.api.v1.Address
+	(BackendState)(0),                // 61: rookery.api.v1.BackendState
+	(ConfirmedBy)(0),                 // 62: rookery.api.v1.ConfirmedBy
+	(*RequestId)(nil),                // 63: rookery.api.v1.RequestId
+	(*WriteResult)(nil),              // 64: rookery.api.v1.WriteResult
+	(GroupMode)(0),                   // 65: rookery.api.v1.GroupMode
+	(*HoldInfo)(nil),                 // 66: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                    // 67: rookery.api.v1.HoldKind
+	(FactState)(0),                   // 68: rookery.api.v1.FactState
+	(*Route)(nil),                    // 69: rookery.api.v1.Route
+	(*Settings)(nil),                 // 70: rookery.api.v1.Settings
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
-	61,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
-	6,   // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
-	7,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
-	63,  // 5: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	64,  // 6: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 7: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 8: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 9: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	8,   // 10: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	63,  // 11: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	65,  // 12: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	11,  // 13: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	64,  // 14: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	62,  // 15: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 16: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 17: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 18: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	16,  // 19: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	65,  // 20: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 21: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 22: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 23: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 24: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	62,  // 25: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 26: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 27: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 28: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 29: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 30: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	24,  // 31: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	67,  // 32: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	61,  // 33: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 34: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	23,  // 35: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	65,  // 36: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 37: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	62,  // 38: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 39: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 40: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 41: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	65,  // 42: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 43: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 44: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 45: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 46: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 47: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	65,  // 48: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 49: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 50: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 51: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 52: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 53: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 54: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 55: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 56: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	69,  // 57: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	62,  // 58: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	40,  // 59: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	65,  // 60: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 61: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	62,  // 62: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 63: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 64: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 65: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	70,  // 66: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	65,  // 67: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 68: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 69: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 70: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 71: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	49,  // 72: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	61,  // 73: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 74: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	51,  // 75: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	65,  // 76: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	51,  // 77: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	62,  // 78: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 79: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 80: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58,  // 81: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	59,  // 82: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	60,  // 83: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	62,  // 84: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 85: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	9,   // 86: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	12,  // 87: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	14,  // 88: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	17,  // 89: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	19,  // 90: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	21,  // 91: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	25,  // 92: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	27,  // 93: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	29,  // 94: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	31,  // 95: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	33,  // 96: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	35,  // 97: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	37,  // 98: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	39,  // 99: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	42,  // 100: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	44,  // 101: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	46,  // 102: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	48,  // 103: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	52,  // 104: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	54,  // 105: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	56,  // 106: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	4,   // 107: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	10,  // 108: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	13,  // 109: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	15,  // 110: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	18,  // 111: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	20,  // 112: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	22,  // 113: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	26,  // 114: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	28,  // 115: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	30,  // 116: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	32,  // 117: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	34,  // 118: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	36,  // 119: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	38,  // 120: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	41,  // 121: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	43,  // 122: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	45,  // 123: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	47,  // 124: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	50,  // 125: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	53,  // 126: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	55,  // 127: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	57,  // 128: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	58,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
+	4,   // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
+	5,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
+	60,  // 5: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	61,  // 6: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	62,  // 7: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	58,  // 8: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 9: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	6,   // 10: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	60,  // 11: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	63,  // 12: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	9,   // 13: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	61,  // 14: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	59,  // 15: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 16: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 17: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 18: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	14,  // 19: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	63,  // 20: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	59,  // 21: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 22: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 23: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	62,  // 24: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	59,  // 25: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 26: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 27: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	59,  // 28: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 29: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	65,  // 30: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	22,  // 31: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	66,  // 32: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	58,  // 33: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 34: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	21,  // 35: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	63,  // 36: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	65,  // 37: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	59,  // 38: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 39: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 40: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 41: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	63,  // 42: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	59,  // 43: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 44: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 45: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 46: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 47: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	63,  // 48: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	67,  // 49: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	59,  // 50: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 51: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 52: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	67,  // 53: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	59,  // 54: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 55: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 56: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	68,  // 57: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	59,  // 58: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	38,  // 59: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	63,  // 60: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 61: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	59,  // 62: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 63: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 64: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 65: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	69,  // 66: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	63,  // 67: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	59,  // 68: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 69: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 70: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 71: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	47,  // 72: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	58,  // 73: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 74: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	70,  // 75: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	63,  // 76: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 77: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	59,  // 78: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	64,  // 79: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 80: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	55,  // 81: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	56,  // 82: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	57,  // 83: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	59,  // 84: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	1,   // 85: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	7,   // 86: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	10,  // 87: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	12,  // 88: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	15,  // 89: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	17,  // 90: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	19,  // 91: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	23,  // 92: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	25,  // 93: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	27,  // 94: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	29,  // 95: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	31,  // 96: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	33,  // 97: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	35,  // 98: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	37,  // 99: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	40,  // 100: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	42,  // 101: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	44,  // 102: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	46,  // 103: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	49,  // 104: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	51,  // 105: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	53,  // 106: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	2,   // 107: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	8,   // 108: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	11,  // 109: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	13,  // 110: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	16,  // 111: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	18,  // 112: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	20,  // 113: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	24,  // 114: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	26,  // 115: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	28,  // 116: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	30,  // 117: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	32,  // 118: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	34,  // 119: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	36,  // 120: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	39,  // 121: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	41,  // 122: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	43,  // 123: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	45,  // 124: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	48,  // 125: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	50,  // 126: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	52,  // 127: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	54,  // 128: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
 	107, // [107:129] is the sub-list for method output_type
 	85,  // [85:107] is the sub-list for method input_type
 	85,  // [85:85] is the sub-list for extension type_name
@@ -4974,9 +4676,9 @@ func file_api_v1_cluster_proto_init() {
 	}
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
+	file_api_v1_model_proto_init()
 	file_api_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[48].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[54].OneofWrappers = []any{
+	file_api_v1_cluster_proto_msgTypes[53].OneofWrappers = []any{
 		(*CheckResponse_Progress)(nil),
 		(*CheckResponse_Finding)(nil),
 		(*CheckResponse_Summary)(nil),
@@ -4986,8 +4688,8 @@ func file_api_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_cluster_proto_rawDesc), len(file_api_v1_cluster_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   58,
+			NumEnums:      1,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

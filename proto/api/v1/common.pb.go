@@ -206,6 +206,9 @@ const (
 	Reason_REASON_DEADLINE Reason = 33
 	// This release does not have the call or the option. [UNIMPLEMENTED]
 	Reason_REASON_UNSUPPORTED Reason = 34
+	// The watcher took in less than there was to tell: resume it from its last mark.
+	// Metadata: revision, up to which the node had read. [ABORTED]
+	Reason_REASON_SLOW_WATCHER Reason = 40
 )
 
 // Enum value maps for Reason.
@@ -246,6 +249,7 @@ var (
 		32: "REASON_BROKEN",
 		33: "REASON_DEADLINE",
 		34: "REASON_UNSUPPORTED",
+		40: "REASON_SLOW_WATCHER",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -283,6 +287,7 @@ var (
 		"REASON_BROKEN":            32,
 		"REASON_DEADLINE":          33,
 		"REASON_UNSUPPORTED":       34,
+		"REASON_SLOW_WATCHER":      40,
 	}
 )
 
@@ -721,7 +726,7 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\x1cCONSISTENCY_MODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19CONSISTENCY_MODE_AT_LEAST\x10\x01\x12!\n" +
 	"\x1dCONSISTENCY_MODE_LINEARIZABLE\x10\x02\x12\x1a\n" +
-	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xae\x06\n" +
+	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xc7\x06\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_FOUND\x10\x01\x12\x13\n" +
@@ -758,7 +763,8 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\rREASON_CLOSED\x10\x1f\x12\x11\n" +
 	"\rREASON_BROKEN\x10 \x12\x13\n" +
 	"\x0fREASON_DEADLINE\x10!\x12\x16\n" +
-	"\x12REASON_UNSUPPORTED\x10\"B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x12REASON_UNSUPPORTED\x10\"\x12\x17\n" +
+	"\x13REASON_SLOW_WATCHER\x10(B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_common_proto_rawDescOnce sync.Once

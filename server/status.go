@@ -27,6 +27,7 @@ var (
 	errNotLeader        = errors.New("server: not the leader")
 	errUnsupported      = errors.New("server: unsupported")
 	errCompacted        = errors.New("server: compacted")
+	errSlowWatcher      = errors.New("server: slow watcher") // it can be resumed
 )
 
 // statusRow says what an error is on the wire.
@@ -52,6 +53,7 @@ var statusTable = []statusRow{
 	{errInvalidToken, codes.InvalidArgument, apiv1.Reason_REASON_INVALID_TOKEN},
 	{errUnsupported, codes.Unimplemented, apiv1.Reason_REASON_UNSUPPORTED},
 	{errCompacted, codes.OutOfRange, apiv1.Reason_REASON_COMPACTED},
+	{errSlowWatcher, codes.Aborted, apiv1.Reason_REASON_SLOW_WATCHER},
 
 	{directory.ErrRole, codes.PermissionDenied, apiv1.Reason_REASON_ROLE},
 	{directory.ErrTooLarge, codes.InvalidArgument, apiv1.Reason_REASON_TOO_LARGE},

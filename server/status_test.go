@@ -37,6 +37,7 @@ var clientSentinels = map[error]error{
 	errInvalidToken:          client.ErrInvalidToken,
 	errUnsupported:           client.ErrUnsupported,
 	errCompacted:             client.ErrCompacted,
+	errSlowWatcher:           client.ErrSlowWatcher,
 	raftstore.ErrTooLarge:    directory.ErrTooLarge,
 	machine.ErrCorrupt:       client.ErrBroken,
 	machine.ErrFormat:        client.ErrBroken,

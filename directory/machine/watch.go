@@ -25,6 +25,11 @@ type LogPosition struct {
 // After is the position behind all that revision r changed.
 func After(r directory.Revision) LogPosition { return LogPosition{Revision: r, whole: true} }
 
+// Past reports whether nothing that revision r changed lies behind p.
+func (p LogPosition) Past(r directory.Revision) bool {
+	return p.Revision > r || p.whole && p.Revision == r
+}
+
 // Changes calls f for the rows of the change log behind after, in order, and
 // returns the position behind the last one, or behind the newest revision when
 // there are no more. f returns false to stop behind its row; the change is f's to

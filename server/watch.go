@@ -217,7 +217,7 @@ func (ws *watchStream) send(raw []byte, revision directory.Revision, age time.Du
 
 // sendAll sends events that were made for this watcher alone.
 func (ws *watchStream) sendAll(events []*watchEvent, revision directory.Revision, age time.Duration) error {
-	for _, raw := range pack(events, ws.w.group.details) {
+	for _, raw := range pack(events, ws.w.group.details, ws.h.limits.message) {
 		if err := ws.send(raw, revision, age, false); err != nil {
 			return err
 		}

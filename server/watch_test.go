@@ -186,7 +186,9 @@ func TestWatchSlow(t *testing.T) {
 			}
 			mark := first[len(first)-1].GetHeader()
 			req := &apiv1.WatchRequest{Details: true, Filter: &apiv1.WatchRequest_Prefix{Prefix: "user."}, From: mark.GetToken()}
-			lazy, err := n.Watch(t.Context(), req)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			lazy, err := n.Watch(ctx, req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -571,4 +573,76 @@ func TestWatchPastLog(t *testing.T) {
 	wantReason(t, "a watch past the log", err, apiv1.Reason_REASON_SLOW_WATCHER)
 	_, err = watched(t, to, &apiv1.WatchRequest{From: mark.GetToken()})
 	wantReason(t, "its resume", err, apiv1.Reason_REASON_COMPACTED)
+}
+
+// Of what changed while a listing or a resume was told, older states are left out; of
+// a listing, what is still to come too.
+func TestWatchQueue(t *testing.T) {
+	h := newWatchHub(&Server{}, must(newWatchMetrics(nil)))
+	g := &watchGroup{watchFilter: watchFilter{kinds: 0xffff}}
+	w := &watcher{group: g, wake: make(chan struct{}, 1), compactAt: 100}
+	g.watchers = []*watcher{w}
+	event := func(name directory.MailboxName, body string) *watchEvent {
+		return &watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_MAILBOX, name: name}, plain: []byte(body)}
+	}
+	hand := func(revision directory.Revision, events ...*watchEvent) {
+		h.hand(g, newBatch(events, false, revision, time.Now(), 1))
+		h.revision.Store(uint64(revision))
+	}
+	sent := func() (all string) {
+		for {
+			raw, b, _, err := h.next(w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b == nil {
+				return all
+			}
+			all += string(raw) + " "
+		}
+	}
+	hand(5, event("a", "a5"), event("b", "b5"))
+	hand(7, event("b", "b7"))
+	if upTo, err := h.take(w, 7); err != nil || upTo != 7 {
+		t.Errorf("take: got %d, %v", upTo, err)
+	}
+	if got := sent(); got != "a5 b7 " {
+		t.Errorf("behind what was told at 7: sent %q, want b5 left out", got)
+	}
+	hand(8, event("a", "a8"), event("b", "b8"), event("c", "c8"))
+	if _, err := h.take(w, 8); err != nil {
+		t.Fatal(err)
+	}
+	h.keep(w, (&listPlace{stage: listMailboxes, name: "b", some: true}).told)
+	if got := sent(); got != "a8 b8 " {
+		t.Errorf("of a listing that has come to b: sent %q, want c8 left out", got)
+	}
+	if h.held.Load() != 0 || w.entries != 0 || w.octets != 0 || w.queued != 0 {
+		t.Errorf("the books: %d held, %d entries, %d octets, %d queued, want nothing", h.held.Load(), w.entries, w.octets, w.queued)
+	}
+	for _, test := range []struct {
+		place listPlace
+		event *watchEvent
+		want  bool
+	}{
+		{listPlace{stage: listReservations}, event("a", ""), false},
+		{listPlace{stage: listInbox}, event("a", ""), false},
+		{listPlace{stage: listMailboxes}, event("a", ""), false},
+		{listPlace{stage: listSubscriptions}, event("a", ""), true},
+		{listPlace{stage: listReservations}, &watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_HOLD}}, true},
+		{listPlace{}, &watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_HOLD}}, false},
+		{listPlace{stage: listSubscriptions, user: "b", name: "m", some: true}, &watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_SUBSCRIPTION, key: "a", name: "x"}}, true},
+		{listPlace{stage: listSubscriptions, user: "b", name: "m", some: true}, &watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_SUBSCRIPTION, key: "b", name: "n"}}, false},
+	} {
+		if got := test.place.told(test.event); got != test.want {
+			t.Errorf("%+v, %+v: told: got %t, want %t", test.place, test.event.thing, got, test.want)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }

@@ -319,6 +319,7 @@ type watchBatch struct {
 	revision directory.Revision // each event is the thing's state then
 	at       time.Time          // when the oldest of it was found
 	octets   int                // about what it takes in memory
+	message  int                // octets of events in one message
 	users    atomic.Int32       // watchers that have yet to send it
 
 	once    sync.Once
@@ -328,30 +329,28 @@ type watchBatch struct {
 // messages returns the events as fields of one message after the other: joined
 // once for all that send them.
 func (b *watchBatch) messages() [][]byte {
-	b.once.Do(func() { b.encoded = pack(b.events, b.details) })
+	b.once.Do(func() { b.encoded = pack(b.events, b.details, b.message) })
 	return b.encoded
 }
 
 // eventCost is about what an event takes besides its octets.
 const eventCost = 64
 
-func newBatch(events []*watchEvent, details bool, revision directory.Revision, at time.Time) *watchBatch {
-	b := &watchBatch{events: events, details: details, revision: revision, at: at}
+func newBatch(events []*watchEvent, details bool, revision directory.Revision, at time.Time, message int) *watchBatch {
+	b := &watchBatch{message: message, events: events, details: details, revision: revision, at: at}
 	for _, e := range events {
 		b.octets += eventCost + 2*len(e.body(details)) // once more in messages
 	}
 	return b
 }
 
-// A message has at most so many octets of events, or one event.
-const watchMessage = 64 << 10
-
-// pack joins events to as few messages as may be.
-func pack(events []*watchEvent, details bool) [][]byte {
+// pack joins events to as few messages as may be, each of one event or of no more than
+// so many octets.
+func pack(events []*watchEvent, details bool, message int) [][]byte {
 	var out [][]byte
 	for len(events) > 0 {
 		n, octets := 1, len(events[0].body(details))
-		for n < len(events) && octets+len(events[n].body(details)) <= watchMessage {
+		for n < len(events) && octets+len(events[n].body(details)) <= message {
 			octets += len(events[n].body(details))
 			n++
 		}
@@ -388,5 +387,5 @@ func coalesce(batches []*watchBatch) (b *watchBatch, dropped int) {
 	}
 	slices.Reverse(events)
 	last := batches[len(batches)-1]
-	return newBatch(slices.Clone(events), last.details, last.revision, batches[0].at), total - len(events)
+	return newBatch(slices.Clone(events), last.details, last.revision, batches[0].at, last.message), total - len(events)
 }

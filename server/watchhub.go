@@ -70,6 +70,8 @@ type watchLimits struct {
 	// What one piece of a listing or of a resume reads at most, so that no view is held
 	// for as long as a slow reader likes.
 	pieceEvents, pieceRows int
+	// message is how many octets of events one message has, unless one event has more.
+	message int
 }
 
 var defaultWatchLimits = watchLimits{
@@ -85,6 +87,7 @@ var defaultWatchLimits = watchLimits{
 
 	pieceEvents: 512,
 	pieceRows:   8192,
+	message:     64 << 10,
 }
 
 // watchGroup is the watchers of one filter.
@@ -341,7 +344,7 @@ func (h *watchHub) pass(ctx context.Context, v View, seen directory.Revision, be
 		}
 	}
 	for _, g := range touched {
-		h.hand(g, newBatch(g.found, g.details, sight.Revision(), begun))
+		h.hand(g, newBatch(g.found, g.details, sight.Revision(), begun, h.limits.message))
 		g.found = nil
 	}
 	if !lost {
@@ -659,7 +662,7 @@ func (h *watchHub) keep(w *watcher, told func(*watchEvent) bool) {
 	if len(events) == 0 {
 		return
 	}
-	b = newBatch(events, b.details, b.revision, b.at)
+	b = newBatch(events, b.details, b.revision, b.at, b.message)
 	b.users.Store(1)
 	h.held.Add(int64(b.octets))
 	w.sending = []*watchBatch{b}

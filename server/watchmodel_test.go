@@ -203,6 +203,7 @@ func playWatch(t *testing.T, seed uint64) watchCounts {
 		servers[name] = newReplicaServer(t, r, name, func(lim *watchLimits) {
 			lim.interval = time.Duration(rng.IntN(3)) * time.Millisecond
 			lim.pieceEvents, lim.pieceRows = 1+rng.IntN(5), 1+rng.IntN(9)
+			lim.message = 1 + rng.IntN(400)
 			lim.compact, lim.listing = rng.IntN(4), 1+rng.IntN(8)
 		})
 	}

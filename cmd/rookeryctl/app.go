@@ -119,7 +119,7 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 			root.AddCommand(cmd)
 		}
 	}
-	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.exportCmd())
+	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.watchCmd(), a.exportCmd())
 	add(stating, a.importCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
 	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
 	add(other, a.versionCmd())

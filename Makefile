@@ -22,13 +22,18 @@ BENCHDIR ?= bin/bench
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
+LOADNODES    ?= 1
+LOADWATCHERS ?= 200
+LOADRATE     ?= 5000
+LOADTIME     ?= 1m
+
 # $(call part,name,command) runs one part of a target and prints its time.
 define part
 @printf '\n== %s\n' '$(1)'; start=$$(date +%s); { $(2); } && printf '== %s: %ss\n' '$(1)' "$$(($$(date +%s) - start))"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m crash generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m crash watch-load generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +64,10 @@ fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
 crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledged command must be there
 	$(GO) test $$($(GO) test -list '^TestKill' ./cmd/... | awk '/^TestKill/ { has = 1 } /^ok/ { if (has) print $$2; has = 0 }') \
 		-run '^TestKill' -count 1 -timeout 60m -v -args -kills=$(KILLS)
+
+watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
+	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
+		-load.watchers=$(LOADWATCHERS) -load.rate=$(LOADRATE) -load.time=$(LOADTIME) -load.kill=5s -load.mailboxes=20000
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -28,6 +29,8 @@ var (
 type node struct {
 	t                  *testing.T
 	program, data      string
+	name               string   // "" is n1
+	more               []string // arguments
 	client, peer, http string
 	log                bytes.Buffer
 	cmd                *exec.Cmd
@@ -64,8 +67,8 @@ func freePort(t *testing.T) string {
 
 func (n *node) start() {
 	n.t.Helper()
-	n.cmd = exec.Command(n.program, "--name", "n1", "--data", n.data,
-		"--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http)
+	n.cmd = exec.Command(n.program, append([]string{"--name", cmp.Or(n.name, "n1"), "--data", n.data,
+		"--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http}, n.more...)...)
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)

@@ -22,13 +22,18 @@ BENCHDIR ?= bin/bench
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
+LOADNODES    ?= 1
+LOADWATCHERS ?= 200
+LOADRATE     ?= 5000
+LOADTIME     ?= 1m
+
 # $(call part,name,command) runs one part of a target and prints its time.
 define part
 @printf '\n== %s\n' '$(1)'; start=$$(date +%s); { $(2); } && printf '== %s: %ss\n' '$(1)' "$$(($$(date +%s) - start))"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m crash crash-leader generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m crash crash-leader watch-load generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,6 +67,10 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
+
+watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
+	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
+		-load.watchers=$(LOADWATCHERS) -load.rate=$(LOADRATE) -load.time=$(LOADTIME) -load.kill=5s -load.mailboxes=20000
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

@@ -61,7 +61,11 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 		return err
 	}
 	changed := a.saveRow(e)
+	var dropped []directory.ServerID
 	err := eachServer(e.was, mb, func(was, is *directory.Fact) error {
+		if is == nil && was.Server != server {
+			dropped = append(dropped, was.Server)
+		}
 		touched, err := a.saveFact(mb.Name, was, is)
 		changed = changed || touched
 		return err
@@ -78,7 +82,7 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 	if !changed {
 		return nil
 	}
-	c := directory.Change{Kind: kind, Name: mb.Name, Server: server}
+	c := directory.Change{Kind: kind, Name: mb.Name, Server: server, Dropped: dropped}
 	if kind == directory.ChangeMoved && e.was != nil {
 		c.From, c.To = e.was.Home, mb.Home
 	}

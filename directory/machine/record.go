@@ -570,7 +570,16 @@ func encodeChange(v *directory.Change) []byte {
 	b = putString(b, 3, v.Key)
 	b = putUint(b, 4, uint64(v.Server))
 	b = putUint(b, 5, uint64(v.From))
-	return putUint(b, 6, uint64(v.To))
+	b = putUint(b, 6, uint64(v.To))
+	if len(v.Dropped) > 0 {
+		var at int
+		b, at = openMessage(b, 7)
+		for _, s := range v.Dropped {
+			b = protowire.AppendVarint(b, uint64(s))
+		}
+		b = closeMessage(b, at)
+	}
+	return b
 }
 
 // decodeChange leaves Revision and Ordinal zero.
@@ -590,6 +599,14 @@ func decodeChange(b []byte) (v directory.Change, err error) {
 			v.From = directory.GroupID(r.uint32())
 		case 6<<3 | varint:
 			v.To = directory.GroupID(r.uint32())
+		case 7<<3 | octets: // packed
+			end := r.enter()
+			for r.more() {
+				v.Dropped = append(v.Dropped, directory.ServerID(r.uint32()))
+			}
+			r.leave(end)
+		case 7<<3 | varint: // one by one: never written, but the same to protobuf
+			v.Dropped = append(v.Dropped, directory.ServerID(r.uint32()))
 		default:
 			r.skip()
 		}

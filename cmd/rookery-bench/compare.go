@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/rookery-mail/rookery/internal/obs"
+	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 )
 
 // A comparison is one run of Rookery beside etcd: as many nodes of each, on the
@@ -516,12 +518,15 @@ const octetsOver = 10_000
 // measureOctets looks at mailboxes drawn from the population.
 func measureOctets(p *population) octets {
 	var o octets
-	w, req := newWork(p), newAssert()
+	w := newWork(p)
 	chance := w.chance(0)
+	assert := workloadNamed("assert-64")
+	req := &apiv1.AssertRequest{RequestId: (&stub{line: rand.Text()}).lane(assert, assert.workers/2), Assert: newAssert()}
+	req.RequestId.Sequence = 10_000
 	for range octetsOver {
 		f := p.fact(w.anyMailbox(chance))
 		key, value := appendEtcdKey(nil, f), appendEtcdValue(nil, f)
-		fill(req, f)
+		fill(req.Assert, f)
 		o.Key += float64(len(key))
 		o.Value += float64(len(value))
 		o.Assert += float64(proto.Size(req))

@@ -10,7 +10,7 @@ PROGRAMS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 LDFLAGS  := -X $(MODULE)/internal/obs.version=$(VERSION)
 
 # Where two goroutines meet: the packages that are also tested with -race.
-RACE := $(patsubst %,./%/...,$(wildcard raftstore server client internal/kv internal/obs directory/machine))
+RACE := $(patsubst %,./%/...,$(wildcard raftstore server client internal/kv internal/mtls internal/obs directory/machine))
 
 TOOLS      := bin/tools
 BUF        := $(TOOLS)/buf
@@ -30,7 +30,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster crash generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster crash crash-leader generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +61,9 @@ fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
 crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledged command must be there
 	$(GO) test $$($(GO) test -list '^TestKill' ./cmd/... | awk '/^TestKill/ { has = 1 } /^ok/ { if (has) print $$2; has = 0 }') \
 		-run '^TestKill' -count 1 -timeout 60m -v -args -kills=$(KILLS)
+
+crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
+	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

@@ -268,6 +268,10 @@ func TestCalls(t *testing.T) {
 		t.Errorf("ListHolds: got %+v, %v", holds, err)
 	}
 	want(client.Removed)(c.ReleaseHold(ctx, directory.HoldGroup, "g1"))
+	if alarms, err := c.ListAlarms(ctx); err != nil || len(alarms.List) != 0 || alarms.GrowthRefused != "" || alarms.Revision == 0 {
+		t.Errorf("ListAlarms: got %+v, %v", alarms, err)
+	}
+	want(client.Unchanged)(c.DisarmAlarm(ctx, directory.AlarmNoSpace, "n1"))
 
 	want(client.Changed)(c.SetSettings(ctx, client.SettingsChange{GuardCount: new(uint32(1)), GuardPercent: new(uint32(0)), AdmissionOpen: new(false), ReserveGrace: new(2 * time.Second)}))
 	settings, err := c.GetSettings(ctx)

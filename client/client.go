@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ type Client struct {
 	nodes *nodes
 	lanes *lanes
 	opts  options
+	life  life // the highest that any of its sessions saw
 
 	closing  sync.Once
 	closed   chan struct{}
@@ -92,7 +94,7 @@ type Attempt struct {
 }
 
 // Dial returns a Client for the cluster that the endpoints ("host:port", some or
-// all of its nodes) belong to. It does not connect: the first call does.
+// all of its nodes; "unix:/path" is the socket of one) belong to. It does not connect: the first call does.
 func Dial(endpoints []string, opts ...Option) (*Client, error) {
 	o := options{
 		creds:   insecure.NewCredentials(),
@@ -134,6 +136,9 @@ func (o options) dial(endpoint string) (*grpc.ClientConn, error) {
 	}
 	if o.dialer != nil {
 		opts = append(opts, grpc.WithContextDialer(o.dialer))
+	}
+	if strings.HasPrefix(endpoint, "unix:") {
+		opts = append(opts, grpc.WithNoProxy()) // HTTPS_PROXY is about other machines
 	}
 	conn, err := grpc.NewClient("passthrough:///"+endpoint, append(opts, o.grpcOptions...)...)
 	if err != nil {

@@ -33,25 +33,23 @@ type Status struct {
 	Problems          []string // what keeps mailboxes from being served
 	AdmissionOpen     bool
 	ReadOnly          bool
+	AutomationPaused  bool                    // the directory moves no primary by itself
+	Recovering        bool                    // restored, and not every backend has been heard since
 	NotAdmitted       []directory.BackendName // at most 100
 	AppliedIndex      uint64                  // Raft's numbers, of the node that answered
 	CommitIndex       uint64
 	Term              uint64
+	Alarms            []Alarm     // by kind and node
+	GrowthRefused     string      // why the cluster takes no growth; empty if it does
+	Health            *NodeHealth // of the node that answered; nil if it says nothing
+	NodeID            uint64      // of the node that answered; 0 if it does not know
+	Waiting           []Node      // ask to join
+	NodeProblems      []string    // what is wrong with the nodes
 }
 
 // Counts are kept by the directory, not counted.
 type Counts struct {
 	Mailboxes, Listed, Inboxes, Forked, Reservations, Held, Subscriptions, Postings, Deactivated uint64
-}
-
-// Node is a member of the Raft group.
-type Node struct {
-	Name          string
-	ID            uint64
-	ClientAddress string
-	PeerAddress   string
-	Voter         bool
-	Leader        bool
 }
 
 // Sweep is work left over from a small command, going on by itself.
@@ -192,8 +190,19 @@ func (s *Session) AdmitBackend(ctx context.Context, server directory.BackendName
 // ConfirmBackend says that a backend's list is known whole in this incarnation.
 // Errors as AdmitBackend.
 func (s *Session) ConfirmBackend(ctx context.Context, server directory.BackendName, how directory.ConfirmedBy) (Result, error) {
+	return s.ConfirmBackendIn(ctx, 0, server, how)
+}
+
+// ConfirmBackendIn is ConfirmBackend for a list that was stated in that incarnation,
+// as the answers to the first statements told: if the cluster was restored meanwhile
+// it confirms nothing, for what was stated before is forgotten.
+//
+// Errors: directory.ErrInvalid (it was), and ConfirmBackend's.
+func (s *Session) ConfirmBackendIn(ctx context.Context, life directory.Incarnation, server directory.BackendName, how directory.ConfirmedBy) (Result, error) {
 	return write(ctx, s, func(ctx context.Context, n *node, id *apiv1.RequestId) (*apiv1.ConfirmBackendResponse, error) {
-		return n.cluster.ConfirmBackend(ctx, &apiv1.ConfirmBackendRequest{RequestId: id, Server: string(server), How: apiv1.ConfirmedBy(how)})
+		return n.cluster.ConfirmBackend(ctx, &apiv1.ConfirmBackendRequest{
+			RequestId: id, Server: string(server), How: apiv1.ConfirmedBy(how), Incarnation: uint32(life),
+		})
 	})
 }
 
@@ -489,6 +498,8 @@ type SettingsChange struct {
 	TombstoneKeep *time.Duration
 	LogKeep       *uint64
 	RequestKeep   *time.Duration
+
+	AutomationPaused *bool
 }
 
 // SetSettings changes the settings stated and keeps the rest.

@@ -23,23 +23,27 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 			Mailboxes: c.GetMailboxes(), Listed: c.GetListed(), Inboxes: c.GetInboxes(), Forked: c.GetForked(), Reservations: c.GetReservations(),
 			Held: c.GetHeld(), Subscriptions: c.GetSubscriptions(), Postings: c.GetPostings(), Deactivated: c.GetDeactivated(),
 		},
-		Leader:         m.GetLeader(),
-		Version:        m.GetVersion(),
-		FormatVersion:  m.GetFormatVersion(),
-		ClusterVersion: m.GetClusterVersion(),
-		Warnings:       m.GetWarnings(),
-		Problems:       m.GetProblems(),
-		AdmissionOpen:  m.GetAdmissionOpen(),
-		ReadOnly:       m.GetReadOnly(),
-		NotAdmitted:    backends(m.GetNotAdmitted()),
-		AppliedIndex:   m.GetAppliedIndex(),
-		CommitIndex:    m.GetCommitIndex(),
-		Term:           m.GetTerm(),
-	}
-	for _, n := range m.GetNodes() {
-		st.Nodes = append(st.Nodes, Node{
-			Name: n.GetName(), ID: n.GetId(), ClientAddress: n.GetClientAddress(), PeerAddress: n.GetPeerAddress(), Voter: n.GetVoter(), Leader: n.GetLeader(),
-		})
+		Leader:           m.GetLeader(),
+		Version:          m.GetVersion(),
+		FormatVersion:    m.GetFormatVersion(),
+		ClusterVersion:   m.GetClusterVersion(),
+		Warnings:         m.GetWarnings(),
+		Problems:         m.GetProblems(),
+		AdmissionOpen:    m.GetAdmissionOpen(),
+		ReadOnly:         m.GetReadOnly(),
+		NotAdmitted:      backends(m.GetNotAdmitted()),
+		AppliedIndex:     m.GetAppliedIndex(),
+		CommitIndex:      m.GetCommitIndex(),
+		Term:             m.GetTerm(),
+		Alarms:           alarmsOf(m.GetAlarms()),
+		GrowthRefused:    m.GetGrowthRefused(),
+		Health:           healthOf(m.GetHealth()),
+		NodeID:           m.GetNodeId(),
+		Nodes:            nodesOf(m.GetNodes()),
+		Waiting:          nodesOf(m.GetWaiting()),
+		NodeProblems:     m.GetNodeProblems(),
+		AutomationPaused: m.GetAutomationPaused(),
+		Recovering:       m.GetRecovering(),
 	}
 	for _, sw := range m.GetSweeps() {
 		st.Sweeps = append(st.Sweeps, Sweep{
@@ -47,6 +51,29 @@ func statusOf(m *apiv1.StatusResponse, a Answer) Status {
 		})
 	}
 	return st
+}
+
+func nodesOf(list []*apiv1.Node) []Node {
+	var out []Node
+	for _, n := range list {
+		out = append(out, nodeOf(n))
+	}
+	return out
+}
+
+func nodeOf(n *apiv1.Node) Node {
+	out := Node{
+		Name: n.GetName(), ID: n.GetId(), ClientAddress: n.GetClientAddress(), PeerAddress: n.GetPeerAddress(),
+		Voter: n.GetVoter(), Leader: n.GetLeader(), Learner: n.GetLearner(), Site: n.GetSite(),
+		Heard: millis(n.GetHeardMs()), Version: n.GetVersion(), Applied: n.GetApplied(),
+		FileBytes: n.GetFileBytes(), UsedBytes: n.GetUsedBytes(), FreeBytes: n.GetFreeBytes(),
+		Verified: n.GetVerified(), Compacting: n.GetCompacting(), Quarantined: n.GetQuarantined(),
+		Match: n.GetMatch(), Active: n.GetActive(), Trails: TrailsUnknown,
+	}
+	if n != nil && n.Trails != nil {
+		out.Trails = int64(min(*n.Trails, 1<<63-1))
+	}
+	return out
 }
 
 func backendOf(b *apiv1.Backend) Backend {
@@ -102,37 +129,39 @@ func groupOf(g *apiv1.Group) Group {
 
 func settingsOf(m *apiv1.Settings) directory.Settings {
 	return directory.Settings{
-		DefaultDomain: m.GetDefaultDomain(),
-		VirtDomains:   m.GetVirtDomains(),
-		AdmissionOpen: m.GetAdmissionOpen(),
-		ReadOnly:      m.GetReadOnly(),
-		GuardCount:    m.GetGuardCount(),
-		GuardPercent:  m.GetGuardPercent(),
-		GuardWindow:   directory.Time(m.GetGuardWindowMs()),
-		ReserveGrace:  directory.Time(m.GetReserveGraceMs()),
-		ReserveMax:    directory.Time(m.GetReserveMaxMs()),
-		DeliveryGrace: directory.Time(m.GetDeliveryGraceMs()),
-		TombstoneKeep: directory.Time(m.GetTombstoneKeepMs()),
-		LogKeep:       m.GetLogKeep(),
-		RequestKeep:   directory.Time(m.GetRequestKeepMs()),
+		DefaultDomain:    m.GetDefaultDomain(),
+		VirtDomains:      m.GetVirtDomains(),
+		AdmissionOpen:    m.GetAdmissionOpen(),
+		ReadOnly:         m.GetReadOnly(),
+		GuardCount:       m.GetGuardCount(),
+		GuardPercent:     m.GetGuardPercent(),
+		GuardWindow:      directory.Time(m.GetGuardWindowMs()),
+		ReserveGrace:     directory.Time(m.GetReserveGraceMs()),
+		ReserveMax:       directory.Time(m.GetReserveMaxMs()),
+		DeliveryGrace:    directory.Time(m.GetDeliveryGraceMs()),
+		TombstoneKeep:    directory.Time(m.GetTombstoneKeepMs()),
+		LogKeep:          m.GetLogKeep(),
+		RequestKeep:      directory.Time(m.GetRequestKeepMs()),
+		AutomationPaused: m.GetAutomationPaused(),
 	}
 }
 
 func settingsTo(c SettingsChange) *apiv1.Settings {
 	return &apiv1.Settings{
-		DefaultDomain:   c.DefaultDomain,
-		VirtDomains:     c.VirtDomains,
-		AdmissionOpen:   c.AdmissionOpen,
-		ReadOnly:        c.ReadOnly,
-		GuardCount:      c.GuardCount,
-		GuardPercent:    c.GuardPercent,
-		GuardWindowMs:   millisPtr(c.GuardWindow),
-		ReserveGraceMs:  millisPtr(c.ReserveGrace),
-		ReserveMaxMs:    millisPtr(c.ReserveMax),
-		DeliveryGraceMs: millisPtr(c.DeliveryGrace),
-		TombstoneKeepMs: millisPtr(c.TombstoneKeep),
-		LogKeep:         c.LogKeep,
-		RequestKeepMs:   millisPtr(c.RequestKeep),
+		DefaultDomain:    c.DefaultDomain,
+		VirtDomains:      c.VirtDomains,
+		AdmissionOpen:    c.AdmissionOpen,
+		ReadOnly:         c.ReadOnly,
+		GuardCount:       c.GuardCount,
+		GuardPercent:     c.GuardPercent,
+		GuardWindowMs:    millisPtr(c.GuardWindow),
+		ReserveGraceMs:   millisPtr(c.ReserveGrace),
+		ReserveMaxMs:     millisPtr(c.ReserveMax),
+		DeliveryGraceMs:  millisPtr(c.DeliveryGrace),
+		TombstoneKeepMs:  millisPtr(c.TombstoneKeep),
+		LogKeep:          c.LogKeep,
+		RequestKeepMs:    millisPtr(c.RequestKeep),
+		AutomationPaused: c.AutomationPaused,
 	}
 }
 

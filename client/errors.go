@@ -52,6 +52,17 @@ var (
 	ErrUnsupported = errors.New("client: unsupported")
 	// ErrProtocol: the answer makes no sense, such as a listing that broke off.
 	ErrProtocol = errors.New("client: malformed answer")
+	// ErrNoQuorum: afterwards too few voters would answer to make a majority.
+	ErrNoQuorum = errors.New("client: no quorum")
+	// ErrLagging: the node does not answer the leader, or its log is too far behind;
+	// it catches up by itself.
+	ErrLagging = errors.New("client: node lags")
+	// ErrNotWaiting: no node of that name asks to join.
+	ErrNotWaiting = errors.New("client: not waiting to join")
+	// ErrNotVoter: the node has no vote, or no other node has one.
+	ErrNotVoter = errors.New("client: not a voter")
+	// ErrLeading: the node leads; move the leadership first.
+	ErrLeading = errors.New("client: node leads")
 	// ErrClosed: the Client was closed.
 	ErrClosed = errors.New("client: closed")
 )
@@ -69,6 +80,9 @@ type Error struct {
 	Age    time.Duration
 	// Epoch is the group's present one, of STALE_EPOCH.
 	Epoch uint64
+	// Trails is by how many entries the node trails the leader, of LAGGING; 0 if it
+	// does not answer.
+	Trails uint64
 	// Incarnation is the node's, of WRONG_INCARNATION.
 	Incarnation directory.Incarnation
 	// Metadata is all that was said with the reason; nil if nothing.
@@ -76,6 +90,7 @@ type Error struct {
 
 	err     error // the sentinel
 	earlier bool  // of WRONG_INCARNATION: the node lives in an earlier one
+	done    bool  // of the same: it was done there
 	again   bool  // of WRONG_INCARNATION: the token was dropped
 }
 
@@ -139,6 +154,11 @@ var sentinels = map[apiv1.Reason]error{
 	apiv1.Reason_REASON_BROKEN:            ErrBroken,
 	apiv1.Reason_REASON_DEADLINE:          context.DeadlineExceeded,
 	apiv1.Reason_REASON_UNSUPPORTED:       ErrUnsupported,
+	apiv1.Reason_REASON_NO_QUORUM:         ErrNoQuorum,
+	apiv1.Reason_REASON_LAGGING:           ErrLagging,
+	apiv1.Reason_REASON_NOT_WAITING:       ErrNotWaiting,
+	apiv1.Reason_REASON_NOT_VOTER:         ErrNotVoter,
+	apiv1.Reason_REASON_LEADING:           ErrLeading,
 }
 
 // errorDomain is the ErrorInfo domain of the API's reasons.
@@ -181,6 +201,7 @@ func refusal(reason string, sentinel error, code codes.Code, message string, met
 		e.Holder = directory.BackendName(metadata["holder"])
 		e.Age = millis(number(metadata["age_ms"]))
 		e.Epoch = number(metadata["epoch"])
+		e.Trails = number(metadata["trails"])
 		e.Incarnation = directory.Incarnation(number(metadata["incarnation"]))
 	}
 	return e

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 	"github.com/rookery-mail/rookery/server"
 )
@@ -38,7 +40,7 @@ func openNode(dir string) (s *server.Server, stop func(), err error) {
 		store.Close()
 		return nil, nil, err
 	}
-	s, err = server.New(server.Config{Store: server.Shard(store), Machine: m, Node: "n1", Version: "test"})
+	s, err = server.New(server.Config{Store: server.Shard(store, nil), Machine: m, Node: "n1", Version: "test", Identity: store.Identity(), Replica: replica{store: store}})
 	if err != nil {
 		store.Close()
 		return nil, nil, err
@@ -47,6 +49,16 @@ func openNode(dir string) (s *server.Server, stop func(), err error) {
 		s.Close(context.Background())
 		store.Close()
 	}, nil
+}
+
+// replica saves snapshots, and does nothing else that operators ask of one.
+type replica struct {
+	server.Replica
+	store *raftstore.Store
+}
+
+func (r replica) Snapshot(ctx context.Context, w io.Writer) (snap.Header, error) {
+	return r.store.Snapshot(ctx, w)
 }
 
 // newClient returns a client of a new node.

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"github.com/rookery-mail/rookery/directory"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 )
 
@@ -56,7 +57,7 @@ func judge(err error) (v verdict, sent bool) {
 		return elsewhere, true
 	case ErrWrongIncarnation:
 		if e.again || e.earlier {
-			return elsewhere, true
+			return elsewhere, e.done
 		}
 	case ErrBroken, context.Canceled:
 		return stop, true
@@ -196,19 +197,27 @@ func ask[M headed](ctx context.Context, s *Session, r *read, call func(context.C
 
 // reconsider looks whether a read was refused because the cluster began another
 // life than the session's token is of: then the token is dropped and the read
-// made again.
+// made again. If it is the node that is of an earlier one, another is asked.
 func (s *Session) reconsider(r *read, token []byte, err error) error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok || e.err != ErrWrongIncarnation || !r.own {
+	e, ok := s.misplaced(err)
+	if !ok || e.earlier || !r.own {
 		return err
 	}
 	e.again = true
-	if seen := s.seen.Load(); seen != nil && e.Incarnation < seen.incarnation {
-		e.earlier = true
-		return e
-	}
 	s.forget(token)
 	return e
+}
+
+// misplaced finds the refusal for another life in err, and whether the node's is an
+// earlier one than the client, or the token it sent, has seen.
+func (s *Session) misplaced(err error) (*Error, bool) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.err != ErrWrongIncarnation {
+		return nil, false
+	}
+	highest := s.c.life.see(directory.Incarnation(number(e.Metadata["seen"])))
+	e.earlier = e.Incarnation < highest
+	return e, true
 }
 
 // tell makes a write.
@@ -222,9 +231,15 @@ func tell[M headed](ctx context.Context, s *Session, call func(context.Context, 
 		return m, a, unanswered(ctx, err, true, false)
 	}
 	defer s.c.lanes.put(l)
+	if err := s.learn(ctx); err != nil {
+		return m, a, err
+	}
 	err = s.c.try(ctx, writing, func(ctx context.Context, n *node) error {
 		var err error
+		l.id.Incarnation = uint32(s.c.life.see(0))
 		if m, err = call(ctx, n, &l.id); err != nil {
+			err = FromStatus(err)
+			s.misplaced(err)
 			return err
 		}
 		a, err = s.take(m.GetHeader())

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -17,15 +18,35 @@ type Session struct {
 	seen atomic.Pointer[seen]
 }
 
+// life is the highest incarnation of the cluster that is known. What an earlier one
+// says is not believed, and it is told nothing: it is a node of those that were given
+// up when the cluster was restored.
+type life struct{ highest atomic.Uint32 }
+
+// see notes an incarnation and returns the highest.
+func (l *life) see(n directory.Incarnation) directory.Incarnation {
+	for {
+		known := l.highest.Load()
+		if uint32(n) <= known {
+			return directory.Incarnation(known)
+		}
+		if l.highest.CompareAndSwap(known, uint32(n)) {
+			return n
+		}
+	}
+}
+
 // seen is the newest state that a session knows of.
 type seen struct {
 	token       []byte
 	revision    directory.Revision
-	incarnation directory.Incarnation
+	incarnation directory.Incarnation // 0: of a token that was given, whose life is not known here
 }
 
 // NewSession returns a session that has seen what token says: nil for nothing
-// yet, or what Session.Token returned, here or in another process.
+// yet, or what Session.Token returned, here or in another process. If the cluster
+// was restored since, the token is dropped; if a node of before is asked, it is not
+// believed.
 func (c *Client) NewSession(token []byte) *Session {
 	s := &Session{c: c}
 	if len(token) > 0 {
@@ -49,7 +70,7 @@ type Answer struct {
 	Token []byte
 	// Revision of that state; of a write: its own.
 	Revision directory.Revision
-	// Incarnation is the cluster's life; it never goes back within a session.
+	// Incarnation is the cluster's life; it never goes back within a Client.
 	Incarnation directory.Incarnation
 	// Age bounds how old the answer may be; 0 if it was linearizable, AgeUnknown if
 	// nobody knows.
@@ -63,7 +84,7 @@ type Answer struct {
 const AgeUnknown time.Duration = -1
 
 // take notes what an answer's header says, and refuses one from an earlier life
-// of the cluster than the session has seen.
+// of the cluster than the client has seen.
 func (s *Session) take(h *apiv1.ResponseHeader) (Answer, error) {
 	a := Answer{
 		Token:       h.GetToken(),
@@ -72,16 +93,14 @@ func (s *Session) take(h *apiv1.ResponseHeader) (Answer, error) {
 		Age:         millis(h.GetAgeMs()),
 		Node:        h.GetNode(),
 	}
+	if a.Incarnation < s.c.life.see(a.Incarnation) {
+		return Answer{}, &Error{Reason: "WRONG_INCARNATION", Message: "node " + a.Node + " answers from an earlier life of the cluster", err: ErrWrongIncarnation, earlier: true, done: true}
+	}
 	var next *seen
 	for {
 		old := s.seen.Load()
-		if old != nil {
-			switch {
-			case a.Incarnation < old.incarnation:
-				return Answer{}, &Error{Reason: "WRONG_INCARNATION", Message: "node " + a.Node + " answers from an earlier life of the cluster", err: ErrWrongIncarnation, earlier: true}
-			case a.Incarnation == old.incarnation && a.Revision <= old.revision:
-				return a, nil
-			}
+		if old != nil && (a.Incarnation < old.incarnation || a.Incarnation == old.incarnation && a.Revision <= old.revision) {
+			return a, nil // another call of the session was quicker
 		}
 		if next == nil {
 			next = &seen{token: a.Token, revision: a.Revision, incarnation: a.Incarnation}
@@ -172,4 +191,15 @@ func (s *Session) refresh(r *read) *apiv1.Consistency {
 		return &r.consistency
 	}
 	return &apiv1.Consistency{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_LINEARIZABLE}
+}
+
+// learn finds out of which life a token is that was given, before anything is
+// written: a node of an earlier life must not be told.
+func (s *Session) learn(ctx context.Context) error {
+	seen := s.seen.Load()
+	if seen == nil || seen.incarnation != 0 || len(seen.token) == 0 {
+		return nil
+	}
+	_, err := s.Status(ctx, Stale(0))
+	return err
 }

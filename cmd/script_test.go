@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,12 +59,24 @@ func TestMain(m *testing.M) {
 //	node stop NAME      SIGTERM: it must end well
 //	node kill NAME      SIGKILL
 //	node ask NAME       ask that one from now on
+//	node wipe NAME      remove the state of one that does not run
+//	node refuses NAME   start it: it must end with exit code 1; the next stderr
+//	                    is what it said
+//	node join NAME      start one of the cluster, without a state, with --join; it
+//	                    waits to be added
+//	node serves NAME    wait until it serves, after join
+//	cluster start N     start a cluster of n1 to nN, and ask all of them
+//	cluster ask         ask all nodes of the cluster that run
+//	cluster leader      wait for a leader; $LEADER is its name, $FOLLOWER and
+//	                    $FOLLOWER2 are two others that run
 //	exits CODE ARGS...  run rookeryctl, which must exit with CODE; the next
 //	                    stdout and stderr are about it
 //	answers FILE FLAGS  what LIST and MYRIGHTS answer is what the file says
 //	samefacts A B       two nodes have the same facts where both speak
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
+//	flip FILE           turn a bit over in the middle of a file
+//	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
 	data, err := filepath.Abs("../testdata/cyrus")
 	if err != nil {
@@ -75,17 +88,24 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("DATA", data)
-			env.Values[nodesKey{}] = &nodes{dir: env.WorkDir, running: make(map[string]*node)}
+			env.Values[nodesKey{}] = &nodes{dir: env.WorkDir, running: make(map[string]*node), args: make(map[string][]string)}
 			env.Defer(func() { env.Values[nodesKey{}].(*nodes).killAll() })
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node":      nodeCommand,
+			"cluster":   clusterCommand,
 			"exits":     exits,
 			"answers":   answers,
 			"samefacts": sameFacts,
 			"shape":     shape,
 			"repeat":    repeat,
+			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
+			},
+			"cut": func(ts *testscript.TestScript, _ bool, args []string) {
+				damage(ts, args, func(b []byte) []byte { return b[:len(b)-1] })
+			},
 		},
 	})
 }
@@ -96,13 +116,16 @@ type nodesKey struct{}
 type nodes struct {
 	dir     string
 	running map[string]*node
+	args    map[string][]string // of nodes of the cluster, by name
 }
 
 type node struct {
 	cmd     *exec.Cmd
 	address string
+	http    string
 	log     *os.File
-	drained chan struct{} // its standard error was read to the end
+	found   chan [2]string // where it serves
+	drained chan struct{}  // its standard error was read to the end
 }
 
 func (ns *nodes) killAll() {
@@ -115,24 +138,51 @@ func (ns *nodes) killAll() {
 }
 
 func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: node start|stop|kill|ask NAME")
+	if neg || len(args) < 2 || len(args) > 2 && args[0] != "start" && args[0] != "refuses" {
+		ts.Fatalf("usage: node start|stop|kill|ask|wipe|refuses NAME; node start|refuses NAME FLAGS")
 	}
 	ns := ts.Value(nodesKey{}).(*nodes)
 	name := args[1]
 	n := ns.running[name]
-	if n == nil && args[0] != "start" {
+	switch idle := slices.Contains([]string{"start", "wipe", "refuses", "join"}, args[0]); {
+	case idle && n != nil:
+		ts.Fatalf("node %s is running", name)
+	case !idle && n == nil:
 		ts.Fatalf("no node %s is running", name)
 	}
 	switch args[0] {
 	case "start":
-		if n != nil {
-			ts.Fatalf("node %s is running", name)
-		}
-		n, err := ns.start(name)
+		n, err := ns.launch(name, args[2:]...)
 		ts.Check(err)
 		ns.running[name] = n
+		ts.Check(n.serves())
 		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
+	case "join":
+		more := ns.args[name]
+		if len(more) < 2 || more[0] != "--initial-cluster" {
+			ts.Fatalf("node %s is not of the cluster, or has joined already", name)
+		}
+		var addresses []string
+		for part := range strings.SplitSeq(more[1], ",") {
+			other, address, _ := strings.Cut(part, "=")
+			if other != name {
+				addresses = append(addresses, address)
+			}
+		}
+		ns.args[name] = append([]string{"--join", strings.Join(addresses, ",")}, more[2:]...)
+		n, err := ns.launch(name)
+		ts.Check(err)
+		ns.running[name] = n
+		ts.Check(n.logs("waiting to be added"))
+	case "serves":
+		ts.Check(n.serves())
+	case "wipe":
+		ts.Check(os.RemoveAll(filepath.Join(ns.dir, name)))
+	case "refuses":
+		err := ts.Exec(filepath.Join(bin, "rookeryd"), ns.command(name, args[2:]...)...)
+		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+			ts.Fatalf("node %s: got %v, want exit code 1", name, err)
+		}
 	case "ask":
 		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
 	case "stop", "kill":
@@ -149,19 +199,28 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("node %s: %v; its log is %s", name, err, n.log.Name())
 		}
 	default:
-		ts.Fatalf("node %s: it is start, stop, kill or ask", args[0])
+		ts.Fatalf("node %s: it is start, stop, kill, ask, wipe, refuses, join or serves", args[0])
 	}
 }
 
 // serving finds where a node serves in its log.
-var serving = regexp.MustCompile(`msg=serving .*\baddr=(\S+)`)
+var serving = regexp.MustCompile(`msg=serving .*\baddr=(\S+) .*\bhttp=(\S+)`)
 
-// start starts a node whose state is in dir/NAME, and waits until it serves.
-func (ns *nodes) start(name string) (*node, error) {
+// command is the command line of a node whose state is in dir/NAME.
+func (ns *nodes) command(name string, flags ...string) []string {
 	const loopback = "127.0.0.1:0"
-	n := &node{drained: make(chan struct{})}
-	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"),
-		"--name", name, "--data", filepath.Join(ns.dir, name), "--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback)
+	args := []string{"--name", name, "--data", filepath.Join(ns.dir, name)}
+	if more := ns.args[name]; more != nil {
+		return slices.Concat(args, more, flags)
+	}
+	return slices.Concat(args, []string{"--listen-client", loopback, "--listen-peer", loopback, "--listen-http", loopback}, flags)
+}
+
+// launch starts a node.
+func (ns *nodes) launch(name string, flags ...string) (*node, error) {
+	n := &node{drained: make(chan struct{}), found: make(chan [2]string, 1)}
+	n.cmd = exec.Command(filepath.Join(bin, "rookeryd"), ns.command(name, flags...)...)
+	n.cmd.Dir = ns.dir
 	stderr, err := n.cmd.StderrPipe()
 	if err != nil {
 		return nil, err
@@ -172,28 +231,136 @@ func (ns *nodes) start(name string) (*node, error) {
 	if err := n.cmd.Start(); err != nil {
 		return nil, err
 	}
-	found := make(chan string, 1)
 	go func() {
 		defer close(n.drained)
 		lines := bufio.NewScanner(io.TeeReader(stderr, n.log))
 		for lines.Scan() {
 			if m := serving.FindStringSubmatch(lines.Text()); m != nil {
-				found <- m[1]
+				n.found <- [2]string{m[1], m[2]}
 			}
 		}
 	}()
+	return n, nil
+}
+
+// serves waits until the node does.
+func (n *node) serves() (err error) {
 	select {
-	case n.address = <-found:
-		return n, nil
+	case at := <-n.found:
+		n.address, n.http = at[0], at[1]
+		return nil
 	case <-n.drained:
 		err = errors.New("it ended")
 	case <-time.After(time.Minute):
-		n.cmd.Process.Kill()
-		<-n.drained
 		err = errors.New("it does not serve after a minute")
 	}
 	log, _ := os.ReadFile(n.log.Name())
-	return nil, fmt.Errorf("rookeryd: %w: %w\n%s", err, errors.Join(n.cmd.Wait(), n.log.Close()), log)
+	return fmt.Errorf("rookeryd: %w\n%s", err, log)
+}
+
+// logs waits until the node has logged a text.
+func (n *node) logs(text string) error {
+	for range 3000 {
+		log, err := os.ReadFile(n.log.Name())
+		if err != nil || strings.Contains(string(log), text) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("%s does not say %q after 30 s", n.log.Name(), text)
+}
+
+func clusterCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: cluster start N|ask|leader")
+	}
+	ns := ts.Value(nodesKey{}).(*nodes)
+	switch args[0] {
+	case "start":
+		if len(args) != 2 {
+			ts.Fatalf("usage: cluster start N")
+		}
+		count, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		var names, list []string
+		ports := freePorts(ts, 3*count)
+		for i := range count {
+			names = append(names, fmt.Sprintf("n%d", i+1))
+			list = append(list, names[i]+"="+ports[3*i])
+		}
+		for i, name := range names {
+			ns.args[name] = []string{
+				"--initial-cluster", strings.Join(list, ","),
+				"--listen-peer", ports[3*i], "--listen-client", ports[3*i+1], "--listen-http", ports[3*i+2],
+			}
+			n, err := ns.launch(name)
+			ts.Check(err)
+			ns.running[name] = n
+		}
+		for _, name := range names {
+			ts.Check(ns.running[name].serves())
+		}
+		fallthrough
+	case "ask":
+		var all []string
+		for name := range ns.args {
+			if n := ns.running[name]; n != nil && n.address != "" {
+				all = append(all, n.address)
+			}
+		}
+		slices.Sort(all)
+		ts.Setenv("ROOKERY_ENDPOINTS", strings.Join(all, ","))
+	case "leader":
+		leader, others := ns.leader(ts)
+		ts.Setenv("LEADER", leader)
+		for i, key := range []string{"FOLLOWER", "FOLLOWER2"} {
+			if i < len(others) {
+				ts.Setenv(key, others[i])
+			}
+		}
+	default:
+		ts.Fatalf("cluster %s: it is start, ask or leader", args[0])
+	}
+}
+
+// leader waits until one node of the cluster leads.
+func (ns *nodes) leader(ts *testscript.TestScript) (leader string, others []string) {
+	for range 3000 {
+		leader, others = "", nil
+		for name := range ns.args {
+			n := ns.running[name]
+			if n == nil || n.http == "" {
+				continue
+			}
+			resp, err := http.Get("http://" + n.http + "/leader")
+			if err == nil {
+				resp.Body.Close()
+			}
+			if err == nil && resp.StatusCode == http.StatusOK {
+				leader = name
+			} else {
+				others = append(others, name)
+			}
+		}
+		if leader != "" {
+			slices.Sort(others)
+			return leader, others
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("no node leads after 30 s")
+	return "", nil
+}
+
+// freePorts finds addresses that were free a moment ago.
+func freePorts(ts *testscript.TestScript, count int) (addresses []string) {
+	for range count {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		defer l.Close()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
 }
 
 // rookeryctl runs it for a script and returns what it printed.
@@ -246,6 +413,17 @@ func repeat(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("rookeryctl %s: exit code %d, %v: %s", strings.Join(words, " "), code, err, stderr)
 		}
 	}
+}
+
+// damage changes a file.
+func damage(ts *testscript.TestScript, args []string, change func([]byte) []byte) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: flip|cut FILE")
+	}
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	ts.Check(os.WriteFile(path, change(b), 0o600))
 }
 
 // answers compares every answer of a file of real Cyrus answers with what

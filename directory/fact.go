@@ -151,7 +151,7 @@ type Fact struct {
 	First       Revision    // the first assertion
 	Last        Revision    // the last command that changed the fact; repeating it writes nothing
 	Changed     Time        // directory time of Last, or of the last change of State
-	Incarnation Incarnation // of the last assertion: confirmed if it is the cluster's
+	Incarnation Incarnation // of the last assertion; see Confirmed
 	// Counted says that the fact is in force inside its home: derived from the
 	// rest, kept with the fact so that the sums of its server can be mended
 	// when groups change.
@@ -240,5 +240,6 @@ const (
 	MaxBatch      = 10_000 // items in one batch
 	MaxMailboxID  = 255    // octets
 	MaxSpecialUse = 255    // octets
+	MaxAlarms     = 256    // of all nodes
 	MaxText       = 1024   // octets of a reason or a note
 )

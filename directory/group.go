@@ -119,6 +119,12 @@ const DefaultWeight = 100
 // route: it was admitted and is not gone.
 func (b Backend) Counts() bool { return b.Admitted && !b.State.Gone() }
 
+// ConfirmedFor reports whether the backend's list was known whole in that life of
+// the cluster.
+func (b Backend) ConfirmedFor(life Incarnation) bool {
+	return b.Confirmed != ByNobody && b.ConfirmedIn == life
+}
+
 // GroupMode says who moves a group's primary.
 type GroupMode uint8
 
@@ -213,6 +219,9 @@ type Settings struct {
 	VirtDomains   bool   // names of other domains are served
 	AdmissionOpen bool   // an unknown backend that asserts is admitted at once
 	ReadOnly      bool   // no growth
+	// AutomationPaused: the directory moves no primary by itself, whatever a group's
+	// mode. A restored cluster begins so.
+	AutomationPaused bool
 
 	GuardCount   uint32 // the withdrawal guard: beyond max(GuardCount, GuardPercent of the facts) in GuardWindow
 	GuardPercent uint32

@@ -110,7 +110,7 @@ func Resolve(m *Mailbox, v View) Route {
 			r.Outcome = Moving
 		case v.Backend(primary.Server).State == BackendDown:
 			r.Outcome = BackendIsDown
-		case primary.Incarnation != v.Incarnation():
+		case !Confirmed(primary, v):
 			r.Outcome = Unconfirmed
 		default:
 			r.Outcome = Serving
@@ -125,8 +125,8 @@ func Resolve(m *Mailbox, v View) Route {
 			r.Fact = lost
 		}
 	case returned != nil:
-		// Its server says that it holds it, and nobody has decided whether that
-		// is to be believed: no reason to bounce mail.
+		// Its server says that it holds it, or does not any more, and nobody has
+		// decided whether that is to be believed: no reason to bounce mail.
 		r.Outcome = Held
 	}
 	return r
@@ -164,7 +164,7 @@ const (
 	placeHome                      // in force, its server a member of the home
 	placeStranger                  // in force and confirmed, outside the home: a fork
 	placeLost                      // its server is lost: history
-	placeReturned                  // the guard holds it back
+	placeReturned                  // the guard holds it back, or its end in another life
 )
 
 func place(f *Fact, home *Group, v View) factPlace {
@@ -178,10 +178,23 @@ func place(f *Fact, home *Group, v View) factPlace {
 		return placeReturned
 	case home != nil && home.Has(f.Server):
 		return placeHome
-	case f.Incarnation != v.Incarnation():
+	case !Confirmed(f, v) && f.State == HeldWithdrawal:
+		return placeReturned
+	case !Confirmed(f, v):
 		return placeNowhere
 	}
 	return placeStranger
+}
+
+// Confirmed reports whether f is known to be so in the cluster's present life: it
+// was asserted in it, or its server's list was known whole in it and has f still. A
+// withdrawal that is held is of what the list has not.
+func Confirmed(f *Fact, v View) bool {
+	if f.Incarnation == v.Incarnation() {
+		return true
+	}
+	b := v.Backend(f.Server)
+	return b != nil && b.ConfirmedFor(v.Incarnation()) && f.State != HeldWithdrawal
 }
 
 // InHome reports whether f, a fact of m, is in force inside m's home: it can be

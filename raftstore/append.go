@@ -1,7 +1,7 @@
 package raftstore
 
 import (
-	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rookery-mail/rookery/raftstore/wal"
@@ -17,12 +17,20 @@ type appender struct {
 	metrics *metrics
 	written []appendJob // but not synced
 	began   time.Duration
+
+	// An installation whose place in the log is made, and what waits behind it
+	// until the state is replaced.
+	installing *appendJob
+	held       []appendJob
+	stepped    func(string) // for tests; may be nil
 }
 
-// appendJob is a MsgStorageAppend, a mark to make, segments to release, or the
-// news that the state file was flushed.
+// appendJob is a MsgStorageAppend, with the installation of the snapshot that
+// it carries if it does, a mark to make, segments to release, or the news that
+// the state file was flushed.
 type appendJob struct {
 	message *raftpb.Message
+	install *installation
 	mark    *wal.Mark
 	release uint64
 	flushed uint64
@@ -36,9 +44,6 @@ func (a *appender) write(jobs []appendJob) error {
 		m := j.message
 		if m == nil {
 			continue
-		}
-		if !raft.IsEmptySnap(m.GetSnapshot()) {
-			return fmt.Errorf("raftstore: a snapshot at index %d was accepted, which this node cannot take", m.GetSnapshot().GetMetadata().GetIndex())
 		}
 		hard := &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 		if raft.IsEmptyHardState(hard) {
@@ -58,6 +63,9 @@ func (a *appender) sync() ([]event, error) {
 		return nil, err
 	}
 	a.metrics.syncSeconds.Observe((a.clock.Now() - a.began).Seconds())
+	if a.stepped != nil && slices.ContainsFunc(a.written, func(j appendJob) bool { return j.install != nil }) {
+		a.stepped("log goes on")
+	}
 	done := appended{}
 	var events []event
 	for _, j := range a.written {

@@ -22,12 +22,16 @@ type applier struct {
 	machine Machine
 	overlay *overlay
 	waiters *waiters
+	sums    *sums
 
 	meta  Meta // as of the last entry applied
 	tx    overlayTx
 	dirty time.Duration // when the first thing changed that the disk lacks; far if nothing has
 	done  []answer      // answers to give once published
 	wants []flushWant   // who waits for a flush
+
+	generation int    // of the state: counts installations
+	skip       uint64 // entries up to here are part of the state that was installed last
 }
 
 type flushWant struct {
@@ -42,19 +46,41 @@ type answer struct {
 }
 
 // applyJob is a MsgStorageApply, a mark to be kept with the next flush, a
-// finished flush, or the wish for one: want is called when the disk has all
-// that is applied now.
+// finished flush, the wish for one, where want is called when the disk has all
+// that is applied now, a state that was installed, or another reader of the
+// same state.
 type applyJob struct {
-	message *raftpb.Message
-	mark    *wal.Position
-	flushed *flushResult
-	want    func()
+	message   *raftpb.Message
+	mark      *wal.Position
+	flushed   *flushResult
+	want      func()
+	installed *installResult
+	rebased   *base
 }
 
-// flushJob is a layer to be written, with the meta of its last entry.
+// ofDisk tells that the job is news of the disk, which must be heard even while
+// the overlay is full.
+func (j applyJob) ofDisk() bool { return j.flushed != nil || j.installed != nil || j.rebased != nil }
+
+// base returns the reader of the disk that the job brings, or nil.
+func (j applyJob) base() *base {
+	switch {
+	case j.flushed != nil:
+		return j.flushed.base
+	case j.installed != nil:
+		return j.installed.base
+	}
+	return j.rebased
+}
+
+// flushJob is a layer to be written, with the meta of its last entry; or a
+// state to be installed or exchanged.
 type flushJob struct {
-	layer layer
-	meta  Meta
+	layer      layer
+	meta       Meta
+	generation int // of the state that the layer belongs to
+	install    *installation
+	swap       *swapJob
 }
 
 // flushResult is the disk with that layer in it.
@@ -65,15 +91,16 @@ type flushResult struct {
 
 // confApplied is a membership change and what it led to.
 type confApplied struct {
+	index   uint64
 	change  *raftpb.ConfChangeV2
 	conf    *raftpb.ConfState
 	members []Member
 }
 
-func newApplier(cfg Config, meta Meta, o *overlay, w *waiters, m *metrics) *applier {
+func newApplier(cfg Config, meta Meta, o *overlay, w *waiters, sums *sums, m *metrics) *applier {
 	return &applier{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, metrics: m, machine: cfg.Machine,
-		overlay: o, waiters: w, meta: meta, tx: overlayTx{o: o}, dirty: far,
+		overlay: o, waiters: w, sums: sums, meta: meta, tx: overlayTx{o: o}, dirty: far,
 	}
 }
 
@@ -85,8 +112,16 @@ const publishBytes = 256 << 10
 func (a *applier) step(job applyJob) (event, error) {
 	switch {
 	case job.mark != nil:
-		a.meta.Mark = *job.mark
-		a.touch()
+		// One made before a snapshot was installed is of a log that is no more.
+		if job.mark.Index > a.meta.Mark.Index {
+			a.meta.Mark = *job.mark
+			a.touch()
+		}
+		return nil, nil
+	case job.installed != nil:
+		return a.install(job.installed), nil
+	case job.rebased != nil:
+		a.overlay.rebase(job.rebased, a.meta.Applied)
 		return nil, nil
 	case job.flushed != nil:
 		a.overlay.flushed(job.flushed.base, a.meta.Applied)
@@ -97,7 +132,7 @@ func (a *applier) step(job applyJob) (event, error) {
 			}
 			return w.index <= at.Index
 		})
-		return flushed{applied: at, mark: job.flushed.meta.Mark}, nil
+		return flushed{applied: at, mark: job.flushed.meta.Mark, conf: job.flushed.meta.Conf}, nil
 	case job.want != nil:
 		if a.dirty == far && a.overlay.frozen == nil {
 			job.want()
@@ -110,11 +145,16 @@ func (a *applier) step(job applyJob) (event, error) {
 	var changes []confApplied
 	size := 0
 	for _, e := range job.message.GetEntries() {
+		if e.GetIndex() <= a.skip {
+			continue
+		}
 		change, err := a.apply(e)
 		if err != nil {
 			// Nothing of the entry was published; all that is left is to stop.
 			return nil, fmt.Errorf("raftstore: apply entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
 		}
+		a.meta.Sum = a.overlay.sum
+		a.sums.applied(e.GetIndex(), a.meta.Sum, a.clock.Now())
 		if change != nil {
 			changes = append(changes, *change)
 		}
@@ -231,7 +271,7 @@ func (a *applier) flush(force bool) *flushJob {
 		return nil
 	}
 	a.dirty = far
-	return &flushJob{layer: a.overlay.freeze(), meta: a.meta.clone()}
+	return &flushJob{layer: a.overlay.freeze(), meta: a.meta.clone(), generation: a.generation}
 }
 
 // flushAt returns when a flush is due even if nothing happens.

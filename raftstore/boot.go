@@ -38,33 +38,57 @@ func openFiles(cfg Config) (f *files, err error) {
 		return f, fmt.Errorf("raftstore: %w", err)
 	}
 	dir := cfg.shardDir()
-	if f.lock, err = lockFile(dir + ".lock"); err != nil {
+	if cfg.Directory != nil {
+		f.lock = cfg.Directory.lock
+	} else if f.lock, err = lockFile(dir + ".lock"); err != nil {
 		return f, err
 	}
+	if err := finishRecovery(cfg); err != nil {
+		return f, fmt.Errorf("raftstore: %w", err)
+	}
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := bootstrap(cfg); err != nil {
+		create := bootstrap
+		if cfg.Join != nil && !founds(cfg) {
+			create = join
+		}
+		if err := create(cfg); err != nil {
 			return f, err
 		}
 	} else if err != nil {
 		return f, fmt.Errorf("raftstore: %w", err)
-	}
-	if f.state, err = openStateFile(filepath.Join(dir, stateName), cfg.Machine.Buckets(), cfg.MmapSize); err != nil {
+	} else if err := useBirth(cfg.Dir); err != nil {
 		return f, err
+	}
+	if err := checkReseed(dir); err != nil {
+		return f, err
+	}
+	if err := errors.Join(tidy(dir), makeIncoming(dir)); err != nil {
+		return f, fmt.Errorf("raftstore: %w", err)
+	}
+	return f, f.open(cfg)
+}
+
+// open opens state and log of a shard that is locked.
+func (f *files) open(cfg Config) (err error) {
+	dir := cfg.shardDir()
+	if f.state, err = openStateFile(filepath.Join(dir, stateName), cfg.Machine.Buckets(), cfg.MmapSize); err != nil {
+		return err
 	}
 	if err := checkIdentity(cfg, f.state.meta); err != nil {
-		return f, err
+		return err
 	}
 	if f.log, f.replay, err = wal.Open(dir, wal.Mark{Position: f.state.meta.Mark}); errors.Is(err, wal.ErrCorrupt) {
-		return f, fmt.Errorf("%w: %w; %s", ErrCorrupt, err, cure)
+		return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, cure)
 	} else if err != nil {
-		return f, fmt.Errorf("raftstore: open the log in %s: %w", dir, err)
+		return fmt.Errorf("raftstore: open the log in %s: %w", dir, err)
 	}
 	if err := checkReplay(f.state.meta, f.replay); errors.Is(err, ErrCorrupt) {
-		return f, fmt.Errorf("%s: %w; %s", dir, err, cure)
+		return fmt.Errorf("%s: %w; %s", dir, err, cure)
 	} else if err != nil {
-		return f, fmt.Errorf("%s: %w", dir, err)
+		return fmt.Errorf("%s: %w", dir, err)
 	}
-	return f, nil
+	f.state.step = cfg.step
+	return nil
 }
 
 // close closes what is open. The disk must have no readers.
@@ -122,6 +146,29 @@ func bootstrap(cfg Config) error {
 	})
 }
 
+// founds tells whether the cluster to be joined is the one that the initial list
+// makes, so that this node can begin where all have begun.
+func founds(cfg Config) bool {
+	cluster, members, err := initialCluster(cfg.Token, cfg.Initial)
+	return err == nil && len(members) > 1 && cluster == cfg.Join.Cluster && cfg.Join.Incarnation == 1 &&
+		slices.ContainsFunc(members, func(m Member) bool { return m.Name == cfg.Name && m.ID == cfg.Join.Node })
+}
+
+// join makes the shard's directory for a node that joins: no state, no
+// membership, and a log that starts before the first entry there ever was, so
+// that the leader has to send a snapshot.
+func join(cfg Config) error {
+	meta := Meta{
+		Identity: Identity{Cluster: cfg.Join.Cluster, Incarnation: cfg.Join.Incarnation, Shard: cfg.Shard, Node: cfg.Join.Node},
+		Name:     cfg.Name,
+		Conf:     &raftpb.ConfState{},
+	}
+	cfg.Log.Info("new data directory, to be filled by the leader", "dir", cfg.shardDir(), "cluster", cfg.Join.Cluster, "node", cfg.Name)
+	return makeShard(cfg, meta, func(path string) error {
+		return createStateFile(path, cfg.Machine.Buckets(), meta)
+	})
+}
+
 // makeShard makes the shard's directory with a log that starts at meta's mark,
 // and the state file that create puts at the path it is given. The directory
 // is built beside its place and moved there when all of it is on disk: a crash
@@ -129,6 +176,24 @@ func bootstrap(cfg Config) error {
 func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	dir := cfg.shardDir()
 	tmp := dir + ".tmp"
+	if err := buildShard(cfg, tmp, meta, create, nil); err != nil {
+		return err
+	}
+	if err := useBirth(cfg.Dir); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	if err := snap.SyncDir(cfg.Dir); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	return nil
+}
+
+// buildShard makes a shard's directory at tmp, all of it on disk. fill, which
+// may be nil, writes to its log.
+func buildShard(cfg Config, tmp string, meta Meta, create func(path string) error, fill func(*wal.Log) error) error {
 	if err := os.RemoveAll(tmp); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
@@ -138,16 +203,20 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := create(filepath.Join(tmp, stateName)); err != nil {
 		return err
 	}
-	if err := wal.Create(tmp, meta.Identity.marshal(), wal.Mark{Position: meta.Mark, Conf: meta.Conf}); err != nil {
+	mark := wal.Mark{Position: meta.Mark, Conf: meta.Conf}
+	if err := wal.Create(tmp, meta.Identity.marshal(), mark); err != nil {
 		return err
 	}
+	if fill != nil {
+		log, _, err := wal.Open(tmp, mark)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(fill(log), log.Close()); err != nil {
+			return err
+		}
+	}
 	if err := snap.SyncDir(tmp); err != nil {
-		return fmt.Errorf("raftstore: %w", err)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
-		return fmt.Errorf("raftstore: %w", err)
-	}
-	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
 	return nil

@@ -33,6 +33,12 @@ type Config struct {
 	// may be left out; if it names several nodes it must be the list that the
 	// directory was made from.
 	Initial []Member
+	// Join is the cluster that this node joins instead, when the directory is
+	// empty: the shard is made without a state and waits for a snapshot, unless
+	// Initial is the list of several that this very cluster was made from.
+	Join *Joining
+	// Directory is Dir, locked already; Open takes it over, also when it fails.
+	Directory *Directory
 	// Token sets this cluster apart from others with the same list. If given,
 	// it is checked at every start.
 	Token string
@@ -79,6 +85,10 @@ type Config struct {
 	LogBytes   int64
 	MarkBytes  int64
 
+	// SnapshotRate is how many octets a second are written of a snapshot that is
+	// made for another node; default 256 MB.
+	SnapshotRate int64
+
 	// MmapSize is the address space kept for the state file; default 64 GiB. A
 	// file that outgrows it stalls for as long as any View is held.
 	MmapSize int
@@ -87,6 +97,39 @@ type Config struct {
 	// background, unless NoBackgroundVerify.
 	VerifyBytes        int64
 	NoBackgroundVerify bool
+
+	// ScrubInterval is how long after one scrub of the state file the next
+	// begins, and ScrubRate how many octets a second it reads; defaults 24 h and
+	// 8 MiB. Negative: no scrubs; no bound.
+	ScrubInterval time.Duration
+	ScrubRate     int64
+	// LowSpace is how many octets are to stay free on the disk; below, the node
+	// says that it has no space. Default the larger of 256 MiB and 2 % of the
+	// disk.
+	LowSpace int64
+	// Ballast is the size of a file that takes up space until somebody in need
+	// removes it; default none.
+	Ballast int64
+	// Space says how much of the disk that a directory is on is free, and how
+	// large it is; default what the system says.
+	Space func(dir string) (free, total int64, err error)
+
+	step func(string) // for tests: called after each durable step
+}
+
+// Joining says which cluster a node with an empty directory belongs to, and as
+// whom.
+type Joining struct {
+	Cluster     ClusterID
+	Incarnation uint64
+	Node        uint64 // its Raft id, which must never have been another disk's
+}
+
+// stepped tells a test that something is on disk.
+func (c Config) stepped(what string) {
+	if c.step != nil {
+		c.step(what)
+	}
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -106,8 +149,14 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.LogEntries, 200_000)
 	set(&c.LogBytes, 64<<20)
 	set(&c.MarkBytes, 64<<20)
+	set(&c.SnapshotRate, 256<<20)
 	set(&c.MmapSize, 64<<30)
 	set(&c.VerifyBytes, 64<<20)
+	set(&c.ScrubInterval, 24*time.Hour)
+	set(&c.ScrubRate, 8<<20)
+	if c.Space == nil {
+		c.Space = diskSpace
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

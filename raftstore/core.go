@@ -37,8 +37,9 @@ type core struct {
 	conf    *raftpb.ConfState
 	members []Member
 
-	nextTick time.Duration
-	lead     leadership
+	nextTick   time.Duration
+	lead       leadership
+	succession succession
 
 	pending      []*proposal // not yet in an entry
 	pendingBytes int
@@ -49,6 +50,14 @@ type core struct {
 	released  uint64       // the mark that what came before was deleted for
 	durable   wal.Position // applied, as of the last flush
 	out       effects
+
+	// A snapshot that Raft is being offered, and one that it has taken and that
+	// is not installed yet; the index of the last one it took.
+	offered, taken *installation
+	restored       uint64
+	// Snapshots on their way to other nodes; what else the log is kept for.
+	sending map[uint64]*sending
+	pinned  func() uint64
 }
 
 // leadership is what begins anew each time this node becomes the leader.
@@ -90,8 +99,8 @@ type ownEntry struct {
 }
 
 // event is something that happened: a *proposal, *confProposal, *readRequest,
-// *raftpb.Message from a peer, appended, applied, flushed, unreachable or
-// transfer.
+// *raftpb.Message from a peer, *installation, appended, applied, installed,
+// flushed, report, unreachable, lost or transfer.
 type event any
 
 type (
@@ -110,8 +119,10 @@ type (
 	flushed struct {
 		applied wal.Position
 		mark    wal.Position
+		conf    *raftpb.ConfState // as of applied
 	}
 	unreachable struct{ node uint64 }
+	lost        struct{ node uint64 }
 	transfer    struct{ node uint64 }
 )
 
@@ -133,6 +144,11 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 	if hard.GetCommit() < meta.Applied.Index {
 		hard.Commit = new(meta.Applied.Index)
 	}
+	// After a snapshot was installed, a crash can come before the term was
+	// written in which it was committed. Nobody was told of a vote in that term.
+	if hard.GetTerm() < meta.Applied.Term {
+		hard.Term, hard.Vote = new(meta.Applied.Term), new(uint64(raft.None))
+	}
 	c := &core{
 		cfg:     cfg,
 		meta:    meta,
@@ -148,7 +164,11 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 		durable: meta.Applied,
 		marked:  meta.Mark,
 		conf:    meta.Conf,
-		entries: &raftLog{hard: hard, conf: meta.Conf, before: meta.Mark},
+		entries: &raftLog{hard: hard, conf: meta.Conf, before: meta.Mark, flushed: meta.Applied, flushedConf: meta.Conf},
+		sending: make(map[uint64]*sending),
+		pinned:  func() uint64 { return 0 },
+
+		succession: succession{at: far},
 	}
 	c.entries.append(replay.Entries)
 	c.setMembers(meta.Conf, meta.Members)
@@ -177,7 +197,9 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 	}
 	now := c.clock.Now()
 	c.nextTick = now + cfg.Tick
-	c.reads.start(cfg, now)
+	if err := c.reads.start(cfg, c.id, now); err != nil {
+		return nil, err
+	}
 	if c.alone() {
 		// Nobody else could be the leader: there is no point in waiting.
 		if err := c.rn.Campaign(); err != nil {
@@ -210,6 +232,9 @@ func (c *core) step(events []event) (effects, error) {
 		}
 	}
 	c.tick(now)
+	if err := c.succeed(now); err != nil {
+		return c.out, err
+	}
 	for {
 		c.askDue(now)
 		c.propose(now)
@@ -221,16 +246,18 @@ func (c *core) step(events []event) (effects, error) {
 			return c.out, err
 		}
 	}
+	c.withdraw()
 	c.observe()
 	return c.out, nil
 }
 
 // wake returns when to step even if nothing happens.
 func (c *core) wake() time.Duration {
+	at := min(c.nextTick, c.succession.at)
 	if c.mayAsk() {
-		return min(c.nextTick, c.lead.due)
+		at = min(at, c.lead.due)
 	}
-	return c.nextTick
+	return at
 }
 
 func (c *core) take(now time.Duration, e event) error {
@@ -243,8 +270,17 @@ func (c *core) take(now time.Duration, e event) error {
 		c.takeRead(now, e)
 	case *raftpb.Message:
 		c.receive(e)
+	case *installation:
+		c.offer(e)
+	case installed:
+		c.takeInstalled(e)
+	case report:
+		c.takeReport(e)
 	case appended:
 		for _, m := range e.messages {
+			if hasSnapshot(m) {
+				c.finishInstall()
+			}
 			if len(m.GetEntries()) > 0 {
 				c.appending--
 				c.entries.append(m.GetEntries())
@@ -260,6 +296,8 @@ func (c *core) take(now time.Duration, e event) error {
 		c.takeFlushed(e)
 	case unreachable:
 		c.rn.ReportUnreachable(e.node)
+	case lost:
+		return c.takeLost(now, e.node)
 	case transfer:
 		c.rn.TransferLeader(e.node)
 	}
@@ -270,8 +308,9 @@ func (c *core) take(now time.Duration, e event) error {
 func (c *core) receive(m *raftpb.Message) {
 	switch m.GetType() {
 	case raftpb.MsgSnap:
-		// Nothing here sends one yet, so nothing here takes one.
-		c.log.Warn("snapshot message dropped", "peer", m.GetFrom())
+		// It carries no state. The transport fetches that, and offers it here
+		// with what stands inside it.
+		c.log.Warn("a snapshot without a state was dropped", "peer", m.GetFrom())
 		return
 	case raftpb.MsgReadIndex:
 		// A leader that is the only voter would answer at once, also while it
@@ -353,13 +392,23 @@ func (c *core) ready() error {
 				c.appending++
 				c.sinceMark += sizeOf(m.GetEntries())
 			}
-			c.out.append = append(c.out.append, appendJob{message: m})
+			job := appendJob{message: m}
+			if hasSnapshot(m) {
+				var err error
+				if job.install, err = c.takeSnapshot(m.GetSnapshot()); err != nil {
+					return err
+				}
+			}
+			c.out.append = append(c.out.append, job)
 		case raft.LocalApplyThread:
 			if last := m.GetEntries()[len(m.GetEntries())-1]; last.GetTerm() == c.term {
 				c.lead.confirmed = true
 			}
 			c.out.apply = append(c.out.apply, m)
 		default:
+			if m.GetType() == raftpb.MsgSnap {
+				c.sends(m)
+			}
 			c.out.send = append(c.out.send, m)
 		}
 	}
@@ -379,6 +428,7 @@ func (c *core) depose() {
 	c.waiters.failAll(ErrUnknown)
 	c.reads.alone.Store(false)
 	c.lead = leadership{due: far}
+	clear(c.sending) // the next leader sends what is needed
 }
 
 // place finds the entries that Raft made of this leader's batches, so that the
@@ -478,6 +528,9 @@ func (c *core) proposeBatch(now time.Duration, waiting []*proposal) error {
 		if due {
 			c.lead.dueProposed, c.lead.due = false, now+c.cfg.Tick
 		}
+		if c.rn.BasicStatus().LeadTransferee != raft.None {
+			return fmt.Errorf("%w: the leadership is being handed over", ErrNoLeader)
+		}
 		return fmt.Errorf("%w: %w", ErrOverloaded, err)
 	}
 	c.lead.opened = true
@@ -491,6 +544,10 @@ func (c *core) proposeBatch(now time.Duration, waiting []*proposal) error {
 func (c *core) takeApplied(now time.Duration, e applied) error {
 	c.applied = e.at
 	for _, change := range e.conf {
+		if change.index <= c.restored {
+			// Raft has the membership of a snapshot that includes it already.
+			continue
+		}
 		got := c.rn.ApplyConfChange(change.change)
 		if err := got.Equivalent(change.conf); err != nil {
 			return fmt.Errorf("raftstore: membership as applied and as Raft has it differ: %w", err)
@@ -546,14 +603,15 @@ func (c *core) askDue(now time.Duration) {
 
 func (c *core) takeFlushed(e flushed) {
 	c.durable = e.applied
+	c.entries.flushed, c.entries.flushedConf = e.applied, e.conf
 	c.out.append = append(c.out.append, appendJob{flushed: e.applied.Index})
 	if e.mark.Index > c.released {
 		// The state file says to start there: what lies before can go.
 		c.released = e.mark.Index
 		c.out.append = append(c.out.append, appendJob{release: e.mark.Index})
 	}
-	c.entries.compact(e.applied.Index, c.cfg.LogEntries, c.cfg.LogBytes)
-	if at := c.entries.before; c.sinceMark >= c.cfg.MarkBytes && at.Index > c.marked.Index {
+	c.entries.compact(c.keep(e.applied.Index), c.cfg.LogEntries, c.cfg.LogBytes)
+	if at := c.entries.before; c.sinceMark >= c.cfg.MarkBytes && at.Index > c.marked.Index && c.taken == nil {
 		c.sinceMark, c.marked = 0, at
 		c.out.append = append(c.out.append, appendJob{mark: &wal.Mark{Position: at, Conf: c.conf}})
 	}
@@ -577,6 +635,13 @@ func (c *core) fail(events []event, err error) {
 			e.done(err)
 		case *readRequest:
 			e.done(err)
+		case *installation:
+			e.done(err)
+		}
+	}
+	for _, in := range []*installation{c.offered, c.taken} {
+		if in != nil {
+			in.done(err)
 		}
 	}
 	finish(c.pending, err)

@@ -89,6 +89,9 @@ func crashChild(dir string) int {
 	}
 	workers.Wait()
 	<-s.Done()
+	if !Unwritable(s.Err()) && os.Getenv(limitEnv) != "" {
+		fmt.Println("error", "the end is not known for that of a disk:", s.Err())
+	}
 	fmt.Println("stopped", s.Err())
 	return 3
 }
@@ -237,6 +240,10 @@ func dump(t *testing.T, s *Store) string {
 		t.Fatal(err)
 	}
 	defer v.Release()
+	return dumpView(v)
+}
+
+func dumpView(v *View) string {
 	var all strings.Builder
 	for _, b := range []kv.Bucket{rowsBucket, alarmBucket} {
 		it := v.Iterate(b)

@@ -31,15 +31,37 @@ type Disk interface {
 	Image(save func(m Meta, write func(io.Writer) error) error) error
 	// Kind says what that is.
 	Kind() snap.Kind
+	// Stage reads what an Image wrote and keeps it beside the state in use,
+	// which it does not touch. What is staged is durable, and gone after a
+	// restart if it did not replace the state.
+	Stage(r io.Reader) (Staged, error)
+	// Replace puts a staged state in the place of the one in use, in one step:
+	// a crash leaves one or the other, and when it returns it is the new one.
+	// Readers begun before stay valid. It and Write are called by one goroutine.
+	Replace(s Staged) error
 	// Close waits for nobody: all readers must be closed.
 	Close() error
 }
 
 // DiskReader is a read transaction of a Disk, for any number of goroutines.
 type DiskReader interface {
+	// Meta returns what stands beside the state in this transaction.
+	Meta() (Meta, error)
 	Get(bucket int, key []byte) []byte
 	Iterate(bucket int) kv.Iterator
 	Close() error
+}
+
+// Staged is a state beside the one in use.
+type Staged interface {
+	// Meta returns what stands beside it.
+	Meta() Meta
+	// SetMeta replaces that.
+	SetMeta(Meta) error
+	// Begin returns a reader of it.
+	Begin() (DiskReader, error)
+	// Drop removes it, unless it has replaced the state in use.
+	Drop() error
 }
 
 // Meta is what is kept with the state and always of the same index as it.
@@ -55,15 +77,21 @@ type Meta struct {
 	Members []Member
 	// Mark is where to open the log.
 	Mark wal.Position
+	// Sum is that of all rows, see sum.go.
+	Sum uint64
+
+	unsummed bool // read from a state of version 1, which has no sum
 }
 
-const metaVersion = 1
+// metaVersion 2 has a sum; 1 is still read.
+const metaVersion = 2
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // marshal encodes the meta: version, then varints, and strings with their
 // length before them: identity, name, applied (term, index), mark (term,
-// index), membership as protobuf, and the members: id, name, context. At the
+// index), membership as protobuf, the members: id, name, context, and the sum,
+// 8 octets big-endian, which version 1 does not have. At the
 // end stands CRC32C of all before, 4 octets big-endian. Whether a member is a
 // learner stands in the membership.
 func (m Meta) marshal() ([]byte, error) {
@@ -88,6 +116,7 @@ func (m Meta) marshal() ([]byte, error) {
 		str([]byte(n.Name))
 		str(n.Context)
 	}
+	b = binary.BigEndian.AppendUint64(b, m.Sum)
 	return sealMeta(b), nil
 }
 
@@ -104,15 +133,25 @@ func unmarshalMeta(p []byte) (Meta, error) {
 		return Meta{}, errors.New("the meta record fails its checksum")
 	}
 	p = p[:end]
-	if p[0] != metaVersion {
-		return Meta{}, fmt.Errorf("the state has format %d, this program reads %d", p[0], metaVersion)
+	var sum uint64
+	unsummed := p[0] == 1
+	switch {
+	case unsummed:
+	case p[0] != metaVersion:
+		return Meta{}, fmt.Errorf("the state has format %d, this program reads up to %d", p[0], metaVersion)
+	case len(p) < 9:
+		return Meta{}, errors.New("malformed meta record")
+	default:
+		end := len(p) - 8
+		sum = binary.BigEndian.Uint64(p[end:])
+		p = p[:end]
 	}
 	d := decoder{p: p[1:]}
 	id, err := unmarshalIdentity(d.bytes())
 	if err != nil {
 		return Meta{}, err
 	}
-	m := Meta{Identity: id, Name: string(d.bytes())}
+	m := Meta{Identity: id, Name: string(d.bytes()), Sum: sum, unsummed: unsummed}
 	m.Applied = wal.Position{Term: d.uvarint(), Index: d.uvarint()}
 	m.Mark = wal.Position{Term: d.uvarint(), Index: d.uvarint()}
 	m.Conf = &raftpb.ConfState{}

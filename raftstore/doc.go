@@ -36,11 +36,15 @@
 //
 // # Files
 //
+//	DIR/birth               the id that this disk has drawn for its node
 //	DIR/shard-N.lock        keeps a second process off
 //	DIR/shard-N/state.db    bbolt: a bucket for each of the machine's, and
 //	                        "raftstore" with the key "meta": see Meta
 //	DIR/shard-N/wal/        the log, see package wal
 //	DIR/shard-N/promise     how far log and state have certainly come
+//	DIR/shard-N/reseed      if there: the state must not be served any more, and
+//	                        why; another node's is to take its place
+//	DIR/ballast             takes up space, for people to remove in need
 //
 // Every segment of the log and the state carry cluster, incarnation, shard and
 // node; files that differ in these are refused with ErrIdentity.
@@ -79,6 +83,27 @@
 // when it is committed and synced here. So the state's applied index says that
 // the log was synced at least that far, and no later leader can take that back.
 // What was synced beyond it, the promise file says.
+//
+// # Whether the state is right
+//
+// Beside the state stands the sum of a hash of every row, kept up with each Put
+// and Delete and written in the same transaction. Nodes tell each other their
+// sums now and then; at the same index they must be the same. A node that a
+// majority differs from, all alike, quarantines itself: it writes the mark
+// reseed and ends with ErrDiverged. One of the majority goes on and names the
+// odd one; where no majority agrees, nobody is shut out and all say so. What
+// could not be compared is counted, and told when it lasts.
+//
+// Once a day a scrub reads the state file again, slowly, and holds it against
+// its sum; see scrubber for how it stays exact while the file is written, and
+// for what it cannot see.
+//
+// # When disks fill
+//
+// The free space is looked at every second; Health says when it is below the
+// low-water mark, so that growth can be refused while there is room for the
+// rest. A write that fails stops the node all the same. OpenReadOnly then shows
+// what the state file holds without writing anything.
 //
 // # What is not here yet
 //

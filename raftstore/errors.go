@@ -27,9 +27,25 @@ var (
 	// ErrCorrupt: a file is not what was written to it. The text names the file
 	// and what to do.
 	ErrCorrupt = errors.New("raftstore: corrupt")
+	// ErrNotTaken: Raft did not take a snapshot; this node stays as it is.
+	ErrNotTaken = errors.New("raftstore: snapshot not taken")
+	// ErrNotNeeded: this node has all that a snapshot holds.
+	ErrNotNeeded = errors.New("raftstore: snapshot not needed")
+	// ErrBusy: the state file is being replaced or compacted already.
+	ErrBusy = errors.New("raftstore: busy")
+	// ErrNoRoom: the disk has no room for what is to be made.
+	ErrNoRoom = errors.New("raftstore: not enough room on the disk")
+	// ErrAlone: the node is its cluster's only voter, so there is nothing to recover from.
+	ErrAlone = errors.New("raftstore: this node is its cluster's only voter already")
+	// ErrReseed: the state of this node is not to be used: Reseed must replace
+	// it by a peer's snapshot first.
+	ErrReseed = errors.New("raftstore: the state must be replaced by a peer's snapshot")
 	// ErrIdentity: the data directory, or a file in it, belongs to another
 	// cluster, node, incarnation or shard.
 	ErrIdentity = errors.New("raftstore: wrong identity")
+	// ErrDiverged: this node's state is not what the others' is, or not what it
+	// was, and it serves it no more. It must be replaced by another node's.
+	ErrDiverged = errors.New("raftstore: diverged")
 )
 
 // NotLeaderError says that another node is the leader, so that the caller can

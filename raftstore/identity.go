@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 )
 
@@ -74,7 +73,8 @@ type Member struct {
 // agree on without talking, and the list with every node's id, in order of
 // name. A token makes the id independent of the list; a list of one without a
 // token needs to agree with nobody and gets a random id, so that a node that
-// was wiped is not taken for the one it was.
+// was wiped is not taken for the one it was. Ids that the list has are kept,
+// and without a token the cluster's id depends on them.
 func initialCluster(token string, members []Member) (ClusterID, []Member, error) {
 	members = slices.Clone(members)
 	slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
@@ -95,6 +95,9 @@ func initialCluster(token string, members []Member) (ClusterID, []Member, error)
 		if token == "" {
 			hash([]byte(m.Name))
 			hash(m.Context)
+			if m.ID != 0 {
+				hash(binary.BigEndian.AppendUint64(nil, m.ID))
+			}
 		}
 	}
 	if len(members) == 0 {
@@ -109,7 +112,9 @@ func initialCluster(token string, members []Member) (ClusterID, []Member, error)
 	}
 	cluster := ClusterID(h.Sum(nil))
 	for i := range members {
-		members[i].ID = nodeID(cluster, members[i].Name)
+		if members[i].ID == 0 {
+			members[i].ID = nodeID(cluster, members[i].Name)
+		}
 	}
 	return cluster, members, nil
 }
@@ -119,5 +124,5 @@ func nodeID(cluster ClusterID, name string) uint64 {
 	sum := sha256.Sum256(append(cluster[:], name...))
 	id := binary.BigEndian.Uint64(sum[:])
 	// Raft takes 0 for nobody and the two highest for its local threads.
-	return max(1, min(id, math.MaxUint64-2))
+	return max(1, min(id, maxNodeID))
 }

@@ -15,6 +15,7 @@ type LogStore interface {
 	Sync() error
 	Flushed(applied uint64) error
 	Mark(at wal.Mark) error
+	Install(at wal.Mark) error
 	Release(index uint64) error
 	Close() error
 }
@@ -33,6 +34,13 @@ type raftLog struct {
 	before  wal.Position // of the entry before the first
 	entries []*raftpb.Entry
 	bytes   int64
+
+	// The state as it was flushed last: what a snapshot of now would be of.
+	flushed     wal.Position
+	flushedConf *raftpb.ConfState
+	// busy tells that one is being made for somebody: whoever needs one
+	// meanwhile can have that. May be nil.
+	busy func() bool
 }
 
 var _ raft.Storage = (*raftLog)(nil)
@@ -68,18 +76,30 @@ func (l *raftLog) compact(limit uint64, maxEntries int, maxBytes int64) {
 	if len(l.entries) <= maxEntries+maxEntries/8 && l.bytes <= maxBytes+maxBytes/8 {
 		return
 	}
-	n := 0
-	for n < len(l.entries) && l.before.Index+uint64(n) < limit && (len(l.entries)-n > maxEntries || l.bytes > maxBytes) {
-		l.bytes -= sizeOf(l.entries[n : n+1])
-		n++
-	}
+	n := int(l.bound(limit, maxEntries, maxBytes) - l.before.Index)
 	if n == 0 {
 		return
 	}
+	l.bytes -= sizeOf(l.entries[:n])
 	last := l.entries[n-1]
 	l.before = wal.Position{Term: last.GetTerm(), Index: last.GetIndex()}
 	// A copy, for Raft may hold slices of the old one; now and then is enough.
 	l.entries = slices.Clone(l.entries[n:])
+}
+
+// bound returns the last entry that is over the bounds, limit at most.
+func (l *raftLog) bound(limit uint64, maxEntries int, maxBytes int64) uint64 {
+	n, bytes := 0, l.bytes
+	for n < len(l.entries) && l.before.Index+uint64(n) < limit && (len(l.entries)-n > maxEntries || bytes > maxBytes) {
+		bytes -= sizeOf(l.entries[n : n+1])
+		n++
+	}
+	return l.before.Index + uint64(n)
+}
+
+// restart empties the log; what comes next follows at.
+func (l *raftLog) restart(at wal.Position) {
+	l.before, l.entries, l.bytes = at, nil, 0
 }
 
 // entryOverhead is what an entry takes in memory beside its data.
@@ -137,8 +157,13 @@ func (l *raftLog) LastIndex() (uint64, error) { return l.last(), nil }
 // FirstIndex implements raft.Storage.
 func (l *raftLog) FirstIndex() (uint64, error) { return l.before.Index + 1, nil }
 
-// Snapshot implements raft.Storage. Sending a snapshot to a node that lags
-// behind the log is the transport's work, which it does not do yet.
+// Snapshot implements raft.Storage. It says what the state file holds; the
+// state itself travels by Store.Spool and Store.Install.
 func (l *raftLog) Snapshot() (*raftpb.Snapshot, error) {
-	return nil, raft.ErrSnapshotTemporarilyUnavailable
+	if l.flushed.Index == 0 || l.busy != nil && l.busy() {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		Index: new(l.flushed.Index), Term: new(l.flushed.Term), ConfState: l.flushedConf,
+	}}, nil
 }

@@ -41,7 +41,8 @@ func (c *core) proposeConf(p *confProposal) {
 		p.done(c.notLeader())
 		return
 	}
-	if c.lead.conf != nil && !c.lead.conf.placed {
+	// Raft leaves a joint membership by itself, soon after it was entered.
+	if c.lead.conf != nil && !c.lead.conf.placed || len(c.conf.GetVotersOutgoing()) > 0 {
 		p.done(fmt.Errorf("%w: %w", ErrOverloaded, errBusy))
 		return
 	}
@@ -102,7 +103,7 @@ func (a *applier) applyConf(e *raftpb.Entry) (*confApplied, error) {
 	a.meta.Conf = conf
 	a.meta.Members = changeMembers(a.meta.Members, changes, conf)
 	a.log.Info("membership changed", "index", e.GetIndex(), "voters", conf.GetVoters(), "learners", conf.GetLearners())
-	return &confApplied{cc, conf, a.meta.Members}, nil
+	return &confApplied{e.GetIndex(), cc, conf, a.meta.Members}, nil
 }
 
 // changeConf returns the membership after a change, by Raft's own rules but

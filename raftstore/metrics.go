@@ -14,8 +14,13 @@ type metrics struct {
 	fileBytes, fileUsed                    prometheus.Gauge
 	proposals                              *prometheus.CounterVec // result: ok, refused, unknown
 	commands, flushKeys, snapshots, torn   prometheus.Counter
+	sent, installs, compactions            prometheus.Counter
+	installSeconds, compactSeconds         prometheus.Histogram
 	batch, syncSeconds, applySeconds       prometheus.Histogram
 	flushSeconds, readSeconds, snapSeconds prometheus.Histogram
+	compared, scrubs                       *prometheus.CounterVec // result, see below
+	differing, diskFree, diskLow, readOnly prometheus.Gauge
+	scrubbed                               prometheus.Counter
 
 	reg        prometheus.Registerer
 	registered []prometheus.Collector
@@ -26,6 +31,15 @@ const (
 	resultOK      = "ok"
 	resultRefused = "refused" // not done: overload, no leader here, too large
 	resultUnknown = "unknown" // lost leadership, closed, stopped
+)
+
+// Results of comparing a sum with a peer's, and of a scrub.
+const (
+	comparedSame    = "same"
+	comparedDiffers = "differs"
+	comparedUnknown = "unknown" // it could not be compared
+	scrubOK         = "ok"
+	scrubDamaged    = "damaged"
 )
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -67,6 +81,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.commands = counter("commands_applied_total", "Commands applied.")
 	m.flushKeys = counter("flushed_keys_total", "Keys written to the state file.")
 	m.snapshots = counter("snapshots_total", "Snapshots saved.")
+	m.sent = counter("snapshots_sent_total", "Snapshots that arrived at nodes that lagged.")
+	m.installs = counter("snapshots_installed_total", "Snapshots from other nodes that replaced the state.")
+	m.compactions = counter("compactions_total", "Compactions of the state file.")
 	m.torn = counter("log_torn_tails_total", "Starts that cut an unfinished write off the log.")
 	m.batch = histogram("entry_commands", "Commands in an entry.", prometheus.ExponentialBuckets(1, 2, 13))
 	m.syncSeconds = histogram("log_sync_seconds", "Time to write and sync the log.", seconds)
@@ -74,6 +91,24 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.flushSeconds = histogram("flush_seconds", "Time to write a layer to the state file.", seconds)
 	m.readSeconds = histogram("read_index_seconds", "Time until a linearizable read may be served.", seconds)
 	m.snapSeconds = histogram("snapshot_seconds", "Time to save a snapshot.", prometheus.ExponentialBuckets(0.01, 2, 16))
+	long := prometheus.ExponentialBuckets(0.01, 2, 18) // 10 ms to 22 minutes
+	m.installSeconds = histogram("snapshot_install_seconds", "Time to prove a snapshot and to put it in the place of the state.", long)
+	m.compactSeconds = histogram("compaction_seconds", "Time of a compaction of the state file.", long)
+	m.compared = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "rookery", Subsystem: "raftstore", Name: "sums_compared_total", Help: "Sums of the state compared with another node's, by result: same, differs, unknown."}, []string{"result"})
+	add(m.compared)
+	m.scrubs = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "rookery", Subsystem: "raftstore", Name: "scrubs_total", Help: "Times the state file was read again whole, by result: ok, damaged."}, []string{"result"})
+	add(m.scrubs)
+	m.scrubbed = counter("scrubbed_bytes_total", "Octets of rows read again from the state file.")
+	m.differing = gauge("sums_differing_nodes", "Nodes whose state is not this node's.")
+	m.diskFree = gauge("disk_free_bytes", "Octets free on the disk of the data directory.")
+	m.diskLow = gauge("disk_low", "1 while that is below the low-water mark.")
+	m.readOnly = gauge("read_only", "1 while the node only shows an old state, for its disk takes no writes.")
+	for _, result := range []string{comparedSame, comparedDiffers, comparedUnknown} {
+		m.compared.WithLabelValues(result) // an alert on a rate needs a zero to start from
+	}
+	for _, result := range []string{scrubOK, scrubDamaged} {
+		m.scrubs.WithLabelValues(result)
+	}
 	return m, errors.Join(errs...)
 }
 

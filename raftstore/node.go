@@ -27,6 +27,8 @@ type Node struct {
 	metrics *metrics
 	overlay *overlay
 	waiters *waiters
+	sums    *sums
+	scrub   *scrubber
 	admit   admission
 	bases   atomic.Int64 // readers of the disk that are not closed
 
@@ -34,14 +36,26 @@ type Node struct {
 	appender *appender
 	applier  *applier
 
+	// What the watchdog looks at. While a snapshot is installed it does not.
+	appendFlight, applyFlight inFlight
+	installing                atomic.Bool
+
 	events  *queue[event]
 	appends *queue[appendJob]
 	applies *queue[applyJob]
 	flushes *queue[flushJob]
+	resumes *queue[struct{}] // for the appender: the state is replaced
 
-	coreWake  atomic.Int64 // when to step the core even if nothing happens
-	flushWake atomic.Int64 // when to step the applier
-	status    atomic.Pointer[Status]
+	generation int           // of the state on disk: counts installations; the flusher's
+	pinned     atomic.Uint64 // the log is kept after this entry; 0: none
+	kept       atomic.Uint64 // the log is kept after this entry, in fact
+
+	led        notifier     // the leader has changed
+	coreWake   atomic.Int64 // when to step the core even if nothing happens
+	flushWake  atomic.Int64 // when to step the applier
+	status     atomic.Pointer[Status]
+	progress   atomic.Pointer[[]Progress]
+	progressed time.Duration // when it was taken
 }
 
 // Status is what a node says of itself.
@@ -57,6 +71,9 @@ type Status struct {
 	Voters    []uint64
 	Learners  []uint64
 	Members   []Member
+	// Progress is of the other members, by id, as of the last tick; nil where
+	// this node does not lead.
+	Progress []Progress
 }
 
 // NewNode makes a node of a log as replayed and a disk, which belong together.
@@ -74,6 +91,7 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 		waiters: newWaiters(),
 		admit:   admission{maxCount: int64(cfg.MaxWaiting), maxBytes: cfg.MaxWaitingBytes},
 		events:  newQueue[event](), appends: newQueue[appendJob](), applies: newQueue[applyJob](), flushes: newQueue[flushJob](),
+		resumes: newQueue[struct{}](),
 	}
 	n.flushWake.Store(int64(far))
 	if n.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -86,6 +104,9 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	}
 	n.overlay, err = newOverlay(cfg.Machine.Buckets(), base, meta.Applied)
 	if err == nil {
+		n.overlay.sum = meta.Sum
+		n.sums = newSums(meta.Applied.Index, meta.Sum, n.metrics)
+		n.scrub = newScrubber(n.overlay.seeds)
 		n.core, err = newCore(cfg, meta, replay, n.overlay, n.waiters, n.metrics)
 	}
 	if err != nil {
@@ -93,8 +114,10 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 		n.metrics.unregister()
 		return nil, err
 	}
-	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics}
-	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.metrics)
+	n.core.pinned = n.pinned.Load
+	n.kept.Store(n.core.entries.before.Index)
+	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics, stepped: cfg.step}
+	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.sums, n.metrics)
 	n.report()
 	return n, nil
 }
@@ -143,6 +166,7 @@ func (n *Node) StepCore() (err error) {
 		return err
 	}
 	n.coreWake.Store(int64(n.core.wake()))
+	n.kept.Store(n.core.entries.before.Index)
 	if out.mark != nil {
 		n.applies.put(applyJob{mark: out.mark})
 	}
@@ -162,19 +186,44 @@ func (n *Node) StepCore() (err error) {
 // syncs what is written. It reports whether there was anything to do.
 func (n *Node) StepAppend() (did bool, err error) {
 	defer recovered("append", &err)
-	if len(n.appender.written) > 0 {
-		events, err := n.appender.sync()
+	n.appendFlight.begin(n.clock.Now())
+	defer n.appendFlight.end()
+	a := n.appender
+	switch {
+	case a.installing != nil:
+		if _, ok := n.resumes.pop(); !ok {
+			return false, nil
+		}
+		n.installing.Store(false)
+		return true, a.resume()
+	case len(a.written) > 0:
+		events, err := a.sync()
 		if err != nil {
 			return false, err
 		}
 		n.events.put(events...)
 		return true, nil
 	}
-	jobs := n.appends.take()
-	if len(jobs) == 0 {
+	jobs := append(a.held, n.appends.take()...)
+	a.held = nil
+	if i := slices.IndexFunc(jobs, func(j appendJob) bool { return j.install != nil }); i >= 0 {
+		jobs, a.held = jobs[:i], jobs[i:]
+	}
+	switch {
+	case len(jobs) > 0:
+		return true, a.write(jobs)
+	case len(a.held) == 0:
 		return false, nil
 	}
-	return true, n.appender.write(jobs)
+	job := a.held[0]
+	a.held = a.held[1:]
+	n.installing.Store(true)
+	if err := a.install(job); err != nil {
+		return false, err
+	}
+	n.cfg.stepped("log marked")
+	n.flushes.put(flushJob{install: job.install})
+	return true, nil
 }
 
 // StepApply applies what was committed together, or takes in a finished flush,
@@ -184,12 +233,18 @@ func (n *Node) StepApply() (did bool, err error) {
 	defer func() { n.flushWake.Store(int64(n.applier.flushAt())) }()
 	job, ok := n.nextApply()
 	if ok {
+		n.applyFlight.begin(n.clock.Now())
 		e, err := n.applier.step(job)
+		n.applyFlight.end()
 		if err != nil {
 			return false, err
 		}
 		if e != nil {
 			n.events.put(e)
+		}
+		if job.installed != nil {
+			n.resumes.put(struct{}{})
+			n.appends.poke()
 		}
 	}
 	if f := n.applier.flush(false); f != nil {
@@ -201,15 +256,15 @@ func (n *Node) StepApply() (did bool, err error) {
 	return ok, nil
 }
 
-// nextApply pops the next job. While the overlay is full, only a finished
-// flush passes.
+// nextApply pops the next job. While the overlay is full, only what the disk
+// has to say passes.
 func (n *Node) nextApply() (applyJob, bool) {
 	if !n.applier.full() {
 		return n.applies.pop()
 	}
 	n.applies.mu.Lock()
 	defer n.applies.mu.Unlock()
-	i := slices.IndexFunc(n.applies.items, func(j applyJob) bool { return j.flushed != nil })
+	i := slices.IndexFunc(n.applies.items, applyJob.ofDisk)
 	if i < 0 {
 		return applyJob{}, false
 	}
@@ -218,15 +273,24 @@ func (n *Node) nextApply() (applyJob, bool) {
 	return job, true
 }
 
-// StepFlush writes a layer to disk. It reports whether there was one.
+// StepFlush writes a layer to disk, or exchanges what is there. It reports
+// whether there was anything to do.
 func (n *Node) StepFlush() (did bool, err error) {
 	defer recovered("flush", &err)
 	job, ok := n.flushes.pop()
 	if !ok {
 		return false, nil
 	}
+	switch {
+	case job.install != nil:
+		return true, n.replaceState(job.install)
+	case job.swap != nil:
+		return true, n.swapState(job.swap)
+	case job.generation != n.generation:
+		return true, nil // of a state that is no more
+	}
 	start := n.clock.Now()
-	if err := n.disk.Write(job.meta, job.layer); err != nil {
+	if err := n.scrub.write(n.disk, job.meta, job.layer); err != nil {
 		return false, err
 	}
 	base, err := n.newBase()
@@ -345,8 +409,13 @@ func (n *Node) Stop(err error) {
 	n.core.fail(n.events.take(), err)
 	n.waiters.failAll(err)
 	for _, j := range n.applies.take() {
-		if j.flushed != nil {
-			j.flushed.base.release()
+		if b := j.base(); b != nil {
+			b.release()
+		}
+	}
+	for _, j := range n.flushes.take() {
+		if j.swap != nil {
+			j.swap.done(err)
 		}
 	}
 	n.overlay.close()
@@ -382,20 +451,35 @@ func (n *Node) Age() (age time.Duration, known bool) {
 }
 
 // Status returns the node's status as of its last step.
-func (n *Node) Status() Status { return *n.status.Load() }
+func (n *Node) Status() Status {
+	st := *n.status.Load()
+	if p := n.progress.Load(); p != nil && st.Leading {
+		st.Progress = *p
+	}
+	return st
+}
 
 func (n *Node) report() {
 	c := n.core
+	if now := n.clock.Now(); c.leading && (n.progress.Load() == nil || now-n.progressed >= n.cfg.Tick) {
+		n.progressed = now
+		n.progress.Store(new(c.progress()))
+	} else if !c.leading {
+		n.progress.Store(nil)
+	}
 	if old := n.status.Load(); old != nil && old.Term == c.term && old.Leader == c.leader && old.Leading == c.leading &&
 		old.Committed == c.commit && old.Applied == c.applied.Index && old.Flushed == c.durable.Index {
 		return
 	}
-	n.status.Store(&Status{
+	old := n.status.Swap(&Status{
 		Identity: c.meta.Identity, Name: c.meta.Name,
 		Term: c.term, Leader: c.leader, Leading: c.leading,
 		Committed: max(c.commit, c.applied.Index), Applied: c.applied.Index, Flushed: c.durable.Index,
 		Voters: c.conf.GetVoters(), Learners: c.conf.GetLearners(), Members: c.members,
 	})
+	if old != nil && (old.Leader != c.leader || old.Term != c.term) {
+		n.led.broadcast()
+	}
 }
 
 // admission bounds what waits for an answer.

@@ -20,14 +20,19 @@ type bench struct {
 	now   time.Duration
 	nodes map[uint64]*Node
 	mail  []*raftpb.Message
+	cut   bool // messages are lost
 }
 
-func (b *bench) Now() time.Duration          { return b.now }
-func (b *bench) Wall() time.Time             { return time.UnixMilli(12345) }
-func (b *bench) Send(list []*raftpb.Message) { b.mail = append(b.mail, list...) }
-func newBench(t *testing.T) *bench           { return &bench{t: t, now: time.Second, nodes: map[uint64]*Node{}} }
-func (b *bench) memory(m Meta) *wal.Memory   { return wal.NewMemory(m.Identity.marshal(), testMark(m)) }
-func (b *bench) disk(m Meta) *MemoryDisk     { return NewMemoryDisk(3, m) }
+func (b *bench) Now() time.Duration { return b.now }
+func (b *bench) Wall() time.Time    { return time.UnixMilli(12345) }
+func (b *bench) Send(list []*raftpb.Message) {
+	if !b.cut {
+		b.mail = append(b.mail, list...)
+	}
+}
+func newBench(t *testing.T) *bench         { return &bench{t: t, now: time.Second, nodes: map[uint64]*Node{}} }
+func (b *bench) memory(m Meta) *wal.Memory { return wal.NewMemory(m.Identity.marshal(), testMark(m)) }
+func (b *bench) disk(m Meta) *MemoryDisk   { return NewMemoryDisk(3, m) }
 func (b *bench) single(change ...func(*Config)) *Node {
 	m := testMeta(1, 1)
 	return b.add(b.memory(m), b.disk(m), change...)
@@ -484,7 +489,19 @@ func TestMembership(t *testing.T) {
 	if !slices.Equal(st.Learners, []uint64{2}) || st.Applied != b.nodes[1].Status().Applied {
 		t.Errorf("node 2 as a learner: got %+v, want it to be one and to have caught up with %d", st, b.nodes[1].Status().Applied)
 	}
-	b.ok(change(Change{Member: Member{ID: 2}}, Change{Member: Member{ID: 3, Name: "n3", Context: []byte("addr3")}}))
+	// A joint membership cannot be left while its majorities are away, and nothing
+	// else may change meanwhile.
+	joint := errors.New("no answer")
+	b.nodes[1].Reconfigure([]Change{{Member: Member{ID: 2}}, {Member: Member{ID: 3, Name: "n3", Context: []byte("addr3")}}}, func(err error) {
+		joint, b.cut = err, true
+	})
+	b.ok(b.settle())
+	b.ok(joint)
+	if err := change(Change{Member: Member{ID: 4, Name: "n4", Learner: true}}); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("a change in a joint membership: got %v, want ErrOverloaded", err)
+	}
+	b.cut = false
+	b.pass(100 * time.Millisecond)
 	for id, n := range b.nodes {
 		st := n.Status()
 		if !slices.Equal(st.Voters, []uint64{1, 2, 3}) || len(st.Learners) != 0 {

@@ -1,11 +1,13 @@
 package raftstore
 
 import (
+	"bytes"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/rookery-mail/rookery/internal/kv"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 )
@@ -20,10 +22,13 @@ import (
 type overlay struct {
 	buckets []kv.Bucket
 	index   map[kv.Bucket]int
+	seeds   []uint64 // of the buckets' row hashes
 
 	base   *base
 	frozen layer // nil when no flush is running
 	active layer
+	sum    uint64 // of all rows, as applied
+	memo   rowMemo
 
 	current atomic.Pointer[published]
 	changed notifier
@@ -89,7 +94,7 @@ type published struct {
 }
 
 func newOverlay(buckets []kv.Bucket, b *base, applied wal.Position) (*overlay, error) {
-	o := &overlay{buckets: buckets, index: make(map[kv.Bucket]int), base: b, active: make(layer, len(buckets))}
+	o := &overlay{buckets: buckets, index: make(map[kv.Bucket]int), seeds: rowSeeds(buckets), base: b, active: make(layer, len(buckets))}
 	for i, name := range buckets {
 		if _, ok := o.index[name]; ok || name == "" {
 			return nil, fmt.Errorf("raftstore: the machine names bucket %q twice, or one without a name", name)
@@ -107,6 +112,9 @@ func (o *overlay) number(b kv.Bucket) int {
 	}
 	return i
 }
+
+// hash is that of a key with its bucket, see rowHash.
+func (o *overlay) hash(bucket int, key []byte) uint64 { return o.seeds[bucket] ^ xxhash.Sum64(key) }
 
 // publish shows readers what was applied up to here.
 func (o *overlay) publish(applied wal.Position) {
@@ -132,6 +140,7 @@ func (o *overlay) publish(applied wal.Position) {
 func (o *overlay) freeze() layer {
 	o.frozen = o.active
 	o.active = make(layer, len(o.buckets))
+	o.memo.empty()
 	return o.frozen
 }
 
@@ -140,6 +149,24 @@ func (o *overlay) freeze() layer {
 func (o *overlay) flushed(b *base, applied wal.Position) {
 	old := o.base
 	o.base, o.frozen = b, nil
+	o.memo.empty() // what it remembers stands in the old one
+	o.publish(applied)
+	old.release()
+}
+
+// replace shows another state, that of b, and forgets what was applied to the
+// old one. Views taken before stay valid.
+func (o *overlay) replace(b *base, applied wal.Position, sum uint64) {
+	o.active = make(layer, len(o.buckets))
+	o.sum = sum
+	o.flushed(b, applied)
+}
+
+// rebase replaces the base by one that holds the same.
+func (o *overlay) rebase(b *base, applied wal.Position) {
+	old := o.base
+	o.base = b
+	o.memo.empty() // what it remembers stands in the old one
 	o.publish(applied)
 	old.release()
 }
@@ -238,6 +265,16 @@ const maxKey = 32768
 // Get implements kv.Reader.
 func (tx *overlayTx) Get(b kv.Bucket, key []byte) []byte {
 	i := tx.o.number(b)
+	hash := tx.o.hash(i, key)
+	value := tx.get(hash, i, key)
+	tx.o.memo.note(hash, i, key, value)
+	return value
+}
+
+func (tx *overlayTx) get(hash uint64, i int, key []byte) []byte {
+	if value, ok := tx.o.memo.find(hash, i, key); ok {
+		return value
+	}
 	if value, ok := tx.o.active[i].Lookup(key); ok {
 		return value
 	}
@@ -252,7 +289,7 @@ func (tx *overlayTx) Get(b kv.Bucket, key []byte) []byte {
 // Iterate implements kv.Reader.
 func (tx *overlayTx) Iterate(b kv.Bucket) kv.Iterator {
 	i := tx.o.number(b)
-	it := &iterator{base: tx.o.base.r.Iterate(i)}
+	it := &memoIterator{iterator: iterator{base: tx.o.base.r.Iterate(i)}, o: tx.o, bucket: i}
 	// Even when empty: it may be written to before the next Seek.
 	it.add(&tx.o.active[i])
 	if tx.o.frozen != nil {
@@ -261,7 +298,7 @@ func (tx *overlayTx) Iterate(b kv.Bucket) kv.Iterator {
 	return it
 }
 
-// Put implements kv.Tx.
+// Put implements kv.Tx. A row that is there already is not written again.
 func (tx *overlayTx) Put(b kv.Bucket, key, value []byte) {
 	if len(key) == 0 || len(key) > maxKey {
 		if tx.err == nil {
@@ -269,15 +306,31 @@ func (tx *overlayTx) Put(b kv.Bucket, key, value []byte) {
 		}
 		return
 	}
-	tx.o.active[tx.o.number(b)].Put(key, value)
+	i := tx.o.number(b)
+	hash := tx.o.hash(i, key)
+	old := tx.get(hash, i, key)
+	if old != nil && bytes.Equal(old, value) {
+		return
+	}
+	if old != nil {
+		tx.o.sum -= mixRow(hash, old)
+	}
+	tx.o.sum += mixRow(hash, value)
+	tx.o.memo.forget(hash, i, key)
+	tx.o.active[i].Put(key, value)
 }
 
-// Delete implements kv.Tx. The tombstone stays even if nothing below has the
-// key: to find that out would cost a read.
+// Delete implements kv.Tx. Where nothing has the key, nothing hides it.
 func (tx *overlayTx) Delete(b kv.Bucket, key []byte) {
-	if len(key) > 0 {
-		tx.o.active[tx.o.number(b)].Entomb(key)
+	i := tx.o.number(b)
+	hash := tx.o.hash(i, key)
+	old := tx.get(hash, i, key)
+	if old == nil {
+		return
 	}
+	tx.o.sum -= mixRow(hash, old)
+	tx.o.memo.forget(hash, i, key)
+	tx.o.active[i].Entomb(key)
 }
 
 // notifier tells any number of waiters that something changed.

@@ -2,7 +2,9 @@ package raftstore
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -12,7 +14,9 @@ import (
 // round of Raft's ReadIndex, and wait until what it names is applied.
 //
 // Each attempt has an id of its own: the answer to an attempt that was given up
-// says nothing of a later one. Raft drops a round silently when it has no
+// says nothing of a later one. An id holds the node and a number drawn at its
+// start besides, for an answer may still be on its way to a node that was
+// restarted, and must not be taken for one to its new attempts. Raft drops a round silently when it has no
 // leader, so a round has a deadline, and so has a request.
 type reads struct {
 	timeout time.Duration // of a round
@@ -22,6 +26,7 @@ type reads struct {
 	waiting []*readRequest // for a round to start
 	round   *readRound     // the one that is under way
 	open    []*readRound   // confirmed, waiting for apply; by index
+	life    []byte         // what this node's ids begin with
 	lastID  uint64
 	probe   time.Duration // when to start a round that nobody asked for
 
@@ -54,11 +59,16 @@ const (
 	probeTicks = 4
 )
 
-func (r *reads) start(cfg Config, now time.Duration) {
+func (r *reads) start(cfg Config, node uint64, now time.Duration) error {
+	r.life = binary.BigEndian.AppendUint64(make([]byte, 0, 16), node)[:16]
+	if _, err := rand.Read(r.life[8:]); err != nil {
+		return fmt.Errorf("raftstore: draw the id of reads: %w", err)
+	}
 	r.timeout = time.Duration(cfg.ElectionTicks) * cfg.Tick
 	r.patient = readPatience
 	r.max = cfg.MaxReads
 	r.probe = now
+	return nil
 }
 
 func (c *core) takeRead(now time.Duration, q *readRequest) {
@@ -95,7 +105,7 @@ func (c *core) readRound(now time.Duration) {
 	}
 	r.lastID++
 	r.probe = now + probeTicks*c.cfg.Tick
-	r.round = &readRound{id: binary.BigEndian.AppendUint64(nil, r.lastID), began: now, requests: r.waiting}
+	r.round = &readRound{id: binary.BigEndian.AppendUint64(slices.Clip(r.life), r.lastID), began: now, requests: r.waiting}
 	r.waiting = nil
 	c.rn.ReadIndex(r.round.id)
 }

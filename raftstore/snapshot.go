@@ -2,55 +2,83 @@ package raftstore
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
-	"math"
-	"os"
+	"time"
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Snapshot saves the state to path, with at least all that is applied when it
-// is called, and returns what it is of. The file is whole, on disk and proved
-// when it appears. While it is written the state file cannot reuse its pages,
-// so at a high rate of writes it grows.
-func (s *Store) Snapshot(ctx context.Context, path string) (snap.Header, error) {
-	start := s.cfg.Clock.Now()
-	done := make(chan struct{})
-	s.node.Flush(func() { close(done) })
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return snap.Header{}, ctx.Err()
-	case <-s.stop:
-		return snap.Header{}, s.stopped()
+// Snapshot writes a snapshot of the state to w, with at least all that is
+// applied when it is called, and returns what it is of. What was written counts
+// only if there is no error. While it is written the state file cannot reuse
+// its pages, so with a slow w and a high rate of writes it grows.
+func (s *Store) Snapshot(ctx context.Context, w io.Writer) (snap.Header, error) {
+	if err := s.flushed(ctx); err != nil {
+		return snap.Header{}, err
 	}
-	s.snapshots.Lock()
-	defer s.snapshots.Unlock()
+	start := s.cfg.Clock.Now()
 	var h snap.Header
-	err := s.files.state.Image(func(m Meta, write func(io.Writer) error) error {
-		h = snap.Header{
-			Cluster:     m.Identity.Cluster,
-			Incarnation: m.Identity.Incarnation,
-			Shard:       m.Identity.Shard,
-			Kind:        s.files.state.Kind(),
-			Index:       m.Applied.Index,
-			Term:        m.Applied.Term,
-			Conf:        m.Conf,
+	err := s.image(func(of snap.Header, write func(io.Writer) error) error {
+		h = of
+		sw, err := snap.NewWriter(&stoppable{w, ctx, s.stop}, h)
+		if err != nil {
+			return err
 		}
-		return snap.Save(path, h, func(w io.Writer) error { return write(&stoppable{w, ctx, s.stop}) })
+		if err := write(sw); err != nil {
+			return err
+		}
+		return sw.Close()
 	})
 	if err != nil {
 		return snap.Header{}, err
 	}
-	s.node.metrics.snapshots.Inc()
-	s.node.metrics.snapSeconds.Observe((s.cfg.Clock.Now() - start).Seconds())
-	s.cfg.Log.Info("snapshot saved", "file", path, "index", h.Index, "dur", s.cfg.Clock.Now()-start)
+	s.saved(start, h, "")
 	return h, nil
+}
+
+// flushed waits until the state file holds all that is applied now.
+func (s *Store) flushed(ctx context.Context) error {
+	if s.stopping() {
+		return s.stopped()
+	}
+	done := make(chan struct{})
+	s.node.Flush(func() { close(done) })
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.stop:
+		return s.stopped()
+	}
+}
+
+// image calls save with what a snapshot of the state file says of itself, and a
+// function that writes its payload.
+func (s *Store) image(save func(h snap.Header, write func(io.Writer) error) error) error {
+	return s.files.state.Image(func(m Meta, write func(io.Writer) error) error {
+		return save(m.header(s.files.state.Kind()), write)
+	})
+}
+
+// header is what a snapshot of the state with this meta says of itself.
+func (m Meta) header(kind snap.Kind) snap.Header {
+	return snap.Header{
+		Cluster:     m.Identity.Cluster,
+		Incarnation: m.Identity.Incarnation,
+		Shard:       m.Identity.Shard,
+		Kind:        kind,
+		Index:       m.Applied.Index,
+		Term:        m.Applied.Term,
+		Conf:        m.Conf,
+	}
+}
+
+func (s *Store) saved(start time.Duration, h snap.Header, path string) {
+	dur := s.cfg.Clock.Now() - start
+	s.node.metrics.snapshots.Inc()
+	s.node.metrics.snapSeconds.Observe(dur.Seconds())
+	s.cfg.Log.Info("snapshot saved", "file", path, "index", h.Index, "dur", dur)
 }
 
 // stoppable is a Writer that ends with its context, or with the store.
@@ -69,103 +97,4 @@ func (s *stoppable) Write(p []byte) (int, error) {
 	default:
 		return s.w.Write(p)
 	}
-}
-
-// Restore makes the shard's data directory, which must not exist, from the
-// snapshot at path: a new cluster of the next incarnation with this node as
-// its only voter. Its id is new: what the old cluster's nodes say is not for it.
-// Open it afterwards. On an error no directory is left.
-func Restore(cfg Config, path string) (Identity, error) {
-	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return Identity{}, fmt.Errorf("raftstore: restore: %w", err)
-	}
-	lock, err := lockFile(cfg.shardDir() + ".lock")
-	if err != nil {
-		return Identity{}, err
-	}
-	defer lock.Close()
-	if _, err := os.Stat(cfg.shardDir()); !errors.Is(err, os.ErrNotExist) {
-		return Identity{}, fmt.Errorf("raftstore: restore: %s is there already; move it away", cfg.shardDir())
-	}
-	f, err := snap.Open(path)
-	if err != nil {
-		return Identity{}, fmt.Errorf("raftstore: restore: %w", err)
-	}
-	defer f.Close()
-	meta, err := restoredMeta(cfg, f.Header)
-	if err != nil {
-		return Identity{}, fmt.Errorf("raftstore: restore %s: %w", path, err)
-	}
-	err = makeShard(cfg, meta, func(state string) error { return install(cfg, f, state, &meta) })
-	if err != nil {
-		return Identity{}, errors.Join(err, os.RemoveAll(cfg.shardDir()+".tmp"))
-	}
-	return meta.Identity, nil
-}
-
-// restoredMeta is what the restored state is to say of itself.
-func restoredMeta(cfg Config, h snap.Header) (Meta, error) {
-	var random [24]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return Meta{}, err
-	}
-	id := Identity{
-		Cluster:     ClusterID(random[:16]),
-		Incarnation: h.Incarnation + 1,
-		Shard:       cfg.Shard,
-		Node:        max(1, min(binary.BigEndian.Uint64(random[16:]), math.MaxUint64-2)),
-	}
-	switch {
-	case h.Shard != cfg.Shard:
-		return Meta{}, fmt.Errorf("%w: it is of shard %d, not %d", ErrIdentity, h.Shard, cfg.Shard)
-	case h.Kind != snap.Image:
-		return Meta{}, fmt.Errorf("its payload is of kind %d, not a state file", h.Kind)
-	}
-	m := Meta{Identity: id, Name: cfg.Name, Conf: &raftpb.ConfState{Voters: []uint64{id.Node}}}
-	m.Members = []Member{{ID: id.Node, Name: cfg.Name}}
-	m.Applied.Term, m.Applied.Index = h.Term, h.Index
-	m.Mark = m.Applied
-	return m, nil
-}
-
-// install writes the snapshot's image to path, makes sure that it is the state
-// that the header says, and has it say meta of itself from now on.
-func install(cfg Config, f *snap.File, path string, meta *Meta) error {
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("raftstore: restore: %w", err)
-	}
-	_, err = io.Copy(out, f)
-	if err := errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return fmt.Errorf("raftstore: restore: %w", err)
-	}
-	s, err := openStateFile(path, cfg.Machine.Buckets(), 0)
-	if err != nil {
-		return err
-	}
-	if s.meta.Applied != meta.Applied {
-		err = fmt.Errorf("%w: the snapshot says it is of %v, the state in it of %v", snap.ErrCorrupt, meta.Applied, s.meta.Applied)
-	}
-	if err == nil {
-		err = s.verify(cfg.Log, nil)
-	}
-	if err == nil {
-		meta.Members[0].Context = ownContext(s.meta)
-		err = s.Write(*meta, nil)
-	}
-	return errors.Join(err, s.Close())
-}
-
-// ownContext returns how the node that saved the state was to be reached.
-func ownContext(m Meta) []byte {
-	for _, x := range m.Members {
-		if x.ID == m.Identity.Node {
-			return x.Context
-		}
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 	}
 	propose(t, s, "alarm bell 3600000")
 	path := filepath.Join(t.TempDir(), "a.snap")
-	h, err := s.Snapshot(context.Background(), path)
+	h, err := saveSnapshot(s, path)
 	if err != nil {
 		t.Fatalf("Snapshot: %v", err)
 	}
@@ -35,7 +35,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 
 	to := testConfig(t)
 	to.Name = "n9"
-	got, err := Restore(to, path)
+	got, err := Restore(to, path, 0)
 	if err != nil {
 		t.Fatalf("Restore: %v", err)
 	}
@@ -57,11 +57,11 @@ func TestSnapshotAndRestore(t *testing.T) {
 	if got := get(t, r, "more"); got != "1" {
 		t.Errorf("after reopening the restored node: got %q, want 1", got)
 	}
-	if _, err := Restore(to, path); !errors.Is(err, ErrLocked) {
+	if _, err := Restore(to, path, 0); !errors.Is(err, ErrLocked) {
 		t.Errorf("Restore into a directory in use: got %v, want ErrLocked", err)
 	}
 	r.Close()
-	if _, err := Restore(to, path); err == nil || !strings.Contains(err.Error(), "there already") {
+	if _, err := Restore(to, path, 0); err == nil || !strings.Contains(err.Error(), "there already") {
 		t.Errorf("Restore over a directory: got %v, want to be refused", err)
 	}
 
@@ -80,7 +80,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := testConfig(t)
-		if _, err := Restore(fresh, bad); !errors.Is(err, snap.ErrCorrupt) {
+		if _, err := Restore(fresh, bad, 0); !errors.Is(err, snap.ErrCorrupt) {
 			t.Errorf("Restore of a snapshot that is %s: got %v, want ErrCorrupt", name, err)
 		}
 		if left, _ := os.ReadDir(fresh.Dir); len(left) > 1 { // the lock file
@@ -89,9 +89,19 @@ func TestSnapshotAndRestore(t *testing.T) {
 	}
 	other := testConfig(t)
 	other.Shard = 2
-	if _, err := Restore(other, path); !errors.Is(err, ErrIdentity) {
+	if _, err := Restore(other, path, 0); !errors.Is(err, ErrIdentity) {
 		t.Errorf("Restore as another shard: got %v, want ErrIdentity", err)
 	}
+}
+
+// saveSnapshot keeps a snapshot in a file.
+func saveSnapshot(s *Store, path string) (snap.Header, error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return snap.Header{}, err
+	}
+	h, err := s.Snapshot(context.Background(), f)
+	return h, errors.Join(err, f.Close())
 }
 
 // TestSnapshotNamesItself: what a snapshot is of stands in it; a state under
@@ -101,7 +111,7 @@ func TestSnapshotNamesItself(t *testing.T) {
 	s := open(t, cfg)
 	propose(t, s, "put a 1")
 	path := filepath.Join(t.TempDir(), "a.snap")
-	h, err := s.Snapshot(context.Background(), path)
+	h, err := saveSnapshot(s, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +128,7 @@ func TestSnapshotNamesItself(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Restore(testConfig(t), lie); !errors.Is(err, snap.ErrCorrupt) {
+	if _, err := Restore(testConfig(t), lie, 0); !errors.Is(err, snap.ErrCorrupt) {
 		t.Errorf("a header of another index: got %v, want ErrCorrupt", err)
 	}
 }
@@ -156,4 +166,14 @@ func TestCompaction(t *testing.T) {
 	if st := s.Status(); st.Applied < 1000 {
 		t.Errorf("after reopening: %+v", st)
 	}
+}
+
+// saveTo saves a snapshot of s to path.
+func saveTo(s *Store, path string) (h snap.Header, err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return h, err
+	}
+	h, err = s.Snapshot(context.Background(), f)
+	return h, errors.Join(err, f.Close())
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"log/slog"
 	"os"
@@ -28,9 +27,66 @@ var (
 
 // stateFile is a Disk in a bbolt file.
 type stateFile struct {
-	db      *bolt.DB
-	buckets []kv.Bucket
-	meta    Meta
+	// db is the file in use. Another takes its place by Replace, under mu, in
+	// the goroutine that writes; all others get it by use.
+	db       *bolt.DB
+	path     string
+	buckets  []kv.Bucket
+	mmapSize int
+	meta     Meta         // as it was opened
+	step     func(string) // for tests: called after each durable step
+
+	mu      sync.Mutex
+	users   map[*bolt.DB]int // who reads, of the file in use and of those before it
+	changes *changeSet       // what is written while a compaction copies; else nil
+}
+
+// use returns the file in use, which stays open until done is called.
+func (s *stateFile) use() (db *bolt.DB, done func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == nil {
+		s.users = make(map[*bolt.DB]int)
+	}
+	db = s.db
+	s.users[db]++
+	return db, func() error { return s.leave(db) }
+}
+
+// leave closes a file that is not in use any more when its last reader goes.
+func (s *stateFile) leave(db *bolt.DB) error {
+	s.mu.Lock()
+	s.users[db]--
+	last := s.users[db] == 0
+	if last {
+		delete(s.users, db)
+	}
+	last = last && db != s.db
+	s.mu.Unlock()
+	if !last {
+		return nil
+	}
+	return db.Close()
+}
+
+// swap puts another open file in the place of the one in use.
+func (s *stateFile) swap(db *bolt.DB) error {
+	s.mu.Lock()
+	old := s.db
+	s.db = db
+	idle := s.users[old] == 0
+	s.mu.Unlock()
+	if !idle {
+		return nil
+	}
+	return old.Close()
+}
+
+// stepped tells a test that something is on disk.
+func (s *stateFile) stepped(what string) {
+	if s.step != nil {
+		s.step(what)
+	}
 }
 
 func boltOptions(mmapSize int) *bolt.Options {
@@ -55,7 +111,7 @@ func createStateFile(path string, buckets []kv.Bucket, meta Meta) error {
 	if err != nil {
 		return fmt.Errorf("raftstore: create %s: %w", path, err)
 	}
-	s := &stateFile{db: db, buckets: buckets}
+	s := &stateFile{db: db, path: path, buckets: buckets}
 	if err := errors.Join(s.Write(meta, nil), db.Close()); err != nil {
 		return fmt.Errorf("raftstore: create %s: %w", path, err)
 	}
@@ -80,7 +136,7 @@ func openStateFile(path string, buckets []kv.Bucket, mmapSize int) (s *stateFile
 	case err != nil:
 		return nil, fmt.Errorf("raftstore: open %s: %w", path, err)
 	}
-	s = &stateFile{db: db, buckets: buckets}
+	s = &stateFile{db: db, path: path, buckets: buckets, mmapSize: mmapSize}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.Close())
@@ -98,12 +154,30 @@ func openStateFile(path string, buckets []kv.Bucket, mmapSize int) (s *stateFile
 		for _, name := range buckets {
 			missing = missing || tx.Bucket([]byte(name)) == nil
 		}
-		return nil
+		return tx.ForEach(func(name []byte, _ *bolt.Bucket) error {
+			if !bytes.Equal(name, metaBucket) && !slices.Contains(buckets, kv.Bucket(name)) {
+				return corrupt(path, "there is a bucket %q that this program does not know", name)
+			}
+			return nil
+		})
 	})
 	if err == nil && missing {
 		err = s.Write(s.meta, nil)
 	}
+	if err == nil && s.meta.unsummed {
+		err = s.sumUp()
+	}
 	return s, err
+}
+
+// sumUp reads the sum of a state that has none, and keeps it.
+func (s *stateFile) sumUp() error {
+	r, err := s.Begin()
+	if err != nil {
+		return err
+	}
+	s.meta.Sum, s.meta.unsummed = sumRows(r, rowSeeds(s.buckets)), false
+	return errors.Join(r.Close(), s.Write(s.meta, nil))
 }
 
 // guard turns panics and faults over what stands in a file into ErrCorrupt.
@@ -122,7 +196,7 @@ func (s *stateFile) Meta() Meta { return s.meta.clone() }
 
 // Write implements Disk: keys in order, so that each page is visited once.
 func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
-	defer guard(s.db.Path(), &err)()
+	defer guard(s.path, &err)()
 	record, err := meta.marshal()
 	if err != nil {
 		return err
@@ -146,8 +220,9 @@ func (s *stateFile) Write(meta Meta, changes []kv.Tree) (err error) {
 		return b.Put(metaKey, record)
 	})
 	if err != nil {
-		return fmt.Errorf("raftstore: write %s: %w", s.db.Path(), err)
+		return fmt.Errorf("raftstore: write %s: %w", s.path, withErrno(err))
 	}
+	s.noteChanges(changes)
 	return nil
 }
 
@@ -178,31 +253,50 @@ func writeBucket(b *bolt.Bucket, changes *kv.Tree) error {
 
 // Begin implements Disk.
 func (s *stateFile) Begin() (_ DiskReader, err error) {
-	defer guard(s.db.Path(), &err)()
-	tx, err := s.db.Begin(false)
+	defer guard(s.path, &err)()
+	db, done := s.use()
+	tx, err := db.Begin(false)
 	if err != nil {
-		return nil, fmt.Errorf("raftstore: read %s: %w", s.db.Path(), err)
+		return nil, fmt.Errorf("raftstore: read %s: %w", s.path, errors.Join(err, done()))
 	}
-	r := &stateReader{tx: tx, buckets: make([]*bolt.Bucket, len(s.buckets)), cursors: make([]sync.Pool, len(s.buckets))}
+	r := &stateReader{
+		path: s.path, tx: tx, done: done, buckets: make([]*bolt.Bucket, len(s.buckets)),
+		last: make([][]byte, len(s.buckets)), cursors: make([]sync.Pool, len(s.buckets)),
+	}
 	for i, name := range s.buckets {
-		r.buckets[i] = tx.Bucket([]byte(name))
+		// A file that was opened to be read only may lack a bucket.
+		if b := tx.Bucket([]byte(name)); b != nil {
+			r.buckets[i] = b
+			r.last[i], _ = b.Cursor().Last()
+		}
 	}
 	return r, nil
 }
 
 // Image implements Disk.
 func (s *stateFile) Image(save func(Meta, func(io.Writer) error) error) (err error) {
-	defer guard(s.db.Path(), &err)()
-	return s.db.View(func(tx *bolt.Tx) error {
+	defer guard(s.path, &err)()
+	db, done := s.use()
+	defer func() { err = errors.Join(err, done()) }()
+	return db.View(func(tx *bolt.Tx) error {
 		meta, err := unmarshalMeta(tx.Bucket(metaBucket).Get(metaKey))
 		if err != nil {
-			return corrupt(s.db.Path(), "%w", err)
+			return corrupt(s.path, "%w", err)
 		}
 		return save(meta, func(w io.Writer) error {
 			_, err := tx.WriteTo(w)
 			return err
 		})
 	})
+}
+
+// dropCache asks the kernel to forget what it can of the file's pages, so that
+// they are read from the disk again. What a lookup has mapped stays.
+func (s *stateFile) dropCache() {
+	if f, err := os.Open(s.db.Path()); err == nil {
+		adviseDontNeed(f)
+		f.Close()
+	}
 }
 
 // Kind implements Disk.
@@ -213,11 +307,13 @@ func (s *stateFile) Close() error { return s.db.Close() }
 
 // size returns the file's size and how much of it is in use.
 func (s *stateFile) size() (total, used int64) {
-	_ = s.db.View(func(tx *bolt.Tx) error {
+	db, done := s.use()
+	defer func() { _ = done() }()
+	_ = db.View(func(tx *bolt.Tx) error {
 		used = tx.Size()
 		return nil
 	})
-	if info, err := os.Stat(s.db.Path()); err == nil {
+	if info, err := os.Stat(s.path); err == nil {
 		total = info.Size()
 	}
 	return total, used
@@ -225,13 +321,29 @@ func (s *stateFile) size() (total, used int64) {
 
 // stateReader is a DiskReader over one read transaction of bbolt.
 type stateReader struct {
+	path    string
 	tx      *bolt.Tx
+	done    func() error // gives the file back
 	buckets []*bolt.Bucket
+	// last is the last key of each bucket. Who writes a log looks for keys after
+	// it, and need not search.
+	last [][]byte
 	// cursors are kept for Get: a new one costs more than the search.
 	cursors []sync.Pool
 }
 
+func (r *stateReader) Meta() (Meta, error) {
+	m, err := unmarshalMeta(r.tx.Bucket(metaBucket).Get(metaKey))
+	if err != nil {
+		err = corrupt(r.path, "%w", err)
+	}
+	return m, err
+}
+
 func (r *stateReader) Get(bucket int, key []byte) []byte {
+	if bytes.Compare(key, r.last[bucket]) > 0 {
+		return nil
+	}
 	c, ok := r.cursors[bucket].Get().(*bolt.Cursor)
 	if !ok {
 		c = r.buckets[bucket].Cursor()
@@ -245,8 +357,17 @@ func (r *stateReader) Get(bucket int, key []byte) []byte {
 }
 
 func (r *stateReader) Iterate(bucket int) kv.Iterator {
+	if r.buckets[bucket] == nil {
+		return noRows{}
+	}
 	return &stateIterator{c: r.buckets[bucket].Cursor()}
 }
+
+// noRows is an iterator over nothing.
+type noRows struct{}
+
+func (noRows) Seek([]byte) (k, v []byte) { return nil, nil }
+func (noRows) Next() (k, v []byte)       { return nil, nil }
 
 // stateIterator is a cursor that starts with the first key by itself.
 type stateIterator struct {
@@ -266,55 +387,76 @@ func (i *stateIterator) Next() (k, v []byte) {
 	return i.c.Next()
 }
 
-func (r *stateReader) Close() error { return r.tx.Rollback() }
+func (r *stateReader) Close() error { return errors.Join(r.tx.Rollback(), r.done()) }
 
 // verify reads the whole file in order, until stop is closed. It finds pages
-// that are none, keys out of order and a bucket that nobody knows; damage
-// within a value only the machine can find.
+// that are none, keys out of order, and rows that are not what the sum was made
+// of.
 func (s *stateFile) verify(log *slog.Logger, stop <-chan struct{}) (err error) {
-	path := s.db.Path()
+	path := s.path
 	defer guard(path, &err)()
+	db, done := s.use()
+	defer func() { err = errors.Join(err, done()) }()
 	start := time.Now()
-	v := fileVerifier{path: path, stop: stop, known: append(slices.Clone(s.buckets), kv.Bucket(metaBucket))}
-	if err := s.db.View(v.file); err != nil {
+	v := fileVerifier{path: path, stop: stop}
+	if err := db.View(v.file); err != nil {
 		return err
 	}
-	log.Info("state file verified", "file", path, "keys", v.keys, "crc", v.sum, "dur", time.Since(start))
+	log.Info("state file verified", "file", path, "keys", v.keys, "sum", v.sum, "dur", time.Since(start))
 	return nil
 }
 
 type fileVerifier struct {
-	path  string
-	stop  <-chan struct{}
-	known []kv.Bucket
-	keys  int
-	sum   uint32 // makes sure that every octet is read
+	path string
+	stop <-chan struct{}
+	keys int
+	sum  uint64
 }
 
+// rows reads every bucket.
+func (v *fileVerifier) rows(tx *bolt.Tx) error {
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return v.bucket(name, b) })
+}
+
+// file reads every bucket and compares the sum of the rows with the one kept.
 func (v *fileVerifier) file(tx *bolt.Tx) error {
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if !slices.Contains(v.known, kv.Bucket(name)) {
-			return corrupt(v.path, "there is a bucket %q that this program does not know", name)
-		}
-		return v.bucket(name, b)
-	})
+	if err := v.rows(tx); err != nil || v.stopped() {
+		return err
+	}
+	meta, err := unmarshalMeta(tx.Bucket(metaBucket).Get(metaKey))
+	if err != nil {
+		return corrupt(v.path, "%w", err)
+	}
+	if !meta.unsummed && meta.Sum != v.sum {
+		return corrupt(v.path, "%w", errSum(v.sum, meta))
+	}
+	return nil
+}
+
+func (v *fileVerifier) stopped() bool {
+	select {
+	case <-v.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (v *fileVerifier) bucket(name []byte, b *bolt.Bucket) error {
 	var last []byte
+	seed := rowSeeds([]kv.Bucket{kv.Bucket(name)})[0]
+	rows := !bytes.Equal(name, metaBucket)
 	c := b.Cursor()
 	for k, value := c.First(); k != nil; k, value = c.Next() {
 		if value == nil || last != nil && bytes.Compare(last, k) >= 0 {
 			return corrupt(v.path, "bucket %q is out of order at key %x", name, k)
 		}
-		v.sum = crc32.Update(v.sum, crc32.IEEETable, value)
+		if rows {
+			v.sum += rowHash(seed, k, value)
+		}
 		last = append(last[:0], k...)
-		if v.keys++; v.keys%1024 == 0 {
-			select {
-			case <-v.stop:
-				return nil
-			default:
-			}
+		if v.keys++; v.keys%1024 == 0 && v.stopped() {
+			return nil
 		}
 	}
 	return nil

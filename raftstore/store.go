@@ -20,13 +20,25 @@ type Store struct {
 	node  *Node
 	files *files
 
-	snapshots sync.Mutex // one at a time
-	verified  atomic.Bool
+	spool    *spool
+	free     func(dir string) (uint64, error) // how much its disk takes yet
+	verified atomic.Bool
+	stalled  atomic.Bool // a step hangs and cannot be waited for
+
+	// Who replaces or compacts the state file has put a token into it.
+	maintenance chan struct{}
+	compacting  atomic.Pointer[context.CancelCauseFunc] // ends the compaction that is under way
+
+	health      health
+	quarantined sync.Once
+
+	fileBytes, usedBytes atomic.Int64 // of the state file, as of the last flush
 
 	stopOnce sync.Once
 	stop     chan struct{} // closed when the steps are to end
 	cause    error         // why; set before stop is closed. nil: Close
 	running  sync.WaitGroup
+	ended    chan struct{} // closed when the node is stopped and all are answered
 	done     chan struct{} // closed when all is shut
 	closeErr error         // set before done is closed
 }
@@ -37,8 +49,12 @@ type Store struct {
 //
 // Errors: ErrLocked, ErrCorrupt, ErrIdentity, and what the system says.
 func Open(cfg Config) (*Store, error) {
+	lock := cfg.Directory
 	cfg, err := cfg.withDefaults()
 	if err != nil {
+		if lock != nil {
+			err = errors.Join(err, lock.Close())
+		}
 		return nil, err
 	}
 	f, err := openFiles(cfg)
@@ -46,8 +62,11 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg.Metrics = prometheus.WrapRegistererWith(prometheus.Labels{"shard": fmt.Sprint(cfg.Shard)}, cfg.Metrics)
-	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), done: make(chan struct{})}
+	s := &Store{cfg: cfg, files: f, stop: make(chan struct{}), ended: make(chan struct{}), done: make(chan struct{})}
+	s.spool, s.free, s.maintenance = newSpool(), freeBytes, make(chan struct{}, 1)
 	total, used := f.state.size()
+	s.fileBytes.Store(total)
+	s.usedBytes.Store(used)
 	small := used <= cfg.VerifyBytes
 	if small {
 		if err := f.state.verify(cfg.Log, nil); err != nil {
@@ -57,12 +76,14 @@ func Open(cfg Config) (*Store, error) {
 	if s.node, err = NewNode(cfg, f.log, f.replay, f.state); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
+	s.node.core.entries.busy = s.spool.making.Load
 	if small {
 		if err := s.verifyMachine(); err != nil {
 			s.node.Stop(err)
 			return nil, errors.Join(err, f.close())
 		}
 		s.verified.Store(true)
+		s.health.scrubbed = max(1, cfg.Clock.Now())
 	}
 	if f.replay.Torn {
 		s.node.metrics.torn.Inc()
@@ -75,13 +96,16 @@ func Open(cfg Config) (*Store, error) {
 	s.running.Go(s.runAppend)
 	s.running.Go(s.runApply)
 	s.running.Go(s.runFlush)
-	switch {
-	case small:
-	case cfg.NoBackgroundVerify:
+	s.running.Go(s.runWatchdog)
+	if cfg.NoBackgroundVerify {
 		s.verified.Store(true)
-	default:
-		s.running.Go(s.runVerify)
 	}
+	if err := cfg.ballast(); err != nil {
+		cfg.Log.Warn("no ballast was made", "dir", cfg.Dir, "err", err)
+	}
+	s.lookAtDisk()
+	s.running.Go(s.runHealth)
+	s.running.Go(func() { s.runScrub(!s.verified.Load()) })
 	go s.shutDown()
 	return s, nil
 }
@@ -114,8 +138,11 @@ func (s *Store) runFlush() {
 		did, err := s.node.StepFlush()
 		if did {
 			total, used := s.files.state.size()
+			s.fileBytes.Store(total)
+			s.usedBytes.Store(used)
 			s.node.metrics.fileBytes.Set(float64(total))
 			s.node.metrics.fileUsed.Set(float64(used))
+			s.tidySpool()
 		}
 		return did, err
 	}, s.node.flushes.wake)
@@ -171,20 +198,6 @@ func (s *Store) runApply() {
 	}
 }
 
-// runVerify reads a large state file after the store is open.
-func (s *Store) runVerify() {
-	err := s.files.state.verify(s.cfg.Log, s.stop)
-	if err == nil {
-		err = s.verifyMachine()
-	}
-	switch {
-	case err != nil:
-		s.halt(err)
-	case !s.stopping():
-		s.verified.Store(true)
-	}
-}
-
 // Verified reports whether the state file was read whole since the store was
 // opened, and found as it was written. Before that, what is not found may be
 // there all the same.
@@ -196,7 +209,7 @@ func (s *Store) verifyMachine() (err error) {
 	if !ok {
 		return nil
 	}
-	path := s.files.state.db.Path()
+	path := s.files.state.path
 	defer guard(path, &err)()
 	v := s.node.View()
 	defer v.Release()
@@ -261,6 +274,12 @@ func (s *Store) stopped() error {
 // shutDown waits until the steps have ended, and closes everything.
 func (s *Store) shutDown() {
 	<-s.stop
+	if s.stalled.Load() {
+		// A step hangs in the kernel. Nothing can be closed under it, and nobody
+		// must wait for it: whoever waits for an answer sees done.
+		close(s.done)
+		return
+	}
 	s.running.Wait()
 	var errs []error
 	if s.cause == nil {
@@ -269,6 +288,9 @@ func (s *Store) shutDown() {
 		errs = append(errs, s.node.Drain())
 	}
 	s.node.Stop(s.stopped())
+	close(s.ended)
+	// Whoever replaces or compacts the state file gives up now.
+	s.maintenance <- struct{}{}
 	for waited := time.Duration(0); s.node.Held() > 0 && waited < viewPatience; waited += viewPoll {
 		time.Sleep(viewPoll)
 	}
@@ -423,6 +445,10 @@ func (s *Store) ReadWhen(ctx context.Context, ready func(kv.Reader) bool) (*View
 // miss nothing, get it, then look, then wait.
 func (s *Store) Changed() <-chan struct{} { return s.node.Changed() }
 
+// LeaderChanged returns a channel that is closed when another node leads than
+// now, as far as this one knows, or none. Like Changed.
+func (s *Store) LeaderChanged() <-chan struct{} { return s.node.led.wait() }
+
 // Status returns what the node says of itself.
 func (s *Store) Status() Status { return s.node.Status() }
 
@@ -447,11 +473,12 @@ func (s *Store) ChangeMembers(ctx context.Context, changes ...Change) error {
 	}
 }
 
-// TransferLeader asks Raft to hand the leadership to a node. It does not wait.
-func (s *Store) TransferLeader(node uint64) { s.node.Transfer(node) }
-
 // Step takes a message from a peer, which must not be changed any more.
 func (s *Store) Step(m *raftpb.Message) { s.node.Receive(m) }
 
 // Unreachable says that messages to a node are being lost.
 func (s *Store) Unreachable(node uint64) { s.node.Unreachable(node) }
+
+// Size returns how large the state file is, and how much of it has ever been in
+// use, in octets, as of the last flush.
+func (s *Store) Size() (file, used int64) { return s.fileBytes.Load(), s.usedBytes.Load() }

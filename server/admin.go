@@ -161,7 +161,9 @@ func (c *clusterService) ConfirmBackend(ctx context.Context, req *apiv1.ConfirmB
 	if h := req.GetHow(); h != apiv1.ConfirmedBy_CONFIRMED_BY_UNSPECIFIED {
 		how = directory.ConfirmedBy(h)
 	}
-	header, result, err := c.s.write(ctx, req.GetRequestId(), machine.Confirm{Server: server, How: how})
+	header, result, err := c.s.write(ctx, req.GetRequestId(), machine.Confirm{
+		Server: server, How: how, Incarnation: directory.Incarnation(req.GetIncarnation()),
+	})
 	return &apiv1.ConfirmBackendResponse{Header: header, Result: result}, err
 }
 
@@ -566,19 +568,20 @@ func (c *clusterService) SetSettings(ctx context.Context, req *apiv1.SetSettings
 
 func settingsTo(s directory.Settings) *apiv1.Settings {
 	return &apiv1.Settings{
-		DefaultDomain:   &s.DefaultDomain,
-		VirtDomains:     &s.VirtDomains,
-		AdmissionOpen:   &s.AdmissionOpen,
-		ReadOnly:        &s.ReadOnly,
-		GuardCount:      &s.GuardCount,
-		GuardPercent:    &s.GuardPercent,
-		GuardWindowMs:   new(uint64(s.GuardWindow)),
-		ReserveGraceMs:  new(uint64(s.ReserveGrace)),
-		ReserveMaxMs:    new(uint64(s.ReserveMax)),
-		DeliveryGraceMs: new(uint64(s.DeliveryGrace)),
-		TombstoneKeepMs: new(uint64(s.TombstoneKeep)),
-		LogKeep:         &s.LogKeep,
-		RequestKeepMs:   new(uint64(s.RequestKeep)),
+		DefaultDomain:    &s.DefaultDomain,
+		VirtDomains:      &s.VirtDomains,
+		AdmissionOpen:    &s.AdmissionOpen,
+		ReadOnly:         &s.ReadOnly,
+		GuardCount:       &s.GuardCount,
+		GuardPercent:     &s.GuardPercent,
+		GuardWindowMs:    new(uint64(s.GuardWindow)),
+		ReserveGraceMs:   new(uint64(s.ReserveGrace)),
+		ReserveMaxMs:     new(uint64(s.ReserveMax)),
+		DeliveryGraceMs:  new(uint64(s.DeliveryGrace)),
+		TombstoneKeepMs:  new(uint64(s.TombstoneKeep)),
+		LogKeep:          &s.LogKeep,
+		RequestKeepMs:    new(uint64(s.RequestKeep)),
+		AutomationPaused: &s.AutomationPaused,
 	}
 }
 
@@ -597,6 +600,7 @@ func changeSettings(s *directory.Settings, m *apiv1.Settings) {
 	set(&s.TombstoneKeep, directory.Time(m.GetTombstoneKeepMs()), m != nil && m.TombstoneKeepMs != nil)
 	set(&s.LogKeep, m.GetLogKeep(), m != nil && m.LogKeep != nil)
 	set(&s.RequestKeep, directory.Time(m.GetRequestKeepMs()), m != nil && m.RequestKeepMs != nil)
+	set(&s.AutomationPaused, m.GetAutomationPaused(), m != nil && m.AutomationPaused != nil)
 }
 
 func set[T any](field *T, value T, stated bool) {

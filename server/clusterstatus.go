@@ -56,14 +56,22 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 		AppliedIndex:   members.Applied,
 		CommitIndex:    members.Commit,
 		Term:           members.Term,
+		Alarms:         alarmsTo(&st),
+		GrowthRefused:  growthTo(st.Growth),
+		NodeId:         members.Self,
+		NodeProblems:   members.problems(),
+		// Of a life that a restore began.
+		Recovering:       st.Incarnation > 1 && len(st.Missing) > 0,
+		AutomationPaused: st.Settings.AutomationPaused,
 	}
 	if leader := members.leader(); leader != nil {
 		out.Leader = leader.Name
 	}
 	for _, n := range members.Nodes {
-		out.Nodes = append(out.Nodes, &apiv1.Node{
-			Name: n.Name, Id: n.ID, ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress, Voter: n.Voter, Leader: n.ID == members.Leader,
-		})
+		out.Nodes = append(out.Nodes, members.nodeTo(&n))
+	}
+	for _, n := range members.Waiting {
+		out.Waiting = append(out.Waiting, members.nodeTo(&n))
 	}
 	for _, sw := range st.Sweeps {
 		out.Sweeps = append(out.Sweeps, &apiv1.Sweep{Kind: sw.Kind, Server: string(sw.Server), After: string(sw.After)})
@@ -84,6 +92,11 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 	out.NotAdmitted = names(waiting, maxMissing)
 	out.Warnings = warnings(&st, backends, &members, len(waiting))
 	out.Problems = problems(backends)
+	if s.nodeHealth != nil {
+		h := s.nodeHealth()
+		out.Health = healthTo(&h)
+		out.Warnings = append(out.Warnings, h.Warnings...)
+	}
 	return out, nil
 }
 
@@ -122,6 +135,8 @@ func warnings(st *machine.Status, backends []machine.BackendInfo, members *Membe
 	}
 	warn(len(members.Nodes) > 0 && members.leader() == nil, "no leader is known to this node: nothing can be written")
 	warn(st.Settings.ReadOnly, "the cluster is read-only: it takes no growth")
+	warn(!st.Settings.ReadOnly && st.Growth != nil, "growth is refused: %s", growthTo(st.Growth))
+	out = append(out, alarmWarnings(st.Alarms)...)
 	warn(!st.Complete && len(st.Missing) == 0, "no backend was admitted yet: no mailbox is said not to exist")
 	warn(len(st.Missing) > 0, "%d backends were not heard in this incarnation: no mailbox is said not to exist", len(st.Missing))
 	for i := range backends {
@@ -132,6 +147,7 @@ func warnings(st *machine.Status, backends []machine.BackendInfo, members *Membe
 	warn(st.Forked > 0, "%d mailboxes are forked: settle them", st.Forked)
 	warn(st.Deactivated > 0, "%d mailboxes were given up in a move and not taken yet", st.Deactivated)
 	warn(waiting > 0, "%d backends wait for admission", waiting)
+	warn(st.Settings.AutomationPaused, "automation is paused: the directory moves no primary by itself")
 	warn(st.Settings.AdmissionOpen, "admission is open: any backend that asserts is believed")
 	return out
 }

@@ -60,6 +60,9 @@ func TestBadInput(t *testing.T) {
 	address := func(a *apiv1.Address) func() error {
 		return backend(&apiv1.SetBackendRequest{Server: be1, Addresses: &apiv1.AddressList{Addresses: []*apiv1.Address{a}}})
 	}
+	disarm := func(req *apiv1.DisarmAlarmRequest) func() error {
+		return func() error { _, err := c.DisarmAlarm(t.Context(), req); return err }
+	}
 	hold := func(req *apiv1.PutHoldRequest) func() error {
 		return func() error { _, err := c.PutHold(t.Context(), req); return err }
 	}
@@ -157,6 +160,9 @@ func TestBadInput(t *testing.T) {
 			_, err := c.SetGroup(t.Context(), &apiv1.SetGroupRequest{Group: "g", Members: []string{be1}, Mode: 9})
 			return err
 		}, apiv1.Reason_REASON_INVALID},
+		{"alarm kind missing", disarm(&apiv1.DisarmAlarmRequest{Node: "n1"}), apiv1.Reason_REASON_INVALID},
+		{"alarm kind", disarm(&apiv1.DisarmAlarmRequest{Kind: 9, Node: "n1"}), apiv1.Reason_REASON_INVALID},
+		{"alarm of no node", disarm(&apiv1.DisarmAlarmRequest{Kind: 1}), apiv1.Reason_REASON_INVALID},
 		{"hold kind", hold(&apiv1.PutHoldRequest{Kind: 9, Key: "x", ForMs: 1}), apiv1.Reason_REASON_INVALID},
 		{"hold kind missing", hold(&apiv1.PutHoldRequest{Key: "x", ForMs: 1}), apiv1.Reason_REASON_INVALID},
 		{"hold without an end", hold(&apiv1.PutHoldRequest{Kind: apiv1.HoldKind_HOLD_KIND_USER, Key: "alice"}), apiv1.Reason_REASON_INVALID},

@@ -113,7 +113,7 @@ func (n *testNode) checked(t *testing.T, req *apiv1.CheckRequest) (findings []*a
 func TestEveryMethod(t *testing.T) {
 	n := newTestNode(t)
 	n.members = Members{Nodes: []Node{{Name: "n1", ID: 1, ClientAddress: "127.0.0.1:7905", Voter: true}}, Leader: 1, Applied: 5}
-	s := &story{t: t, called: map[string]bool{"List": true, "Check": true}}
+	s := &story{t: t, called: map[string]bool{"List": true, "Check": true, "SaveSnapshot": true}}
 	d, c := n.DirectoryServiceClient, n.ClusterServiceClient
 
 	// Two backends, one with addresses.
@@ -323,6 +323,12 @@ func TestEveryMethod(t *testing.T) {
 	}
 	effect(s, apiv1.Effect_EFFECT_REMOVED, bound(c.ReleaseHold), &apiv1.ReleaseHoldRequest{Kind: apiv1.HoldKind_HOLD_KIND_USER, Key: "alice"})
 
+	// Alarms; there are none here.
+	if got := ok(s, bound(c.ListAlarms), &apiv1.ListAlarmsRequest{}); len(got.GetAlarms()) != 0 || got.GetGrowthRefused() != "" {
+		t.Errorf("ListAlarms: got %v", got)
+	}
+	effect(s, apiv1.Effect_EFFECT_UNCHANGED, bound(c.DisarmAlarm), &apiv1.DisarmAlarmRequest{Kind: apiv1.AlarmKind_ALARM_KIND_NO_SPACE, Node: "n1"})
+
 	// The guard, made strict.
 	ok(s, bound(c.SetSettings), &apiv1.SetSettingsRequest{Settings: &apiv1.Settings{GuardCount: proto.Uint32(1), GuardPercent: proto.Uint32(0), AdmissionOpen: proto.Bool(false)}})
 	settings := ok(s, bound(c.GetSettings), &apiv1.GetSettingsRequest{}).GetSettings()
@@ -389,6 +395,23 @@ func TestEveryMethod(t *testing.T) {
 	if err != nil || sum.GetFaults() != 0 || sum.GetMailboxes() == 0 || sum.GetFacts() == 0 || uint64(len(findings)) != sum.GetAdvisories() {
 		t.Errorf("Check: got %v, %v, %v, want no fault", findings, sum, err)
 	}
+
+	// The nodes, one of which waits.
+	r := &fakeReplica{n: n}
+	n.replica = r
+	n.members.Waiting = []Node{{Name: "n2", ID: 2}}
+	n.members.Commit = 5
+	ok(s, bound(c.AddMember), &apiv1.AddMemberRequest{Name: "n2"})
+	n.members.Nodes[1].Active, n.members.Nodes[1].Match = true, 5
+	ok(s, bound(c.PromoteMember), &apiv1.PromoteMemberRequest{Name: "n2"})
+	n.members.Waiting = []Node{{Name: "n2", ID: 3}}
+	ok(s, bound(c.ReplaceMember), &apiv1.ReplaceMemberRequest{Name: "n2", Step: apiv1.ReplaceStep_REPLACE_STEP_START})
+	ok(s, bound(c.RemoveMember), &apiv1.RemoveMemberRequest{Name: "n2", Id: 3})
+	ok(s, bound(c.MoveLeader), &apiv1.MoveLeaderRequest{Name: "n1"})
+	if _, sum, err := n.compacted(t, &apiv1.CompactRequest{Force: true}); err != nil || sum.GetBeforeBytes() != 100 || sum.GetAfterBytes() != 60 {
+		t.Errorf("Compact: got %v, %v", sum, err)
+	}
+	s.called["Compact"] = true
 
 	for _, service := range []string{"rookery.api.v1.DirectoryService", "rookery.api.v1.ClusterService"} {
 		for _, m := range n.grpc.GetServiceInfo()[service].Methods {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/rookery-mail/rookery/internal/kv"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 )
 
@@ -36,6 +38,7 @@ type testNode struct {
 	conn    *grpc.ClientConn
 	caller  Caller
 	members Members
+	saver   *bentReplica
 }
 
 // bentStore is a Store that fails or ages as a test wants.
@@ -91,6 +94,23 @@ type agedView struct {
 
 func (v agedView) Age() (time.Duration, bool) { return max(v.age, 0), v.age > 0 }
 
+// bentReplica is a Replica that only saves snapshots, as a test wants.
+type bentReplica struct {
+	Replica
+	store  *raftstore.Store
+	during func() error // called while the snapshot is written
+}
+
+func (b *bentReplica) Snapshot(ctx context.Context, w io.Writer) (snap.Header, error) {
+	if b.during != nil {
+		if _, err := w.Write([]byte("the beginning")); err != nil {
+			return snap.Header{}, err
+		}
+		return snap.Header{}, b.during()
+	}
+	return b.store.Snapshot(ctx, w)
+}
+
 func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	t.Helper()
 	m := machine.New()
@@ -108,11 +128,13 @@ func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	if err := Begin(ctx, raft, m); err != nil {
 		t.Fatalf("begin the cluster: %v", err)
 	}
-	n := &testNode{store: &bentStore{Store: Shard(raft)}, caller: Caller{Role: RoleOperator, Name: "carol"}}
+	n := &testNode{store: &bentStore{Store: Shard(raft, nil)}, saver: &bentReplica{Replica: raft, store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}
 	cfg := Config{
 		Store: n.store, Machine: m, Node: "n1", Version: "test",
 		Identify: func(context.Context) (Caller, error) { return n.caller, nil },
 		Members:  func() Members { return n.members },
+		Replica:  n.saver,
+		Identity: raft.Identity(),
 		CatchUp:  50 * time.Millisecond, Confirm: 50 * time.Millisecond,
 	}
 	for _, f := range change {

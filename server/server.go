@@ -23,6 +23,7 @@ import (
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // Config says what to serve and to whom.
@@ -31,14 +32,20 @@ type Config struct {
 	Machine *machine.Machine // the one that the store applies commands with
 	Node    string           // this node's name
 	Shard   uint32           // default 1
-	Version string           // this release
+	// Identity is the store's. Until the state is of that cluster and life, nothing is
+	// answered out of it. Zero: the state says what it is of.
+	Identity raftstore.Identity
+	Version  string // this release
 
 	// Members tells who the nodes are and which leads; default: nobody knows. It is
 	// called often and must be quick.
 	Members func() Members
+	// Health tells what this node knows of its state and disk; default: nothing is
+	// said of it.
+	Health func() raftstore.Health
 	// Replica is what operators may do to this node's replica; default: nothing.
 	Replica Replica
-	// Identify tells who makes a call; default PlainText.
+	// Identify tells who makes a call; default Identify.
 	Identify func(context.Context) (Caller, error)
 	// Credentials secure the connections; default: plain text.
 	Credentials credentials.TransportCredentials
@@ -70,6 +77,9 @@ const (
 	maxMessage     = 16 << 20 // the transport refuses it unread
 	maxStreams     = 4096     // calls under way on one connection
 	closingPatient = 5 * time.Second
+	// greeting is how long a new connection may take to become one, handshake
+	// included.
+	greeting = 15 * time.Second
 )
 
 // Server serves the API of one node. It may be used by many goroutines at once.
@@ -80,21 +90,28 @@ type Server struct {
 	shard      uint32
 	version    string
 	members    func() Members
+	nodeHealth func() raftstore.Health
+	replica    Replica            // nil: there is nothing to do with it
+	identityOf raftstore.Identity // of the store; zero: not told
 	identify   func(context.Context) (Caller, error)
 	log        *slog.Logger
 	catchUpFor time.Duration
 	confirmFor time.Duration
 	timeout    time.Duration
+	settleFor  time.Duration
 
 	methods map[string]*method // by full name; complete before the first call
 	grpc    *grpc.Server
 	health  *health.Server
 	memory  *bufconn.Listener
 
-	id       atomic.Pointer[identity]
-	hasBegun atomic.Bool // the cluster's first command is applied here
-	issued   atomic.Pointer[issued]
-	servers  atomic.Pointer[serverCache]
+	id      atomic.Pointer[identity]
+	saving  sync.Mutex // one snapshot at a time
+	issued  atomic.Pointer[issued]
+	servers atomic.Pointer[serverCache]
+
+	changing   chan struct{} // holds one: who changes the membership or the leader
+	compacting atomic.Bool
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -115,19 +132,25 @@ func New(cfg Config) (*Server, error) {
 		shard:      max(cfg.Shard, 1),
 		version:    cfg.Version,
 		members:    cfg.Members,
+		nodeHealth: cfg.Health,
+		replica:    cfg.Replica,
+		identityOf: cfg.Identity,
 		identify:   cfg.Identify,
 		log:        cfg.Log,
 		catchUpFor: cfg.CatchUp,
 		confirmFor: cfg.Confirm,
 		timeout:    cfg.Timeout,
+		settleFor:  defaultSettle,
+		changing:   make(chan struct{}, 1),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 	}
 	if s.members == nil {
 		s.members = func() Members { return Members{} }
 	}
+	s.members = knowSelf(s.members, s.node)
 	if s.identify == nil {
-		s.identify = PlainText
+		s.identify = Identify
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -143,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ConnectionTimeout(greeting),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),

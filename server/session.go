@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
 	"github.com/rookery-mail/rookery/internal/kv"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // token is what a client has seen. On the wire it is opaque:
@@ -62,15 +64,17 @@ func decodeToken(b []byte) (token, error) {
 	}, nil
 }
 
-// identity is which cluster this is. It does not change while a node runs: a
-// restore or recovery needs it stopped.
+// identity is which cluster this is, and which of its lives. It does not change
+// while a node runs: a restore or recovery needs it stopped.
 type identity struct {
 	cluster     string
 	incarnation directory.Incarnation
 }
 
-// identity reads it once there is one: before its first command, or the first
-// snapshot it gets, a node knows nothing and answers nothing.
+// identity reads it once the state is of the store's cluster and life: before that
+// life's first command, or the first snapshot it gets, a node answers nothing. Its
+// state may be that of the life before, restored, and no token of that life is to be
+// told again.
 func (s *Server) identity(r kv.Reader) (*identity, error) {
 	if id := s.id.Load(); id != nil {
 		return id, nil
@@ -85,9 +89,18 @@ func (s *Server) identity(r kv.Reader) (*identity, error) {
 	if len(st.ClusterID) > math.MaxUint8 {
 		return nil, fmt.Errorf("server: a cluster id of %d octets", len(st.ClusterID))
 	}
+	if at := s.identityOf; at != (raftstore.Identity{}) && !livesAs(&st, at) {
+		return nil, fmt.Errorf("%w: this node's state is of incarnation %d still, of cluster %s; incarnation %d, of %s, has not begun here",
+			errBehind, st.Incarnation, st.ClusterID, at.Incarnation, at.Cluster)
+	}
 	id := &identity{cluster: st.ClusterID, incarnation: st.Incarnation}
 	s.id.Store(id)
 	return id, nil
+}
+
+// livesAs reports whether a state is of the cluster and the life that the store is of.
+func livesAs(st *machine.Status, at raftstore.Identity) bool {
+	return st.ClusterID == at.Cluster.String() && uint64(st.Incarnation) == at.Incarnation
 }
 
 // The bounds of what a read waits for and takes.
@@ -247,7 +260,7 @@ func (s *Server) begin(r *read, seen token) (err error) {
 		err = fmt.Errorf("%w: the token is of shard %d, this is %d", errInvalidToken, seen.shard, s.shard)
 	}
 	if errors.Is(err, errWrongIncarnation) {
-		err = withMetadata(err, "incarnation", number(uint64(r.id.incarnation)))
+		err = withMetadata(err, "incarnation", number(uint64(r.id.incarnation)), "seen", number(uint64(seen.incarnation)))
 	}
 	return err
 }

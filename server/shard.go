@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,13 +41,78 @@ func (a applied) Due(r kv.Reader, elapsed uint64) (wait int64, command []byte) {
 
 func (a applied) Verify(r kv.Reader) error { return a.m.Verify(r) }
 
-// Shard returns s as a Store.
-func Shard(s *raftstore.Store) Store { return shard{s} }
+// Forward has another node, which leads, put an encoded command into the log. It
+// returns the result and an index by which that node has applied it. Its errors
+// are those of raftstore.Store.Propose.
+type Forward func(ctx context.Context, leader uint64, command []byte) (result []byte, index uint64, err error)
 
-type shard struct{ s *raftstore.Store }
+// Shard returns s as a Store. What is proposed here while another node leads is
+// forwarded, if forward is not nil.
+func Shard(s *raftstore.Store, forward Forward) Store { return shard{s, forward} }
 
+type shard struct {
+	s       *raftstore.Store
+	forward Forward
+}
+
+// followPatience is how long a forwarded write waits until it shows here too. It
+// is done in any case, and its token says what a read has to wait for.
+const followPatience = time.Second
+
+// How long a write waits for a leader, and how soon it tries again if nothing
+// has changed: the leader that is known may be there and not be connected.
+const (
+	leaderPatience = time.Second
+	leaderAgain    = 50 * time.Millisecond
+)
+
+// Propose waits out an election: without a leader nothing was done, and whoever
+// is told so at once can only ask again, later than need be.
 func (h shard) Propose(ctx context.Context, command []byte) ([]byte, error) {
-	return h.s.Propose(ctx, command)
+	if h.forward == nil {
+		return h.s.Propose(ctx, command)
+	}
+	patience := time.Now().Add(leaderPatience)
+	for {
+		changed := h.s.LeaderChanged() // before the try, lest a change in between is missed
+		result, err := h.try(ctx, command)
+		if !errors.Is(err, raftstore.ErrNoLeader) || time.Now().After(patience) {
+			return result, err
+		}
+		again := time.NewTimer(leaderAgain)
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+		case <-h.s.Done():
+		}
+		again.Stop()
+		if ctx.Err() != nil {
+			return nil, err // which promises more than the context's
+		}
+	}
+}
+
+// try proposes here, or where the leader is.
+func (h shard) try(ctx context.Context, command []byte) ([]byte, error) {
+	result, err := h.s.Propose(ctx, command)
+	other, ok := errors.AsType[*raftstore.NotLeaderError](err)
+	if !ok {
+		return result, err
+	}
+	result, index, err := h.forward(ctx, other.Leader, command)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, followPatience)
+	defer cancel()
+	if v, err := h.s.ReadWhen(ctx, func(r kv.Reader) bool {
+		v, ok := r.(*raftstore.View)
+		return !ok || v.Applied() >= index
+	}); err == nil {
+		v.Release()
+	}
+	return result, nil
 }
 
 func (h shard) Local() (View, error) { return view(h.s.Read(context.Background(), raftstore.Local)) }
@@ -69,9 +135,17 @@ func view(v *raftstore.View, err error) (View, error) {
 	return v, nil
 }
 
-// Begin makes sure that the shard's cluster has begun: that its first command
-// is in the log. Every node calls it once after its start; it returns when this
-// node has applied that command, however long a first leader takes.
+// HasBegun reports whether the state in r is of the cluster and life that s is of.
+func HasBegun(r kv.Reader, s *raftstore.Store, m *machine.Machine) (bool, error) {
+	st, err := m.Status(r)
+	return err == nil && livesAs(&st, s.Identity()), err
+}
+
+// Begin makes sure that the present life of the shard's cluster has begun: that its
+// first command is in the log. Of a new cluster that is Init; of one that was made
+// from a snapshot, or from the node that was left of another, Restore. Every node
+// calls it once after its start; it returns when this node has applied that command,
+// however long a first leader takes.
 func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 	const again = 100 * time.Millisecond
 	for {
@@ -79,23 +153,22 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		if err != nil {
 			return err
 		}
-		rev, err := m.Revision(v)
+		st, err := m.Status(v)
 		v.Release()
-		if err != nil || rev > 0 {
+		id := s.Identity()
+		if err != nil || livesAs(&st, id) {
 			return err
 		}
-		id := s.Identity()
-		key := make([]byte, 16)
-		if _, err := rand.Read(key); err != nil {
-			return fmt.Errorf("server: draw the digests' key: %w", err)
-		}
-		if st := s.Status(); st.Leading {
-			_, err = s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: machine.Init{
-				ClusterID:   id.Cluster.String(),
-				Incarnation: directory.Incarnation(id.Incarnation),
-				DigestKey:   key,
-			}}))
+		if s.Status().Leading {
+			op, err := firstCommand(&st, id)
+			if err != nil {
+				return err
+			}
+			answer, err := s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: op}))
 			if err == nil {
+				if r, err := machine.DecodeResult(answer); err != nil || r.Refused != nil {
+					return fmt.Errorf("server: begin %v: %w", id, errors.Join(err, r.Refused))
+				}
 				continue
 			}
 		}
@@ -107,4 +180,19 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		case <-time.After(again):
 		}
 	}
+}
+
+// firstCommand is what begins the life that id names, after the one in st.
+func firstCommand(st *machine.Status, id raftstore.Identity) (machine.Op, error) {
+	if uint64(directory.Incarnation(id.Incarnation)) != id.Incarnation {
+		return nil, fmt.Errorf("server: %v: the incarnation is out of range", id)
+	}
+	if st.ClusterID != "" {
+		return machine.Restore{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation)}, nil
+	}
+	key := make([]byte, 16)
+	if _, err := rand.Read(key); err != nil {
+		return nil, fmt.Errorf("server: draw the digests' key: %w", err)
+	}
+	return machine.Init{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation), DigestKey: key}, nil
 }

@@ -27,6 +27,11 @@ var (
 	errNotLeader        = errors.New("server: not the leader")
 	errUnsupported      = errors.New("server: unsupported")
 	errCompacted        = errors.New("server: compacted")
+	errNoQuorum         = errors.New("server: no quorum")
+	errLagging          = errors.New("server: lagging")
+	errNotWaiting       = errors.New("server: not waiting")
+	errNotVoter         = errors.New("server: not a voter")
+	errLeading          = errors.New("server: leading")
 )
 
 // statusRow says what an error is on the wire.
@@ -52,6 +57,11 @@ var statusTable = []statusRow{
 	{errInvalidToken, codes.InvalidArgument, apiv1.Reason_REASON_INVALID_TOKEN},
 	{errUnsupported, codes.Unimplemented, apiv1.Reason_REASON_UNSUPPORTED},
 	{errCompacted, codes.OutOfRange, apiv1.Reason_REASON_COMPACTED},
+	{errNoQuorum, codes.FailedPrecondition, apiv1.Reason_REASON_NO_QUORUM},
+	{errLagging, codes.FailedPrecondition, apiv1.Reason_REASON_LAGGING},
+	{errNotWaiting, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_WAITING},
+	{errNotVoter, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_VOTER},
+	{errLeading, codes.FailedPrecondition, apiv1.Reason_REASON_LEADING},
 
 	{directory.ErrRole, codes.PermissionDenied, apiv1.Reason_REASON_ROLE},
 	{directory.ErrTooLarge, codes.InvalidArgument, apiv1.Reason_REASON_TOO_LARGE},
@@ -126,7 +136,12 @@ func (s *Server) nameLeader(err error) error {
 	}
 	members := s.members()
 	members.Leader = other.Leader
-	leader := members.leader()
+	return anotherLeads(&members)
+}
+
+// anotherLeads sends the caller to the leader.
+func anotherLeads(m *Members) error {
+	leader := m.leader()
 	if leader == nil {
 		return fmt.Errorf("%w; a node that is not known here is", errNotLeader)
 	}

@@ -40,6 +40,7 @@ type View interface {
 // Members says who the nodes of the cluster are, as this node knows.
 type Members struct {
 	Nodes  []Node
+	Self   uint64 // this node's id; 0: the one that has this node's name
 	Leader uint64 // 0: none is known
 	// Waiting are nodes that ask to join and are no members, by name.
 	Waiting []Node
@@ -56,6 +57,9 @@ type Node struct {
 	PeerAddress   string
 	Site          string // where it stands; empty if it was not told
 	Voter         bool
+	// Context is what the membership keeps of it when it joins: of a waiting node.
+	// It is opaque here.
+	Context []byte
 
 	// Heard is how long ago it last said the following; negative: never.
 	Heard     time.Duration
@@ -90,11 +94,17 @@ type Replica interface {
 }
 
 // leader returns the leading node, or nil.
-func (m *Members) leader() *Node {
+func (m *Members) leader() *Node { return m.member(m.Leader) }
+
+// member returns the member with that id, or nil.
+func (m *Members) member(id uint64) *Node {
 	for i := range m.Nodes {
-		if m.Leader != 0 && m.Nodes[i].ID == m.Leader {
+		if id != 0 && m.Nodes[i].ID == id {
 			return &m.Nodes[i]
 		}
 	}
 	return nil
 }
+
+// leading tells whether the node that says this leads.
+func (m *Members) leading() bool { return m.Leader != 0 && m.Leader == m.Self }

@@ -27,25 +27,28 @@ func (s *Server) write(ctx context.Context, id *apiv1.RequestId, op machine.Op) 
 	return header, resultTo(r), nil
 }
 
-// begun refuses writes before the cluster's first command is applied here: it
-// has to be the first, and this node is about to see it.
-func (s *Server) begun() error {
-	if s.hasBegun.Load() {
-		return nil
+// begun refuses writes before the first command of the cluster's life is applied
+// here: it has to be the first, and this node is about to see it. And it refuses a
+// write of who has seen a later life than this node lives: the node is of those that
+// were given up.
+func (s *Server) begun(seen directory.Incarnation) error {
+	id := s.id.Load()
+	if id == nil {
+		v, err := s.store.Local()
+		if err != nil {
+			return err
+		}
+		defer v.Release()
+		if id, err = s.identity(v); errors.Is(err, errBehind) {
+			return fmt.Errorf("%w: %w", raftstore.ErrNoLeader, err)
+		} else if err != nil {
+			return err
+		}
 	}
-	v, err := s.store.Local()
-	if err != nil {
-		return err
+	if seen > id.incarnation {
+		return withMetadata(fmt.Errorf("%w: the caller has seen incarnation %d of the cluster, this node is of %d", errWrongIncarnation, seen, id.incarnation),
+			"incarnation", number(uint64(id.incarnation)), "seen", number(uint64(seen)))
 	}
-	defer v.Release()
-	rev, err := s.machine.Revision(v)
-	if err != nil {
-		return err
-	}
-	if rev == 0 {
-		return fmt.Errorf("%w: the cluster has not begun", raftstore.ErrNoLeader)
-	}
-	s.hasBegun.Store(true)
 	return nil
 }
 
@@ -64,7 +67,7 @@ func (s *Server) propose(ctx context.Context, id *apiv1.RequestId, op machine.Op
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.begun(); err != nil {
+	if err := s.begun(directory.Incarnation(id.GetIncarnation())); err != nil {
 		return nil, err
 	}
 	answer, err := s.store.Propose(ctx, machine.EncodeCommand(machine.Command{

@@ -92,7 +92,7 @@ func TestEtcdRow(t *testing.T) {
 	var batch machine.Batch
 	var facts []fact
 	for i := range 100 {
-		f := w.changed(i * 20 % 1999)
+		f := w.changed(i * 19)
 		facts = append(facts, f)
 		st := f.assert().Statement
 		batch.Ops = append(batch.Ops, machine.Assert{Mailbox: f.name, Server: serverName(f.server), Statement: st, Imported: true})

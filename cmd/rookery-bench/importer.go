@@ -31,8 +31,8 @@ type importResult struct {
 
 // importAll fills an empty cluster with the population, in name order over all
 // servers, as the dump of a master has it.
-func importAll(ctx context.Context, endpoints []string, pop *population, progress func(done int)) (importResult, error) {
-	c, err := client.Dial(endpoints, client.WithTimeout(time.Minute))
+func importAll(ctx context.Context, endpoints []string, pop *population, progress func(done int), opts ...client.Option) (importResult, error) {
+	c, err := client.Dial(endpoints, append(opts, client.WithTimeout(time.Minute))...)
 	if err != nil {
 		return importResult{}, err
 	}
@@ -126,8 +126,8 @@ func confirmServers(ctx context.Context, c *client.Client) error {
 
 // importByProgram fills the cluster with `rookeryctl import cyrus -`, which
 // reads the population's dump: what an operator would see, the parsing included.
-func importByProgram(ctx context.Context, program string, endpoints []string, pop *population) (importResult, error) {
-	c, err := client.Dial(endpoints)
+func importByProgram(ctx context.Context, program string, endpoints []string, pop *population, env []string, opts ...client.Option) (importResult, error) {
+	c, err := client.Dial(endpoints, opts...)
 	if err != nil {
 		return importResult{}, err
 	}
@@ -139,7 +139,7 @@ func importByProgram(ctx context.Context, program string, endpoints []string, po
 	cmd := exec.CommandContext(ctx, program, "--endpoints", strings.Join(endpoints, ","), "import", "cyrus", "-")
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), env...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return importResult{}, err

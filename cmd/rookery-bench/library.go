@@ -16,10 +16,10 @@ type library struct {
 	clients []*client.Client
 }
 
-func newLibrary(endpoints []string, connections int, w *work) (*library, error) {
+func newLibrary(endpoints []string, connections int, w *work, opts ...client.Option) (*library, error) {
 	l := &library{work: w}
 	for range connections {
-		c, err := client.Dial(endpoints)
+		c, err := client.Dial(endpoints, opts...)
 		if err != nil {
 			return nil, errors.Join(err, l.close())
 		}

@@ -130,7 +130,7 @@ func (s *site) fill(ctx context.Context) (*importResult, error) {
 	var result importResult
 	var err error
 	if s.importBy == "rookeryctl" {
-		result, err = importByProgram(ctx, s.rookeryctl, s.endpoints, s.pop)
+		result, err = importByProgram(ctx, s.rookeryctl, s.endpoints, s.pop, s.identityEnv(), s.clientIdentity()...)
 	} else {
 		told := time.Now()
 		result, err = importAll(ctx, s.endpoints, s.pop, func(done int) {
@@ -138,7 +138,7 @@ func (s *site) fill(ctx context.Context) (*importResult, error) {
 				told = time.Now()
 				s.say(s.pop, "import: %d of %d", done, s.pop.mailboxes)
 			}
-		})
+		}, s.clientIdentity()...)
 	}
 	if err = errors.Join(err, profiled()); err != nil {
 		return nil, err

@@ -29,9 +29,9 @@ func (s sample) size() int {
 
 // takeSample makes some calls of w at endpoint and returns the one of median
 // size.
-func takeSample(ctx context.Context, endpoint string, w workload, wk *work) (sample, error) {
+func takeSample(ctx context.Context, endpoint string, w workload, wk *work, opts ...grpc.DialOption) (sample, error) {
 	var now sample
-	s, err := newStub([]string{endpoint}, 1, wk,
+	s, err := newStub([]string{endpoint}, 1, wk, append(opts,
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			now = sample{lesson: lesson{Method: method}, Request: sizeOf(req)}
 			if err := invoke(ctx, method, req, reply, conn, opts...); err != nil {
@@ -44,7 +44,7 @@ func takeSample(ctx context.Context, endpoint string, w workload, wk *work) (sam
 			stream, err := open(ctx, desc, conn, method, opts...)
 			return &sampledStream{stream, &now}, err
 		}),
-	)
+	)...)
 	if err != nil {
 		return sample{}, err
 	}

@@ -11,6 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 // settings are what a run is told.
@@ -19,6 +23,8 @@ type settings struct {
 	seed        uint64
 	workloads   []string
 	endpoints   []string
+	tls         mtls.Paths
+	secured     credentials.TransportCredentials // of the cluster; nil: one that is started here
 	rookeryd    string
 	rookeryctl  string
 	dir         string
@@ -80,6 +86,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Uint64Var(&s.seed, "seed", 1, "which population of that size, and which calls")
 	fs.StringVar(&workloads, "workload", "", "which `workloads`, separated by commas, * standing for any text: "+strings.Join(workloadNames(), ", ")+"; default: all")
 	fs.StringVar(&endpoints, "endpoints", "", "`addresses` of a cluster that is running, separated by commas; default: start one")
+	s.identityFlags(fs)
 	fs.StringVar(&s.rookeryd, "rookeryd", besideMe("rookeryd"), "the `program` to start")
 	fs.StringVar(&s.rookeryctl, "rookeryctl", besideMe("rookeryctl"), "the `program` of --import-by rookeryctl")
 	fs.StringVar(&s.dir, "dir", "", "where data go: a `directory` on the disk to be measured; default: a new one in the system's place for those")
@@ -125,7 +132,10 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	if s.workloads, err = selectWorkloads(workloads); err != nil {
 		return s, err
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return s, err
+	}
+	return s, s.loadIdentity()
 }
 
 // parseFlags reads args, and prints the help if that is asked for.

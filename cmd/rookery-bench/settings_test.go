@@ -34,7 +34,8 @@ func TestSettingsRefused(t *testing.T) {
 	for _, args := range []string{
 		"--population 1.5M", "--population 0", "--population 100k,,", "--population 9999999M", "--population -5k",
 		"--workload lookups", "--workload lookup,", "--endpoints a:1", "--rounds 0", "--duration 0s", "-o xml", "--import-by magic", "--keep",
-		"--endpoints a:1 --workload lookup --population 100k,1M", "--endpoints a:1 --workload lookup --dir d --keep", "extra", "--no-such-flag", "--open -1",
+		"--endpoints a:1 --workload lookup --population 100k,1M", "--endpoints a:1 --workload lookup --dir d --keep", "extra", "--no-such-flag",
+		"--endpoints a:1 --workload lookup --tls-cert x", "--endpoints a:1 --workload lookup --tls-cert x --tls-key x --tls-ca x", "--open -1",
 	} {
 		if _, err := parseSettings(strings.Split(args, " "), io.Discard); !errors.Is(err, errUsage) {
 			t.Errorf("%s: error %v, want a usage error", args, err)

@@ -55,7 +55,7 @@ func (s *site) measure(ctx context.Context, into *populationReport) (err error) 
 	if s.asked(workloadImport) {
 		into.Import = filled
 	}
-	if s.rookery, err = newStub(s.endpoints, s.connections, s.work); err != nil {
+	if s.rookery, err = newStub(s.endpoints, s.connections, s.work, s.identity()...); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
@@ -161,7 +161,7 @@ func (s *site) sides(ctx context.Context, w workload) ([]*side, error) {
 	if !s.ceilings {
 		return sides, nil
 	}
-	example, err := takeSample(ctx, s.endpoints[0], w, s.work)
+	example, err := takeSample(ctx, s.endpoints[0], w, s.work, s.identity()...)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (s *site) system(ctx context.Context, name string, example sample) (sys sys
 		return e, e.teach(ctx, example.lesson)
 	case systemClient:
 		if s.library == nil {
-			s.library, err = newLibrary(s.endpoints, s.connections, s.work)
+			s.library, err = newLibrary(s.endpoints, s.connections, s.work, s.clientIdentity()...)
 		}
 		return s.library, err
 	case systemBbolt:

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 )
 
@@ -23,6 +24,7 @@ type app struct {
 	stderr io.Writer
 
 	endpoints string
+	tls       mtls.Paths
 	timeout   time.Duration
 	format    string
 	stale     bool
@@ -78,7 +80,11 @@ a dot inside a level as ^), unless a command says "client form". A user is id[@d
 Exit codes: 0 done or answered; 1 refused, or something is degraded; 2 the command
 line makes no sense; 3 the directory could not be asked, so nothing is known.
 
-Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
+Nodes with certificates take mutual TLS only: --tls-cert, --tls-key and --tls-ca say who
+asks. On the machine of a node root needs none, by --endpoints unix:/path/rookery.sock.
+
+Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints; ROOKERY_TLS_CERT,
+ROOKERY_TLS_KEY, ROOKERY_TLS_CA and ROOKERY_CERT_MAP, as the flags of these names.`,
 		Example: `  rookeryctl import cyrus --server be1.example.org be1.json
   rookeryctl where user.alice --why
   rookeryctl list --user alice -o imap '*'
@@ -95,7 +101,8 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	root.SetVersionTemplate("rookeryctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%v", err) })
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.endpoints, "endpoints", endpoints, "ask these nodes, `host:port,...`; all of the cluster, or some")
+	flags.StringVar(&a.endpoints, "endpoints", endpoints, "ask these nodes, `host:port,...`; all of the cluster, or some; unix:/path is a node's own socket")
+	a.identityFlags(root, getenv)
 	flags.DurationVar(&a.timeout, "timeout", client.DefaultTimeout, "how long to wait for an answer, with all retries; 0 for ever")
 	flags.StringVarP(&a.format, "output", "o", formatTable, "print as `table|json`")
 	flags.BoolVar(&a.stale, "stale", false, "take what a node has, also without a majority and however old")
@@ -121,8 +128,8 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 	}
 	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.exportCmd())
 	add(stating, a.importCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
-	add(operating, a.statusCmd(), a.checkCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd())
-	add(other, a.versionCmd())
+	add(operating, a.statusCmd(), a.checkCmd(), a.memberCmd(), a.moveLeaderCmd(), a.compactCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.alarmCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd(), a.snapshotCmd(), a.recoverCmd())
+	add(other, a.certCmd(), a.versionCmd())
 	root.SetHelpCommandGroupID(other)
 	root.SetCompletionCommandGroupID(other)
 	root.AddCommand(a.manCmd(), outputTopic())
@@ -134,7 +141,7 @@ Environment: ROOKERY_ENDPOINTS, the nodes to ask, as --endpoints.`,
 			cmd.Short = "explain a command, or what all of them print (output)"
 			cmd.Run, cmd.RunE = nil, explainCommand
 		case "completion":
-			cmd.Short = "print what a shell needs to complete commands, backends and groups"
+			cmd.Short = "print what a shell needs to complete commands, backends, groups and nodes"
 		}
 	}
 	plainUsage(root)
@@ -216,7 +223,12 @@ func (a *app) nodes() ([]string, error) {
 		if node = strings.TrimSpace(node); node == "" {
 			continue
 		}
-		if !strings.Contains(node, ":") {
+		if strings.HasPrefix(node, unixScheme) {
+			var err error
+			if node, err = unixEndpoint(node); err != nil {
+				return nil, err
+			}
+		} else if !strings.Contains(node, ":") {
 			return nil, usagef("--endpoints %s: %q is not host:port", a.endpoints, node)
 		}
 		if !slices.Contains(nodes, node) {
@@ -240,8 +252,17 @@ func (a *app) connect() (*client.Client, error) {
 		return nil, err
 	}
 	a.reach.nodes = len(nodes)
-	a.client, err = client.Dial(nodes, client.WithTimeout(a.timeout), client.WithObserver(a.reach.observe))
+	a.client, err = a.dial(nodes, a.reach.observe)
 	return a.client, err
+}
+
+// dial makes a client of some nodes.
+func (a *app) dial(nodes []string, observe func(client.Attempt)) (*client.Client, error) {
+	secured, err := a.secured()
+	if err != nil {
+		return nil, err
+	}
+	return client.Dial(nodes, secured, client.WithTimeout(a.timeout), client.WithObserver(observe))
 }
 
 // fresh says how fresh the answers to reads must be.

@@ -133,7 +133,7 @@ func bare(err error) string {
 	if e, ok := errors.AsType[*client.Error](err); ok {
 		text = e.Message
 	}
-	for _, prefix := range []string{"directory: ", "client: "} {
+	for _, prefix := range []string{"directory: ", "client: ", "server: "} {
 		text = strings.ReplaceAll(text, prefix, "")
 	}
 	return text
@@ -218,9 +218,10 @@ func (r *reach) observe(at client.Attempt) {
 }
 
 // notThere reports whether the text of a transport's error says that nobody
-// listens.
+// listens, or that whoever does has not let us in: no call was made.
 func notThere(text string) bool {
-	return strings.Contains(text, "connection refused") || strings.Contains(text, "no such host")
+	return strings.Contains(text, "connection refused") || strings.Contains(text, "no such host") || strings.Contains(text, "no such file or directory") ||
+		handshake(text) != ""
 }
 
 // why says in words why nobody answered.
@@ -231,12 +232,17 @@ func (r *reach) why(err error) string {
 		text += " " + r.last // giving up has hidden it
 	}
 	r.mu.Unlock()
+	if words := handshake(text); words != "" {
+		return words
+	}
 	for _, known := range []struct{ sign, words string }{
 		{"connection refused", "connection refused; is rookeryd running there? (--endpoints, ROOKERY_ENDPOINTS)"},
 		{"no such host", "no such host (--endpoints, ROOKERY_ENDPOINTS)"},
-		{"server preface", "what listens there is no rookeryd, or wants TLS"},
-		{"malformed HTTP", "what listens there is no rookeryd, or wants TLS"},
-		{"frame too large", "what listens there is no rookeryd, or wants TLS"},
+		{"no such file or directory", "there is no such socket; is rookeryd running there?"},
+		{"connect: permission denied", "that socket is for root, and for the user that rookeryd runs as"},
+		{"server preface", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
+		{"malformed HTTP", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
+		{"frame too large", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
 		{"connection reset", "the connection was reset"},
 		{"network is unreachable", "the network is unreachable"},
 		{"no route to host", "there is no route to that host"},

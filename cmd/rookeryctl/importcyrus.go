@@ -78,8 +78,9 @@ type dump struct {
 	*importer
 	server    directory.BackendName // whose lists they are; empty: the records say
 	accepted  map[directory.BackendName]*serverReport
-	remote    bool        // some record said whose it is
-	predicted *prediction // of a dry run
+	remote    bool                  // some record said whose it is
+	predicted *prediction           // of a dry run
+	life      directory.Incarnation // of the cluster, as the first answer had it
 }
 
 func (d *dump) run(ctx context.Context, paths []string) error {
@@ -194,6 +195,9 @@ func (d *dump) done(it item, r client.Result) {
 	}
 	s.Records++
 	d.out.count(r.Effect)
+	if d.life == 0 {
+		d.life = r.Incarnation
+	}
 }
 
 // compare counts what the directory has of each backend and the dump has not:
@@ -229,7 +233,8 @@ func (d *dump) confirm(ctx context.Context) error {
 		if s.Records == 0 {
 			return refusedf("not confirmed: the list has no mailbox of %s; if that is so, `rookeryctl backends confirm %s` says it, after `rookeryctl backends set %s --create`", s.Server, s.Server, s.Server)
 		}
-		if _, err := d.c.ConfirmBackend(ctx, s.Server, directory.ByImport); err != nil {
+		// Of a cluster that was restored meanwhile, half of the list is forgotten.
+		if _, err := d.c.ConfirmBackendIn(ctx, d.life, s.Server, directory.ByImport); err != nil {
 			return within(err, "everything is in, but %s is not confirmed", s.Server)
 		}
 		s.Confirmed = true

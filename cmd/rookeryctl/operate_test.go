@@ -17,7 +17,13 @@ func someStatus(change func(*survey)) *survey {
 		ClusterID: "c0ffee", Wall: time.UnixMilli(1795386102000), Complete: true, BackendsConfirmed: 2, BackendsCounted: 2,
 		Counts: client.Counts{Mailboxes: 206, Listed: 200, Inboxes: 16, Postings: 56}, Leader: "n1", Version: "v1", FormatVersion: 1, ClusterVersion: 1,
 		Warnings: []string{"admission is open"}, AdmissionOpen: true, AppliedIndex: 90, CommitIndex: 90, Term: 4,
-		Nodes: []client.Node{{Name: "n1", ID: 17, ClientAddress: "127.0.0.1:7905", PeerAddress: "127.0.0.1:7906", Voter: true, Leader: true}, {Name: "n2", ID: 18, Voter: true}},
+		Nodes: []client.Node{
+			{
+				Name: "n1", ID: 17, ClientAddress: "127.0.0.1:7905", PeerAddress: "127.0.0.1:7906", Voter: true, Leader: true, Site: "east", Version: "v1",
+				Applied: 90, Match: 90, Active: true, FileBytes: 5 << 30, UsedBytes: 3 << 30, FreeBytes: 700 << 30, Verified: true,
+			},
+			{Name: "n2", ID: 18, Voter: true, Heard: client.AgeUnknown, Trails: client.TrailsUnknown},
+		},
 	}}
 	if change != nil {
 		change(s)
@@ -36,11 +42,17 @@ func TestHeadline(t *testing.T) {
 		{func(s *survey) { s.Complete, s.BackendsConfirmed, s.BackendsCounted = false, 0, 0 }, "healthy"},
 		{func(s *survey) { s.Complete, s.BackendsConfirmed = false, 1 }, "degraded: incomplete: 1 of 2 backends confirmed"},
 		{func(s *survey) {
-			s.Complete, s.Incarnation, s.BackendsConfirmed, s.BackendsCounted, s.Counts.Forked = false, 2, 7, 9, 1
+			s.Complete, s.Recovering, s.BackendsConfirmed, s.BackendsCounted, s.Counts.Forked = false, true, 7, 9, 1
 		}, "RECOVERING 7/9 backends confirmed; 1 fork"},
 		{func(s *survey) { s.majority = false }, "degraded: no leader: writes wait, and reads but for --stale"},
 		{func(s *survey) { s.Leader = "" }, "degraded: no leader: writes wait, and reads but for --stale"},
+		{func(s *survey) { s.NodeProblems = []string{"n2 was last heard 12s ago", "n4 waits to join"} }, "degraded: n2 was last heard 12s ago; n4 waits to join"},
 		{func(s *survey) { s.ReadOnly = true }, "degraded: read-only: nothing may grow"},
+		{func(s *survey) {
+			s.GrowthRefused = "the disks of n1, n2 are nearly full"
+			s.Alarms = []client.Alarm{{Kind: directory.AlarmNoSpace, Node: "n1"}, {Kind: directory.AlarmNoSpace, Node: "n2"}}
+		}, "degraded: growth is refused; alarm nospace of n1; alarm nospace of n2"},
+		{func(s *survey) { s.Health = &client.NodeHealth{ReadOnly: "no space left on device"} }, "degraded: n1 is read-only and shows an old state: no space left on device"},
 		{func(s *survey) { s.Counts.Forked, s.Counts.Held = 2, 1 }, "degraded: 2 forks; 1 fact held by the withdrawal guard"},
 		{func(s *survey) { s.NotAdmitted = []directory.BackendName{"be8", "be9"} }, "degraded: not admitted: be8, be9"},
 		{func(s *survey) { s.nodes = []member{{endpoint: "h:1", err: errors.New("connection refused")}} }, "degraded: h:1 does not answer: connection refused"},
@@ -57,7 +69,13 @@ func TestHeadline(t *testing.T) {
 func TestStatus(t *testing.T) {
 	s := someStatus(func(s *survey) {
 		s.Missing = []directory.BackendName{"be9"}
+		s.Alarms = []client.Alarm{{Kind: directory.AlarmNoSpace, Node: "n2", Why: "1 MiB is left", By: "node:n2", Age: time.Minute, Wall: time.UnixMilli(1795386042000), Voter: true, Voters: 3}}
+		s.Health = &client.NodeHealth{
+			Compared: new(time.Second), Verdict: client.VerdictSame, Differs: []client.StateDifference{{Node: "n2", ID: 18, Index: 89}}, Scrubbed: new(3 * time.Hour),
+			FreeBytes: 5 << 30, TotalBytes: 50 << 30, LowBytes: 1 << 30,
+		}
 		s.Sweeps = []client.Sweep{{Kind: "admit", Server: "be2", After: "user.m"}}
+		s.Waiting = []client.Node{{Name: "n4", ID: 0x4f, PeerAddress: "10.0.0.4:7906", Trails: client.TrailsUnknown, Heard: 600 * time.Millisecond}}
 		s.nodes = []member{{endpoint: "10.0.0.3:7905", err: errors.New("the connection was reset")}}
 	})
 	golden(t, "status.txt", printed(t, formatTable, func(a *app) error { return a.tellStatus(s) }))

@@ -63,6 +63,9 @@ func settingsKnown() []setting {
 		{"request-keep", "how long a client's last result is kept for its retries",
 			func(s directory.Settings) any { return s.RequestKeep },
 			func(c *client.SettingsChange, v string) error { return setDuration(&c.RequestKeep, v) }},
+		{"automation-paused", "the directory moves no primary by itself",
+			func(s directory.Settings) any { return s.AutomationPaused },
+			func(c *client.SettingsChange, v string) error { return setBool(&c.AutomationPaused, v) }},
 	}
 }
 
@@ -175,7 +178,7 @@ func (a *app) settingsCmd() *cobra.Command {
 	})
 	var list strings.Builder
 	for _, s := range settingsKnown() {
-		list.WriteString("\n  " + s.name + strings.Repeat(" ", 16-len(s.name)) + s.about)
+		list.WriteString("\n  " + s.name + strings.Repeat(" ", 19-len(s.name)) + s.about)
 	}
 	cmd := &cobra.Command{
 		Use:   "settings",

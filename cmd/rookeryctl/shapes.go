@@ -237,7 +237,12 @@ that broke off is not valid JSON.
   settings         {default_domain, virt_domains, admission_open, read_only, guard_count, guard_percent,
                    guard_window_ms, ...}: all, or those asked for
   status           {healthy, problems, warnings, cluster_id, revision, incarnation, leader, version,
-                   complete, confirmed, counted, missing, not_admitted, counts: {...}, sweeps, nodes, ...}
+                   complete, confirmed, counted, missing, not_admitted, counts: {...}, sweeps,
+                   nodes: [NODE, asked, error, term, applied_index, commit_index], waiting: [NODE], ...}
+  member list      {members: [NODE], waiting: [NODE], and of ANSWER}
+  member ...       {effect, member: NODE, members: [NODE], notes, and of ANSWER}
+  move-leader      {effect, from, to, took_ms, and of ANSWER}
+  compact          {nodes: [{node, before_bytes, after_bytes, took_ms}]}: those that were compacted
   check            {findings: [{kind, mailbox, detail, advisory}], mailboxes, facts, postings, faults,
                    advisories, revision}
   every write      RESULT
@@ -249,6 +254,9 @@ that broke off is not valid JSON.
   GROUP    {name, members, primary, epoch, mode, own, hold: HOLD, history: [{epoch, from, to, by,
            reason, revision, age_ms, time, accept_missing}]}
   HOLD     {kind, key, remaining_ms, why, by}
+  NODE     {name, id, id_hex, client_address, peer_address, site, voter, learner, leader, heard_ms,
+           version, applied, match, trails (-1: not known), active, file_bytes, used_bytes, free_bytes,
+           verified, compacting, quarantined}; what a node says of itself is zero until it was heard
   RESULT   {effect, revision, count, epoch, lapses_in_ms}
 
 IMAP rows (list -o imap) are what an IMAP server sends after "* LIST ", octet for octet;

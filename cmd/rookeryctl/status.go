@@ -19,7 +19,11 @@ func (a *app) statusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "say how the cluster is",
 		Long: `Says how the cluster is. Line one says healthy, or what is wrong; then the exit code is 1.
-It is answered without a majority too. With several --endpoints each node is asked.`,
+It is answered without a majority too. With several --endpoints each node is asked.
+
+Of each node: role, site, how far it has applied the log and by how many entries it trails
+the leader, its state file and how much of that is in use, the free disk, when the node that
+answers last heard it. Nodes that wait to join stand last.`,
 		Example: `  rookeryctl status
   rookeryctl --endpoints 10.0.0.1:7905,10.0.0.2:7905,10.0.0.3:7905 status
   rookeryctl status -o json | jq .problems`,
@@ -89,7 +93,7 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 	nodes := make([]member, len(known.Nodes))
 	for i, n := range known.Nodes {
 		nodes[i].Node = n
-		if n.Name == known.Node {
+		if answeredBy(&known, n) {
 			nodes[i].self = &known
 		}
 	}
@@ -106,7 +110,7 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 	for _, m := range answers {
 		at := -1
 		for i, n := range nodes {
-			if m.self != nil && m.self.Node == n.Name || m.self == nil && n.ClientAddress == m.endpoint {
+			if m.self != nil && answeredBy(m.self, n.Node) || m.self == nil && n.ClientAddress == m.endpoint {
 				at = i
 			}
 		}
@@ -122,14 +126,23 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 	return nodes, nil
 }
 
+// answeredBy tells whether n gave that answer. During a replacement two members
+// have one name; an older release tells no more than that.
+func answeredBy(st *client.Status, n client.Node) bool {
+	if st.NodeID != 0 {
+		return st.NodeID == n.ID
+	}
+	return st.Node == n.Name
+}
+
 // askOne asks one node what it knows itself.
 func (a *app) askOne(ctx context.Context, endpoint string) member {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	reached := newReach(cancel)
 	reached.nodes = 1
-	m := member{endpoint: endpoint}
-	c, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout), client.WithObserver(reached.observe))
+	m := member{endpoint: endpoint, Node: client.Node{Heard: client.AgeUnknown, Trails: client.TrailsUnknown}}
+	c, err := a.dial([]string{endpoint}, reached.observe)
 	if err != nil {
 		m.err = err
 		return m
@@ -147,7 +160,7 @@ func (a *app) askOne(ctx context.Context, endpoint string) member {
 func (s *survey) findProblems(stale bool) []string {
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if !s.Complete && s.Incarnation > 1 {
+	if s.Recovering {
 		// The word by which a restored cluster is known until all is well.
 		say("RECOVERING %d/%d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
@@ -166,10 +179,21 @@ func (s *survey) findProblems(stale bool) []string {
 			say("%s belongs to another cluster, %s", n.endpoint, n.self.ClusterID)
 		}
 	}
+	for _, n := range s.nodes {
+		if n.self != nil && n.self.Health != nil && n.self.Health.ReadOnly != "" {
+			say("%s is read-only and shows an old state: %s", n.self.Node, n.self.Health.ReadOnly)
+		}
+	}
+	out = append(out, s.NodeProblems...)
 	if s.ReadOnly {
 		say("read-only: nothing may grow")
+	} else if s.GrowthRefused != "" {
+		say("growth is refused")
 	}
-	if !s.Complete && s.Incarnation <= 1 && s.BackendsCounted > 0 {
+	for _, x := range s.Alarms {
+		say("alarm %s of %s", x.Kind, x.Node)
+	}
+	if !s.Complete && !s.Recovering && s.BackendsCounted > 0 {
 		say("incomplete: %d of %d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
 	out = append(out, s.Problems...)
@@ -207,39 +231,45 @@ func (a *app) tellStatus(s *survey) error {
 	a.printf("\ncluster %s, incarnation %d, revision %d, last command %s\n", s.ClusterID, s.Incarnation, s.Revision, orDash(stamp(s.Wall)))
 	a.printf("answered by %s, release %s, age %s; leader %s; format %d, cluster version %d\n", s.Node, s.Version, age(s.Age), orDash(s.Leader), s.FormatVersion, s.ClusterVersion)
 	a.printf("backends: %d of %d confirmed; admission is %s\n", s.BackendsConfirmed, s.BackendsCounted, map[bool]string{true: "open", false: "closed"}[s.AdmissionOpen])
+	if s.Health != nil {
+		a.printf("%s: %s\n", s.Node, healthLine(s.Health))
+	}
 	k := s.Counts
 	a.printf("%s (%d listed, %s), %s, %s, %s, %s held, %s, %s\n\n",
 		mailboxCount(k.Mailboxes), k.Listed, plural(k.Inboxes, "user"), plural(k.Forked, "fork"), plural(k.Deactivated, "move"),
 		plural(k.Reservations, "reservation"), plural(k.Held, "fact"), plural(k.Subscriptions, "subscription"), plural(k.Postings, "posting"))
 
-	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", ">TERM", ">APPLIED", ">TRAILS BY", "VERSION", "NOTE")
+	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", "SITE", ">TERM", ">APPLIED", ">TRAILS BY", ">FILE", ">IN USE", ">FREE DISK", ">HEARD", "VERSION", "NOTE")
 	for _, n := range s.nodes {
-		role := "learner"
-		switch {
-		case n.Leader:
-			role = "leader"
-		case n.Voter:
-			role = "voter"
-		case n.ID == 0:
-			role = "" // the cluster does not name it
+		var term, applied, trails any = "", "", ""
+		version, spoke, note := n.Version, "", nodeNotes(n.Node)
+		if n.ID != 0 {
+			spoke = heard(n.Node)
 		}
-		var term, applied, trails, version, note any = "", "", "", "", ""
+		if n.Applied > 0 {
+			applied = n.Applied
+		}
+		if n.Trails != client.TrailsUnknown && n.ID != 0 {
+			trails = n.Trails
+		}
 		if n.self != nil {
 			term, applied, version = n.self.Term, n.self.AppliedIndex, n.self.Version
-			trails = max(s.CommitIndex, n.self.CommitIndex) - min(n.self.AppliedIndex, max(s.CommitIndex, n.self.CommitIndex))
+			if n.Trails == client.TrailsUnknown {
+				trails = max(s.CommitIndex, n.self.CommitIndex) - min(n.self.AppliedIndex, max(s.CommitIndex, n.self.CommitIndex))
+			}
 		}
 		if n.err != nil {
-			note = n.err
+			note = strings.TrimPrefix(note+"; "+n.err.Error(), "; ")
 		}
 		address := n.ClientAddress
 		if n.endpoint != "" {
 			address = n.endpoint
 		}
-		id := ""
-		if n.ID != 0 {
-			id = fmt.Sprintf("%x", n.ID)
-		}
-		t.row(n.Name, id, role, address, n.PeerAddress, term, applied, trails, version, note)
+		t.row(n.Name, nodeID(n.ID), roleWord(n.Node), address, n.PeerAddress, n.Site, term, applied, trails,
+			sizeCell(n.FileBytes), sizeCell(n.UsedBytes), sizeCell(n.FreeBytes), spoke, version, note)
+	}
+	for _, n := range s.Waiting {
+		t.row(n.Name, nodeID(n.ID), roleWord(n), n.ClientAddress, n.PeerAddress, n.Site, "", "", "", "", "", "", heard(n), n.Version, "")
 	}
 	if err := t.end("no node is known"); err != nil {
 		return err
@@ -274,9 +304,15 @@ type statusJSON struct {
 	NotAdmitted     []directory.BackendName `json:"not_admitted"`
 	AdmissionOpen   bool                    `json:"admission_open"`
 	ReadOnly        bool                    `json:"read_only"`
+	Recovering      bool                    `json:"recovering"`
+	Paused          bool                    `json:"automation_paused"`
 	Counts          countsJSON              `json:"counts"`
 	Sweeps          []sweepJSON             `json:"sweeps"`
 	Nodes           []nodeJSON              `json:"nodes"`
+	Alarms          []alarmJSON             `json:"alarms"`
+	GrowthRefused   string                  `json:"growth_refused"`
+	Health          *healthJSON             `json:"health"`
+	Waiting         []memberJSON            `json:"waiting"`
 	answerJSON
 }
 
@@ -299,18 +335,12 @@ type sweepJSON struct {
 }
 
 type nodeJSON struct {
-	Name          string `json:"name"`
-	ID            uint64 `json:"id"`
-	ClientAddress string `json:"client_address"`
-	PeerAddress   string `json:"peer_address"`
-	Voter         bool   `json:"voter"`
-	Leader        bool   `json:"leader"`
-	Asked         bool   `json:"asked"`
-	Error         string `json:"error,omitempty"`
-	Version       string `json:"version,omitempty"`
-	Term          uint64 `json:"term,omitempty"`
-	AppliedIndex  uint64 `json:"applied_index,omitempty"`
-	CommitIndex   uint64 `json:"commit_index,omitempty"`
+	memberJSON
+	Asked        bool   `json:"asked"`
+	Error        string `json:"error,omitempty"`
+	Term         uint64 `json:"term,omitempty"`
+	AppliedIndex uint64 `json:"applied_index,omitempty"`
+	CommitIndex  uint64 `json:"commit_index,omitempty"`
 }
 
 func statusOf(s *survey) statusJSON {
@@ -318,17 +348,14 @@ func statusOf(s *survey) statusJSON {
 		Healthy: len(s.problems) == 0, Problems: list(s.problems), Warnings: list(s.Warnings), ClusterID: s.ClusterID, Leader: s.Leader,
 		Version: s.Version, FormatVersion: s.FormatVersion, ClusterVersion: s.ClusterVersion, DirectoryTimeMS: millis(s.DirectoryTime),
 		LastCommand: stamp(s.Wall), Complete: s.Complete, Confirmed: s.BackendsConfirmed, Counted: s.BackendsCounted, Missing: list(s.Missing),
-		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Counts: countsJSON(s.Counts),
-		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, answerJSON: answerOf(s.Answer),
+		NotAdmitted: list(s.NotAdmitted), AdmissionOpen: s.AdmissionOpen, ReadOnly: s.ReadOnly, Recovering: s.Recovering, Paused: s.AutomationPaused, Counts: countsJSON(s.Counts),
+		Sweeps: []sweepJSON{}, Nodes: []nodeJSON{}, Waiting: membersOf(s.Waiting), Alarms: alarmsJSON(s.Alarms), GrowthRefused: s.GrowthRefused, Health: healthOf(s.Health), answerJSON: answerOf(s.Answer),
 	}
 	for _, w := range s.Sweeps {
 		out.Sweeps = append(out.Sweeps, sweepJSON(w))
 	}
 	for _, n := range s.nodes {
-		j := nodeJSON{
-			Name: n.Name, ID: n.ID, ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress, Voter: n.Voter, Leader: n.Leader,
-			Asked: n.self != nil || n.err != nil,
-		}
+		j := nodeJSON{memberJSON: memberOf(n.Node), Asked: n.self != nil || n.err != nil}
 		if n.err != nil {
 			j.Error = n.err.Error()
 		}

@@ -27,8 +27,10 @@ var (
 // node is a rookeryd of the built program with a real data directory.
 type node struct {
 	t                  *testing.T
+	name               string
 	program, data      string
 	client, peer, http string
+	more               []string // further flags
 	log                bytes.Buffer
 	cmd                *exec.Cmd
 	ended              chan struct{} // closed when the process has
@@ -46,7 +48,7 @@ func program(t *testing.T) string {
 }
 
 func newNode(t *testing.T) *node {
-	n := &node{t: t, program: program(t), data: filepath.Join(t.TempDir(), "data"), client: freePort(t), peer: freePort(t), http: freePort(t)}
+	n := &node{t: t, name: "n1", program: program(t), data: filepath.Join(t.TempDir(), "data"), client: freePort(t), peer: freePort(t), http: freePort(t)}
 	t.Cleanup(n.kill)
 	return n
 }
@@ -64,8 +66,8 @@ func freePort(t *testing.T) string {
 
 func (n *node) start() {
 	n.t.Helper()
-	n.cmd = exec.Command(n.program, "--name", "n1", "--data", n.data,
-		"--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http)
+	args := []string{"--name", n.name, "--data", n.data, "--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http}
+	n.cmd = exec.Command(n.program, append(args, n.more...)...)
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
@@ -117,6 +119,8 @@ type writer struct {
 	truth map[directory.MailboxName]string // the ACL last acknowledged; absent: retracted
 	n     int
 	acked int
+	// answered, if not nil, is told when a write began that was answered.
+	answered func(began time.Time)
 }
 
 // run writes until stop is closed. The client repeats what was cut off by a
@@ -131,6 +135,7 @@ func (w *writer) run(ctx context.Context, stop <-chan struct{}) error {
 		default:
 		}
 		name := directory.MailboxName(fmt.Sprintf("user.k%d.f%d", w.id, w.rng.IntN(20)))
+		began := time.Now()
 		server := directory.BackendName(fmt.Sprintf("be%d.kill.test", w.id%3))
 		old, held := w.truth[name]
 		if held && w.rng.IntN(5) == 0 {
@@ -142,7 +147,7 @@ func (w *writer) run(ctx context.Context, stop <-chan struct{}) error {
 				return fmt.Errorf("retract %s, held with %q: got %v, want %v", name, old, r.Effect, client.Removed)
 			}
 			delete(w.truth, name)
-			w.acked++
+			w.done(began)
 			continue
 		}
 		w.n++
@@ -159,7 +164,14 @@ func (w *writer) run(ctx context.Context, stop <-chan struct{}) error {
 			return fmt.Errorf("assert %s %q over %q: got %v, want %v", name, acl, old, r.Effect, want)
 		}
 		w.truth[name] = acl
-		w.acked++
+		w.done(began)
+	}
+}
+
+func (w *writer) done(began time.Time) {
+	w.acked++
+	if w.answered != nil {
+		w.answered(began)
 	}
 }
 

@@ -7,26 +7,42 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
+	"net"
 	"os"
+	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/rookery-mail/rookery/internal/mtls"
+	"github.com/rookery-mail/rookery/raftstore/peer"
 )
 
 // settings are what rookeryd is told, by flags and by the file of -config. A
 // flag beats the file.
 type settings struct {
-	name           string
-	data           string
-	listenClient   string
-	listenPeer     string
-	listenHTTP     string
-	listenDebug    string
-	initialCluster string
-	clusterToken   string
-	config         string
-	logLevel       slog.Level
-	logFormat      string
-	version        bool
+	name            string
+	data            string
+	listenClient    string
+	listenPeer      string
+	listenHTTP      string
+	listenDebug     string
+	listenUnix      string
+	tls             mtls.Paths
+	initialCluster  string
+	founders        []peer.Founder // of initialCluster
+	joinList        string
+	join            []string // of joinList
+	clusterToken    string
+	advertisePeer   string
+	advertiseClient string
+	site            string
+	ballast         octets
+	lowSpace        octets
+	snapshotRate    int64 // octets a second
+	config          string
+	logLevel        slog.Level
+	logFormat       string
+	version         bool
 }
 
 // errUsage: the command line or the file is wrong; the text says how.
@@ -40,6 +56,10 @@ Usage:
 Examples:
   rookeryd --name n1 --data /var/lib/rookery
   rookeryd --config /etc/rookery/rookeryd.conf
+  rookeryd --name n1 --data /var/lib/rookery --listen-client 10.0.0.1:7905 \
+      --tls-cert node-n1.crt --tls-key node-n1.key --tls-ca ca.crt
+  rookeryd --name n2 --data /var/lib/rookery --initial-cluster n1=10.0.0.1:7906,n2=10.0.0.2:7906,n3=10.0.0.3:7906
+  rookeryd --name n4 --data /var/lib/rookery --join 10.0.0.1:7906,10.0.0.2:7906
 
 The file of --config holds "name: value" lines, a name being a flag's without
 the dashes; "#" begins a comment. A flag beats the file; an unknown name stops
@@ -59,8 +79,24 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.listenPeer, "listen-peer", "127.0.0.1:7906", "`address` for the other nodes")
 	fs.StringVar(&s.listenHTTP, "listen-http", "127.0.0.1:7907", "`address` for /livez, /readyz and /metrics")
 	fs.StringVar(&s.listenDebug, "listen-debug", "", "`address` for profiles; none by default")
-	fs.StringVar(&s.initialCluster, "initial-cluster", "", "`members` of a new cluster, name=peer-address, separated by commas; default this node alone")
+	fs.StringVar(&s.advertisePeer, "advertise-peer", "", "host:port at which the other nodes reach this one; default as in --initial-cluster, else the `address` of --listen-peer")
+	fs.StringVar(&s.advertiseClient, "advertise-client", "", "host:port at which clients reach this node; default the `address` of --listen-client")
+	fs.StringVar(&s.site, "site", "", "`where` this node stands, e.g. a room; nodes of one site may fail together")
+	fs.StringVar(&s.initialCluster, "initial-cluster", "", "`members` of a new cluster, name=peer-address, separated by commas, the same list on every node; default this node alone. Ignored once the data directory is made")
+	fs.StringVar(&s.joinList, "join", "", "peer `addresses` of a running cluster, separated by commas, that this node is to be added to. Ignored once the data directory is made")
+	fs.Func("snapshot-rate", "`MiB` a second at which snapshots are sent to other nodes; 0 for no bound; default 64", func(v string) error {
+		n, err := strconv.ParseUint(v, 10, 32)
+		s.snapshotRate = int64(n) << 20
+		if n == 0 {
+			s.snapshotRate = -1
+		}
+		return err
+	})
 	fs.StringVar(&s.clusterToken, "cluster-token", "", "sets a new cluster apart from others with the same members")
+	s.ballast = 128 << 20
+	fs.Var(&s.ballast, "ballast", "`size` of a file in the data directory that takes up space, for an operator in need to remove; 0 for none")
+	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
+	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
@@ -139,33 +175,30 @@ func (s *settings) check() error {
 	if s.data == "" {
 		return fmt.Errorf("%w: --data is needed: the directory for this node's state", errUsage)
 	}
+	var err error
+	if s.founders, err = parseFounders(s.initialCluster, s.name); err != nil {
+		return err
+	}
+	for address := range strings.SplitSeq(s.joinList, ",") {
+		if address = strings.TrimSpace(address); address != "" {
+			s.join = append(s.join, address)
+		}
+	}
+	if len(s.join) > 0 && len(s.founders) > 0 {
+		return fmt.Errorf("%w: --initial-cluster founds a cluster and --join enters one: give one of them", errUsage)
+	}
+	for _, a := range []struct{ flag, address string }{{"advertise-peer", s.advertisePeer}, {"advertise-client", s.advertiseClient}} {
+		if _, port, err := net.SplitHostPort(a.address); a.address != "" && (err != nil || port == "" || port == "0") {
+			return fmt.Errorf("%w: --%s: %q is no host:port", errUsage, a.flag, a.address)
+		}
+	}
+	for _, text := range []string{s.advertisePeer, s.advertiseClient, s.site} {
+		if !utf8.ValidString(text) {
+			return fmt.Errorf("%w: %q is not UTF-8", errUsage, text)
+		}
+	}
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
 	}
-	for _, l := range []struct{ flag, address string }{
-		{"listen-client", s.listenClient}, {"listen-peer", s.listenPeer}, {"listen-http", s.listenHTTP}, {"listen-debug", s.listenDebug},
-	} {
-		if l.address == "" && l.flag == "listen-debug" {
-			continue
-		}
-		if err := onLoopback(l.address); err != nil {
-			return fmt.Errorf("%w: --%s: %w", errUsage, l.flag, err)
-		}
-	}
-	return nil
-}
-
-// onLoopback refuses an address on which plain text could be overheard.
-func onLoopback(address string) error {
-	if strings.HasPrefix(address, "localhost:") {
-		return nil
-	}
-	a, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("%q is no ip:port", address)
-	}
-	if !a.Addr().IsLoopback() {
-		return fmt.Errorf("%s is not on loopback, and without certificates only plain text can be spoken there: listen on 127.0.0.1 or [::1]", address)
-	}
-	return nil
+	return s.checkIdentity()
 }

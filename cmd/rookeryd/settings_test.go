@@ -25,6 +25,11 @@ func TestSettings(t *testing.T) {
 		{name: "not loopback", args: []string{"--name", "n1", "--data", "d", "--listen-client", "0.0.0.0:7905"}, want: "not on loopback"},
 		{name: "any address", args: []string{"--name", "n1", "--data", "d", "--listen-peer", ":7906"}, want: "is no ip:port"},
 		{name: "http not loopback", args: []string{"--name", "n1", "--data", "d", "--listen-http", "192.0.2.1:80"}, want: "--listen-http"},
+		{name: "any address, secured", args: []string{"--name", "n1", "--data", "d", "--listen-client", "0.0.0.0:7905", "--listen-peer", ":7906", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"}},
+		{name: "secured, no port", args: []string{"--name", "n1", "--data", "d", "--listen-client", "0.0.0.0", "--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"}, want: "missing port"},
+		{name: "no key", args: []string{"--name", "n1", "--data", "d", "--tls-cert", "c", "--tls-ca", "a"}, want: "--tls-key is missing"},
+		{name: "no CA", file: "name: n1\ndata: d\ntls-cert: c\ntls-key: k\n", want: "--tls-ca is missing"},
+		{name: "a map alone", args: []string{"--name", "n1", "--data", "d", "--cert-map", "m"}, want: "there is no --tls-cert"},
 		{name: "unknown flag", args: []string{"--nmae", "n1"}, want: "nmae"},
 		{name: "stray word", args: []string{"--name", "n1", "--data", "d", "serve"}, want: `"serve" is no flag`},
 		{name: "unknown setting", file: "nmae: n1\n", want: `:1: no setting is called "nmae"`},
@@ -32,6 +37,10 @@ func TestSettings(t *testing.T) {
 		{name: "twice", file: "name: n1\nname: n2\n", want: ":2: name stands twice"},
 		{name: "bad value", file: "log-level: loud\n", want: ":1: log-level"},
 		{name: "config in config", file: "config: other\n", want: "no setting"},
+		{name: "sizes", args: []string{"--name", "n1", "--data", "d", "--ballast", "0", "--low-space", "3 GiB"}},
+		{name: "no size", args: []string{"--name", "n1", "--data", "d", "--ballast", "much"}, want: "as 128MiB"},
+		{name: "less than nothing", args: []string{"--name", "n1", "--data", "d", "--ballast", "-1MiB"}, want: "as 128MiB"},
+		{name: "too large a size", args: []string{"--name", "n1", "--data", "d", "--ballast", "9999999999TiB"}, want: "as 128MiB"},
 		{name: "bad format", args: []string{"--name", "n1", "--data", "d", "--log-format", "xml"}, want: "text or json"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -85,22 +94,24 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-func TestInitialMembers(t *testing.T) {
-	base := settings{name: "n1", listenPeer: "127.0.0.1:7906"}
-	for _, tt := range []struct{ cluster, want string }{
-		{"", ""},
-		{"n1=127.0.0.1:7906", ""},
-		{"n2=127.0.0.1:7906", "does not name this node"},
-		{"n1", "is no name=peer-address"},
-		{"n1=a:1,n2=b:1", "a cluster of one"},
+func TestFounders(t *testing.T) {
+	for _, tt := range []struct {
+		cluster string
+		count   int
+		want    string
+	}{
+		{"", 0, ""},
+		{"n1=127.0.0.1:7906", 1, ""},
+		{"n1=a:1, n2=b:1,n3=c:1", 3, ""},
+		{"n2=127.0.0.1:7906", 0, "does not name this node"},
+		{"n1", 0, "is no name=peer-address"},
+		{"n1=a:1,n1=b:1", 0, "twice"},
 	} {
-		s := base
-		s.initialCluster = tt.cluster
-		members, err := initialMembers(s)
-		if tt.want == "" && (err != nil || len(members) != 1 || members[0].Name != "n1") {
-			t.Errorf("%q: got %v, %v, want n1 alone", tt.cluster, members, err)
+		founders, err := parseFounders(tt.cluster, "n1")
+		if tt.want == "" && (err != nil || len(founders) != tt.count) {
+			t.Errorf("%q: got %v, %v, want %d nodes", tt.cluster, founders, err, tt.count)
 		}
-		if tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+		if tt.want != "" && (!errors.Is(err, errUsage) || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%q: got %v, want %q", tt.cluster, err, tt.want)
 		}
 	}

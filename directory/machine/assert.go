@@ -102,8 +102,8 @@ func (a *apply) assert(op Assert) (Result, error) {
 		f = e.mb.Fact(b.ID)
 	}
 	switch {
-	case a.settings.ReadOnly && (f == nil || f.Merge(op.Statement) != *f):
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
+	case a.growth() != nil && (f == nil || f.Merge(op.Statement) != *f):
+		return Result{}, a.growth()
 	case f == nil && len(e.mb.Facts) >= directory.MaxFacts:
 		return Result{}, refuse(directory.ErrTooLarge, "%d servers state %s already", len(e.mb.Facts), op.Mailbox)
 	}
@@ -226,12 +226,17 @@ type asserted struct {
 }
 
 // stranger reports whether a stored fact of b is a stranger to home. One that is
-// counted was inside until the groups changed; one of a backend whose admission
-// is still being swept may not have entered yet.
+// counted was inside until the groups changed; one that is still being swept in, for
+// its backend was admitted or confirmed, may not have entered yet.
 func (a *apply) stranger(f *directory.Fact, b *directory.Backend, home *directory.Group) bool {
 	return b.Counts() && home != nil && !home.Has(b.ID) && f.Standing == directory.InForce && f.State != directory.HeldReturn &&
-		f.Incarnation == a.cluster.Incarnation && !f.Counted &&
-		!(a.clk.Sweeping && a.tx.Get(bucketSweep, sweepKey(sweepAdmit, b.ID)) != nil)
+		directory.Confirmed(f, a) && !f.Counted && !a.entering(f)
+}
+
+// entering reports whether a sweep has still to let f enter.
+func (a *apply) entering(f *directory.Fact) bool {
+	open := func(kind byte) bool { return a.tx.Get(bucketSweep, sweepKey(kind, f.Server)) != nil }
+	return a.clk.Sweeping && (open(sweepAdmit) || f.Incarnation != a.cluster.Incarnation && open(sweepConfirm))
 }
 
 // entry decides how fact f of backend b enters mb. f need not be in mb.Facts
@@ -264,7 +269,7 @@ func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.
 	case how.fresh && others.live > 0 && others.givenUp && f.State == directory.Active:
 		f.Standing = directory.InForce
 		return MoveCompleted, entryCompletes
-	case others.live > 0 && others.confirmed == 0 && f.Incarnation == a.cluster.Incarnation:
+	case others.live > 0 && others.confirmed == 0 && directory.Confirmed(f, a):
 		f.Standing = directory.InForce
 		return Added, entryTakes
 	}
@@ -289,7 +294,7 @@ func (a *apply) entry(mb *directory.Mailbox, b *directory.Backend, f *directory.
 // company is what a mailbox's other facts are, seen from its home.
 type company struct {
 	live      int  // home facts that count
-	confirmed int  // of these, asserted in this incarnation
+	confirmed int  // of these, confirmed in this incarnation
 	givenUp   bool // the primary's is deactivated, or all are
 	strangers int  // facts outside the home that count
 }
@@ -304,13 +309,13 @@ func (a *apply) others(mb *directory.Mailbox, home *directory.Group, but directo
 			continue
 		}
 		if home == nil || !home.Has(f.Server) {
-			if f.Incarnation == a.cluster.Incarnation && f.Server != but {
+			if f.Server != but && directory.Confirmed(f, a) {
 				c.strangers++
 			}
 			continue
 		}
 		c.live++
-		if f.Incarnation == a.cluster.Incarnation {
+		if directory.Confirmed(f, a) {
 			c.confirmed++
 		}
 		if f.State == directory.Deactivated {

@@ -87,8 +87,8 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 	if b == nil && op.Create && len(a.backends) >= directory.MaxBackends {
 		return Result{}, refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
 	}
-	if b == nil && op.Create && a.settings.ReadOnly {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	if b == nil && op.Create && a.growth() != nil {
+		return Result{}, a.growth()
 	}
 	if b == nil && !op.Create {
 		return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
@@ -219,6 +219,9 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 	if op.How < directory.ByResync || op.How > directory.ByOperator {
 		return Result{}, refuse(directory.ErrInvalid, "a list is confirmed by resync, import or operator")
 	}
+	if op.Incarnation != 0 && op.Incarnation != a.cluster.Incarnation {
+		return Result{}, refuse(directory.ErrInvalid, "the list of %s was stated in incarnation %d of the cluster, this is %d: state it again", op.Server, op.Incarnation, a.cluster.Incarnation)
+	}
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return Result{}, err
 	}
@@ -227,8 +230,11 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 		if op.How != directory.ByImport {
 			return Result{}, refuse(directory.ErrNotFound, "no backend %s; `rookeryctl backends` lists them", op.Server)
 		}
-		if a.settings.ReadOnly || len(a.backends) >= directory.MaxBackends {
-			return Result{}, refuse(directory.ErrReadOnly, "no new backend %s now: the cluster takes no growth", op.Server)
+		if err := a.growth(); err != nil {
+			return Result{}, err
+		}
+		if len(a.backends) >= directory.MaxBackends {
+			return Result{}, refuse(directory.ErrReadOnly, "no new backend %s: there are %d already", op.Server, len(a.backends))
 		}
 		b = a.newBackend(op.Server, true)
 	}
@@ -244,6 +250,11 @@ func (a *apply) confirm(op Confirm) (Result, error) {
 			return Result{}, err
 		}
 		b = a.Backend(b.ID)
+	}
+	if a.cluster.Began != 0 && !b.ConfirmedFor(a.cluster.Incarnation) {
+		if err := a.sweepLater(sweep{Kind: sweepConfirm, Server: b.ID}); err != nil {
+			return Result{}, err
+		}
 	}
 	is := *b
 	is.Confirmed, is.ConfirmedIn = op.How, a.cluster.Incarnation

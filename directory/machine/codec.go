@@ -90,7 +90,10 @@ const (
 	opSetSettings
 	opTick
 	opBatch
+	opRestore
 )
+
+const opSetAlarm protowire.Number = 24
 
 // putOp appends the one field of the message Op.
 func putOp(b []byte, op Op) []byte {
@@ -156,6 +159,7 @@ func putOp(b []byte, op Op) []byte {
 		b, at = openMessage(b, opConfirm)
 		b = putString(b, 1, string(v.Server))
 		b = putUint(b, 2, uint64(v.How))
+		b = putUint(b, 3, uint64(v.Incarnation))
 	case RenameBackend:
 		b, at = openMessage(b, opRenameBackend)
 		b = putString(b, 1, string(v.From))
@@ -202,6 +206,18 @@ func putOp(b []byte, op Op) []byte {
 			b = putOp(b, op)
 			b = closeMessage(b, inner)
 		}
+	case SetAlarm:
+		b, at = openMessage(b, opSetAlarm)
+		b = putUint(b, 1, uint64(v.Kind))
+		b = putString(b, 2, v.Node)
+		b = putBool(b, 3, v.On)
+		b = putBool(b, 4, v.Voter)
+		b = putUint(b, 5, uint64(v.Voters))
+		b = putString(b, 6, v.Why)
+	case Restore:
+		b, at = openMessage(b, opRestore)
+		b = putString(b, 1, v.ClusterID)
+		b = putUint(b, 2, uint64(v.Incarnation))
 	default:
 		return b
 	}
@@ -272,7 +288,7 @@ func putOptionalString(b []byte, num protowire.Number, s string) []byte {
 //
 // Errors: ErrUnknownCommand, for anything of which this release does not
 // understand every part: an operation or a field it does not know, a number too
-// large for its field, an Init, a Tick or a Batch inside a Batch, no operation,
+// large for its field, an Init, a Restore, a Tick or a Batch inside a Batch, no operation,
 // several, or octets that are no message.
 func DecodeCommand(b []byte) (Command, error) {
 	r := opReader{wireReader: readWire(b)}
@@ -349,7 +365,7 @@ func (r *opReader) op(inBatch bool) (op Op) {
 			break
 		}
 		num := protowire.Number(r.tag >> 3)
-		if inBatch && (num == opInit || num == opTick || num == opBatch) {
+		if inBatch && (num == opInit || num == opRestore || num == opTick || num == opBatch) {
 			r.fail(errNested)
 			break
 		}
@@ -417,6 +433,8 @@ func (r *opReader) operation(num protowire.Number) Op {
 		return r.hold()
 	case opReleaseHold:
 		return r.releaseHold()
+	case opSetAlarm:
+		return r.setAlarm()
 	case opDecideHeld:
 		return r.decideHeld()
 	case opSetSettings:
@@ -426,6 +444,8 @@ func (r *opReader) operation(num protowire.Number) Op {
 		return Tick{}
 	case opBatch:
 		return r.batch()
+	case opRestore:
+		return r.restore()
 	}
 	r.fail(fmt.Errorf("%w: unknown operation %d", errMessage, num))
 	return nil
@@ -451,6 +471,20 @@ func (r *opReader) init() (v Init) {
 			v.Incarnation = directory.Incarnation(r.uint32())
 		case 3<<3 | octets:
 			v.DigestKey = r.copied()
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) restore() (v Restore) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | octets:
+			v.ClusterID = r.string()
+		case 2<<3 | varint:
+			v.Incarnation = directory.Incarnation(r.uint32())
 		default:
 			r.skip()
 		}
@@ -638,6 +672,8 @@ func (r *opReader) confirm() (v Confirm) {
 			v.Server = directory.BackendName(r.string())
 		case 2<<3 | varint:
 			v.How = directory.ConfirmedBy(r.uint8())
+		case 3<<3 | varint:
+			v.Incarnation = directory.Incarnation(r.uint32())
 		default:
 			r.skip()
 		}
@@ -670,6 +706,28 @@ func (r *opReader) releaseHold() (v ReleaseHold) {
 			v.Kind = directory.HoldKind(r.uint8())
 		case 2<<3 | octets:
 			v.Key = r.string()
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) setAlarm() (v SetAlarm) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | varint:
+			v.Kind = directory.AlarmKind(r.uint8())
+		case 2<<3 | octets:
+			v.Node = r.string()
+		case 3<<3 | varint:
+			v.On = r.bool()
+		case 4<<3 | varint:
+			v.Voter = r.bool()
+		case 5<<3 | varint:
+			v.Voters = r.uint32()
+		case 6<<3 | octets:
+			v.Why = r.string()
 		default:
 			r.skip()
 		}

@@ -83,8 +83,8 @@ var opCases = []struct {
 		&recordv1.Op{Op: &recordv1.Op_Admit{Admit: &recordv1.Admit{Server: "be1"}}},
 	},
 	{
-		Confirm{Server: "be1", How: directory.ByOperator},
-		&recordv1.Op{Op: &recordv1.Op_Confirm{Confirm: &recordv1.Confirm{Server: "be1", How: 3}}},
+		Confirm{Server: "be1", How: directory.ByOperator, Incarnation: 2},
+		&recordv1.Op{Op: &recordv1.Op_Confirm{Confirm: &recordv1.Confirm{Server: "be1", How: 3, Incarnation: 2}}},
 	},
 	{
 		RenameBackend{From: "be1", To: "be2"},
@@ -111,12 +111,20 @@ var opCases = []struct {
 		&recordv1.Op{Op: &recordv1.Op_ReleaseHold{ReleaseHold: &recordv1.ReleaseHold{Kind: 4, Key: "g1"}}},
 	},
 	{
+		SetAlarm{Kind: directory.AlarmNoSpace, Node: "n1", On: true, Voter: true, Voters: 3, Why: "full"},
+		&recordv1.Op{Op: &recordv1.Op_SetAlarm{SetAlarm: &recordv1.SetAlarm{Kind: 1, Node: "n1", On: true, Voter: true, Voters: 3, Why: "full"}}},
+	},
+	{
 		DecideHeld{Server: "be1", Approve: true},
 		&recordv1.Op{Op: &recordv1.Op_DecideHeld{DecideHeld: &recordv1.DecideHeld{Server: "be1", Approve: true}}},
 	},
 	{
 		SetSettings{Settings: fullSettings},
 		&recordv1.Op{Op: &recordv1.Op_SetSettings{SetSettings: &recordv1.SetSettings{Settings: fullSettingsMessage}}},
+	},
+	{
+		Restore{ClusterID: "c2", Incarnation: 2},
+		&recordv1.Op{Op: &recordv1.Op_Restore{Restore: &recordv1.Restore{ClusterId: "c2", Incarnation: 2}}},
 	},
 	{
 		Tick{},
@@ -231,13 +239,13 @@ func TestUnknownCommand(t *testing.T) {
 		{"an empty operation", field(4, ""), "no operation"},
 		{"a nil Op", string(EncodeCommand(Command{Client: "c"})), "no operation"},
 		{"a pointer", string(EncodeCommand(Command{Op: &Admit{Server: "be1"}})), "no operation"},
-		{"an unknown operation", field(4, field(23, "")), "unknown operation 23"},
+		{"an unknown operation", field(4, field(99, "")), "unknown operation 99"},
 		{"an unknown field of a command", field(4, admit) + field(5, ""), "unknown field 5"},
 		{"an unknown field of an operation", field(4, field(11, field(2, ""))), "unknown field 2"},
 		{"an unknown field of a tick", field(4, field(21, number(1))), "unknown field 1"},
 		{"an unknown field of an address", field(4, field(10, field(2, field(1, number(5))))), "unknown field 5"},
 		{"an unknown field of addresses", field(4, field(10, field(2, number(2)))), "unknown field 2"},
-		{"an unknown field of settings", field(4, field(20, field(1, number(14)))), "unknown field 14"},
+		{"an unknown field of settings", field(4, field(20, field(1, number(99)))), "unknown field 99"},
 		{"an unknown field in a batch", field(4, field(22, field(1, field(11, number(9))))), "unknown field 9"},
 		{"an unknown field of a batch", field(4, field(22, field(2, ""))), "unknown field 2"},
 		{"another wire type", field(4, field(11, number(1))), "unknown field 1"},
@@ -247,6 +255,7 @@ func TestUnknownCommand(t *testing.T) {
 		{"an empty operation in a batch", field(4, field(22, field(1, admit)+field(1, ""))), "no operation"},
 		{"Init in a batch", inBatch(Init{}), "batch in a batch"},
 		{"Tick in a batch", inBatch(Tick{}), "batch in a batch"},
+		{"Restore in a batch", inBatch(Restore{ClusterID: "c2", Incarnation: 2}), "batch in a batch"},
 		{"Batch in a batch", inBatch(Batch{}), "batch in a batch"},
 		{"a state out of range", field(4, field(10, string(protowire.AppendVarint(protowire.AppendTag(nil, 4, protowire.VarintType), 256)))), "out of range"},
 		{"a length beyond the end", "\x22\xff\xff\xff\xff\x07", "malformed"},

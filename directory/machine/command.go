@@ -126,6 +126,17 @@ type Admit struct{ Server directory.BackendName }
 type Confirm struct {
 	Server directory.BackendName
 	How    directory.ConfirmedBy
+	// Incarnation, if not zero, is the life of the cluster in which the whole list
+	// was stated: in another one it says nothing.
+	Incarnation directory.Incarnation
+}
+
+// Restore begins the next life of a cluster whose state came from a snapshot, or
+// from the one node that was left. It is that cluster's first command; what it
+// does is in this package's doc.go. Of the present life: Unchanged.
+type Restore struct {
+	ClusterID   string
+	Incarnation directory.Incarnation
 }
 
 // RenameBackend gives a backend another name; its facts stay its own.
@@ -178,9 +189,24 @@ type SetSettings struct{ Settings directory.Settings }
 // Tick lapses what is due and carries a sweep on. Only a leader proposes it.
 type Tick struct{}
 
+// SetAlarm says that something is wrong with a node of the directory, or with On
+// false that it is not any more. A node raises it for itself; who raises one
+// for another says so in Why. While a majority of the voters has no space, the
+// cluster is as if it were read-only.
+type SetAlarm struct {
+	Kind directory.AlarmKind
+	Node string // its name
+	On   bool
+	// Voter: the node takes part in decisions. Voters is how many do now; the
+	// number said last counts.
+	Voter  bool
+	Voters uint32
+	Why    string
+}
+
 // Batch is several commands in one step of the log: one revision, a result for
-// each. A refused item changes nothing and stops nothing. Init, Tick and Batch
-// may not stand in one.
+// each. A refused item changes nothing and stops nothing. Init, Restore, Tick and
+// Batch may not stand in one.
 type Batch struct{ Ops []Op }
 
 func (Init) op()          {}
@@ -205,6 +231,8 @@ func (DecideHeld) op()    {}
 func (SetSettings) op()   {}
 func (Tick) op()          {}
 func (Batch) op()         {}
+func (SetAlarm) op()      {}
+func (Restore) op()       {}
 
 // Effect is what a command did, or found.
 type Effect uint8

@@ -12,8 +12,10 @@
 // A fact counts if its backend is admitted and neither lost nor retired, its
 // Standing is InForce and its State is not HeldReturn. Seen from the mailbox's
 // home group, a fact that counts is live if its server is a member, and a
-// stranger if it is not and was asserted in this incarnation; a mailbox with a
-// stranger is forked. The home has given the mailbox up if its primary's live
+// stranger if it is not and the fact is confirmed; a mailbox with a stranger is
+// forked. A fact is confirmed if it was asserted in this incarnation, or its
+// backend's list was confirmed in it and the
+// guard does not hold its withdrawal. The home has given the mailbox up if its primary's live
 // fact is deactivated, or all live facts are. The home is vacant if nothing is
 // live.
 //
@@ -29,7 +31,8 @@
 //
 // A new fact of a name that has a tombstone younger than the server's last
 // resync counts towards the guard (not with Imported, not if it completes a
-// move, not below DELETED); one too many is stored as HeldReturn, and nothing
+// move, not below DELETED, not before the server is confirmed in a restored
+// cluster); one too many is stored as HeldReturn, and nothing
 // else happens. A HeldReturn fact that is asserted again stays held.
 //
 // Otherwise the fact is Active (or Deactivated, if the import says so: what
@@ -48,8 +51,8 @@
 //     and was asserted now: the move is complete. The server's group becomes home, the old home's
 //     deactivated facts go, its other facts in force are left behind, and a
 //     tombstone remembers the move.
-//  5. The home is not vacant and no live fact was asserted in this incarnation:
-//     the server's group takes the mailbox; the old facts stay, unconfirmed.
+//  5. The home is not vacant and no live fact is confirmed and this one is: the
+//     server's group takes the mailbox; the old facts stay, unconfirmed.
 //  6. A verdict names this server with this mailbox id: stray, no alarm.
 //  7. The fact is not in force: it stays so (left behind, stale, stray).
 //  8. It is a new, Deactivated fact and the home is not vacant: left behind.
@@ -62,15 +65,15 @@
 // alive, or gets another home, has no tombstone from then on, unless of a move,
 // and no reservation of anybody outside its home.
 //
-// Admission and the approval of a held return let a fact enter by the same
-// rules, but not by 4: that takes an assertion.
+// Admission, the approval of a held return, and the confirmation of a backend in a
+// later life than a fact's let it enter by the same rules, but not by 4: that takes an assertion.
 //
 // # Retract
 //
 // Unknown backend or no fact: NotHeld. Since is as for Assert. A HeldWithdrawal
 // stays so. Tentative makes an active fact withdrawing. Otherwise the withdrawal
 // guard counts it (not below DELETED, not a HeldReturn or a fact that is not in
-// force, not while the backend is draining with approval): one too many is kept
+// force, not an unconfirmed one outside the home, not while the backend is draining with approval): one too many is kept
 // as HeldWithdrawal. Otherwise the fact goes, with a verdict about that server.
 // If the server was the home's primary, its fact in force and no HeldReturn,
 // and the epoch stated none or the group's, it decides for the group: members'
@@ -99,12 +102,44 @@
 // after the server is next heard (any command about it, and a resync's end, but
 // no import), whichever is first.
 //
+// # Restore
+//
+// The first command of a cluster whose state came from elsewhere: from a snapshot,
+// or from the last node of a cluster that lost its majority. The cluster's id and
+// incarnation are the new ones. Revisions and epochs rise by 2^32 for each life, so
+// that neither is ever told twice. Nothing is confirmed: a mailbox's home goes on
+// serving it, Unconfirmed; a confirmed fact from elsewhere takes it (Assert, 5);
+// there is no fork before two sides are confirmed; and who is not found is
+// Incomplete until all have been heard. Confirm confirms all facts that the backend
+// still has, so a list that did not change needs no assertions; it does so for the
+// life only that the list was stated in, if it says which.
+//
+// Reservations and operators' holds are gone at once, their rows later, with the
+// changes logged before: an old token is of another life. What the withdrawal guard
+// holds stays held; what it counted is forgotten. Answers to requests are kept, so
+// that a retry across the restore of a survivor does not undo what came after it;
+// but what a restore drops, a Reserve or a Hold, is done anew. Settings, subscriptions,
+// tombstones, verdicts, histories and the digests' key stay; the directory's own
+// automation is paused.
+//
 // # Complete
 //
 // Every admitted backend that is not gone was confirmed in this incarnation,
 // and there is at least one.
 //
+// # Alarms
+//
+// An alarm says what is wrong with a node of the directory itself. It stands
+// until it is lowered; raised again it keeps its age. The disks of a majority of
+// the voters are nearly full when voters with NoSpace are more than half of how
+// many there are, which is what the alarm raised last says: nobody here knows
+// the membership.
+//
 // # Read-only
+//
+// The cluster takes no growth while it is set read-only, and while the disks of
+// a majority of its voters are nearly full: before they are full, so that what
+// frees and what moves still has room.
 //
 // Refused are Rename, SetGroup, Admit, RenameBackend, new backends, claims to
 // free names, new subscriptions, and assertions that say something new.

@@ -130,7 +130,7 @@ func ReadRaw(r kv.Reader) (RawIndexes, error) {
 		return raw, err
 	}
 	for _, n := range resNames {
-		res, err := s.reservation(n)
+		res, err := s.storedReservation(n)
 		if err != nil {
 			return raw, err
 		}
@@ -183,19 +183,4 @@ func ReadRaw(r kv.Reader) (RawIndexes, error) {
 		raw.Sweeps++
 	}
 	return raw, nil
-}
-
-// NextLife begins the next incarnation, as a restore does, and leaves the rest.
-func NextLife(tx kv.Tx) error {
-	m := New()
-	s, err := m.state(tx)
-	if err != nil {
-		return err
-	}
-	a := &apply{state: s, m: m, tx: tx}
-	a.changeTopology()
-	a.topology.cluster.Incarnation++
-	a.put1(bucketMeta, keyCluster, encodeCluster(a.topology.cluster))
-	a.clk.Revision++
-	return a.finish()
 }

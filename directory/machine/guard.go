@@ -9,19 +9,26 @@ import "github.com/rookery-mail/rookery/directory"
 
 const minute = directory.Time(60_000)
 
-// guardWithdrawal counts a withdrawal of b's fact and reports whether it is one
-// too many.
-func (a *apply) guardWithdrawal(b *directory.Backend, name directory.MailboxName, f *directory.Fact) (held bool, err error) {
-	if name.IsDeleted() || f.State == directory.HeldReturn || f.Standing != directory.InForce || b.State == directory.BackendDraining && b.DrainApproved {
+// guardWithdrawal counts a withdrawal of b's fact of mb and reports whether it is
+// one too many. A fact of an earlier life outside the home routes nobody: what was
+// moved away before a restore is taken back freely.
+func (a *apply) guardWithdrawal(b *directory.Backend, mb *directory.Mailbox, f *directory.Fact) (held bool, err error) {
+	home := a.Group(directory.HomeOf(mb, a))
+	if !directory.Confirmed(f, a) && (home == nil || !home.Has(b.ID)) {
+		return false, nil
+	}
+	if mb.Name.IsDeleted() || f.State == directory.HeldReturn || f.Standing != directory.InForce || b.State == directory.BackendDraining && b.DrainApproved {
 		return false, nil
 	}
 	return a.guard(b, func(m *guardMinute) { m.Withdrawn++ }, func(m guardMinute) uint32 { return m.Withdrawn })
 }
 
 // guardReturn counts an assertion of a name that had gone since b's last
-// resync, and reports whether it is one too many.
+// resync, and reports whether it is one too many. Before its first resync in a
+// restored cluster nothing is known of what it had: another's withdrawal may be
+// the other end of a move that was forgotten.
 func (a *apply) guardReturn(b *directory.Backend, name directory.MailboxName) (held bool, err error) {
-	if name.IsDeleted() {
+	if name.IsDeleted() || a.cluster.Began != 0 && !b.ConfirmedFor(a.cluster.Incarnation) {
 		return false, nil
 	}
 	t, err := a.tombstone(name)

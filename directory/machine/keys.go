@@ -44,6 +44,8 @@ const (
 	bucketMove kv.Bucket = "move"
 	// bucketHold: kind(1) key -> HoldRow. A mailbox's key is its order key.
 	bucketHold kv.Bucket = "hold"
+	// bucketAlarm: kind(1) node -> AlarmRow.
+	bucketAlarm kv.Bucket = "alarm"
 	// bucketSubscription: user 0x00 name -> SubscriptionRow.
 	bucketSubscription kv.Bucket = "subscription"
 	// bucketLog: revision(8) ordinal(4) -> ChangeRow.
@@ -70,6 +72,7 @@ var allBuckets = [...]kv.Bucket{
 	bucketMailbox, bucketByServer, bucketPosting, bucketReservation, bucketUnheard, bucketBackend,
 	bucketGroup, bucketFork, bucketHeldFact, bucketMove, bucketHold, bucketSubscription, bucketLog,
 	bucketTombstone, bucketDigest, bucketGuard, bucketRequest, bucketDeadline, bucketSweep, bucketMeta,
+	bucketAlarm,
 }
 
 // Keys of bucketMeta.
@@ -161,6 +164,10 @@ func holdKey(kind directory.HoldKind, key string) []byte {
 		return directory.MailboxName(key).AppendKey([]byte{byte(kind)})
 	}
 	return append([]byte{byte(kind)}, key...)
+}
+
+func alarmKey(kind directory.AlarmKind, node string) []byte {
+	return append([]byte{byte(kind)}, node...)
 }
 
 func subscriptionPrefix(user directory.UserID) []byte {

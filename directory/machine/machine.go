@@ -149,7 +149,7 @@ func (a *apply) command(c Command, encoded []byte) (Result, error) {
 				Revision: a.clk.Revision,
 				Refused:  refuse(directory.ErrInvalid, "request %d of %q was another one; a repeat must be the same, a new one has the next sequence", c.Sequence, c.Client),
 			}, nil
-		case c.Sequence == last.Sequence:
+		case c.Sequence == last.Sequence && !(last.Result.Revision < a.cluster.Began && undoneByRestore(c.Op)):
 			return last.Result, nil
 		case c.Sequence < last.Sequence:
 			return Result{
@@ -199,12 +199,14 @@ func (a *apply) do(op Op) (Result, error) {
 
 // op is the closed set of operations.
 func (a *apply) op(op Op) (Result, error) {
-	if a.settings.ReadOnly && !passesReadOnly(op) {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth; an operator ends this with `rookeryctl settings set read_only=false`")
+	if err := a.growth(); err != nil && !passesReadOnly(op) {
+		return Result{}, err
 	}
 	switch op := op.(type) {
 	case Init:
 		return a.init(op)
+	case Restore:
+		return a.restore(op)
 	case Assert:
 		return a.assert(op)
 	case Retract:
@@ -247,6 +249,8 @@ func (a *apply) op(op Op) (Result, error) {
 		return a.tick()
 	case Batch:
 		return a.batch(op)
+	case SetAlarm:
+		return a.setAlarm(op)
 	}
 	return Result{}, fmt.Errorf("%w: %T", ErrUnknownCommand, op)
 }
@@ -256,8 +260,8 @@ func (a *apply) op(op Op) (Result, error) {
 // Assert, Reserve and Subscribe see for themselves.
 func passesReadOnly(op Op) bool {
 	switch op.(type) {
-	case Init, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
-		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings:
+	case Init, Restore, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
+		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings, SetAlarm:
 		return true
 	}
 	return false

@@ -139,7 +139,7 @@ func (a *apply) settledHome(mb *directory.Mailbox) directory.GroupID {
 	for i := range mb.Facts {
 		f := &mb.Facts[i]
 		switch {
-		case !a.inForce(f) || f.Incarnation != a.cluster.Incarnation && !home.Has(f.Server):
+		case !a.inForce(f) || !directory.Confirmed(f, a) && !home.Has(f.Server):
 		case home.Has(f.Server) || left != nil || !f.Counted:
 			return home.ID
 		default:

@@ -43,11 +43,10 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// step is one command, or the beginning of the next life.
+// step is one command.
 type step struct {
 	elapsed directory.Time
 	c       machine.Command
-	restore bool
 	lazy    bool // leave open sweeps open after it
 }
 
@@ -57,13 +56,9 @@ func script(steps []step) string {
 		if s.elapsed != 0 {
 			fmt.Fprintf(&b, "wait %s\n", s.elapsed)
 		}
-		if s.restore {
-			b.WriteString("restore\n")
-		} else {
-			b.WriteString(formatCommand(s.c) + "\n")
-			if s.lazy {
-				b.WriteString("# its sweep stays open\n")
-			}
+		b.WriteString(formatCommand(s.c) + "\n")
+		if s.lazy {
+			b.WriteString("# its sweep stays open\n")
 		}
 	}
 	return b.String()
@@ -74,23 +69,17 @@ func play(t testing.TB, steps []step) string {
 	w, o := newWorld(t), newOracle()
 	told := history{facts: map[directory.MailboxName]string{}}
 	for i, s := range steps {
-		if s.restore {
-			// The fork index depends on the incarnation; a restore begins with
-			// none, and with no sweep open.
-			drain(w, o)
-			if raw := readRaw(t, w); len(raw.Forks) > 0 {
-				continue
-			}
-			w.restore()
-			o.restore()
-			o.rev++
-			continue
-		}
 		switch s.c.Op.(type) {
 		case machine.SetGroup, machine.SetPrimary:
 			// They compare sums, which lag behind while a sweep is open.
 			if d := drain(w, o); d != "" {
 				return d
+			}
+		}
+		if _, ok := s.c.Op.(machine.Restore); ok {
+			// The change log begins anew: what it is to tell it has told before.
+			if d := told.untold(o, readRaw(t, w)); d != "" {
+				return fmt.Sprintf("before step %d, %s: %s", i+1, formatCommand(s.c), d)
 			}
 		}
 		got, want := w.apply(s.elapsed, s.c), o.do(s.elapsed, s.c)
@@ -226,6 +215,14 @@ func compareRoutes(t testing.TB, w *world, o *oracle) string {
 		if want := o.lookup(a.Name); got != want {
 			return fmt.Sprintf("%s: got %+v, want %+v", a.Name, got, want)
 		}
+		// A copy that is in force is never said not to exist, in whatever life.
+		if b := o.boxes[a.Name]; a.Outcome == directory.NotFound && b != nil {
+			for s, f := range b.facts {
+				if o.backends[s].Admitted && f.Standing == directory.InForce {
+					return fmt.Sprintf("%s: NOT_FOUND, though %s has it", a.Name, o.backends[s].Name)
+				}
+			}
+		}
 		if a.Outcome == directory.Incomplete && !slices.Equal(a.Missing, o.missing()) {
 			return fmt.Sprintf("%s: got missing %v, want %v", a.Name, a.Missing, o.missing())
 		}
@@ -350,6 +347,21 @@ func compareStates(t testing.TB, w *world, o *oracle) string {
 			slices.Sort(got)
 			slices.Sort(want)
 			return got, want
+		}},
+		{"alarms", func() (got, want []string) {
+			st, err := w.m.Status(w.store.Snapshot())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range st.Alarms {
+				got = append(got, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
+			}
+			for _, a := range o.alarms {
+				want = append(want, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			return append(got, fmt.Sprint("growth refused: ", st.Growth != nil)), append(want, fmt.Sprint("growth refused: ", o.noGrowth()))
 		}},
 		{"holds", func() (got, want []string) {
 			holds, _, err := w.m.Holds(w.store.Snapshot())
@@ -545,6 +557,7 @@ const (
 	membership
 	renames
 	names // of backends, and holds on them
+	lives // restores, and who is confirmed in them
 	themes
 )
 
@@ -586,10 +599,6 @@ func generate(seed uint64, n int) []step {
 			s.elapsed = directory.Time(g.r.IntN(3)) * 100
 		}
 		s.lazy = g.r.IntN(6) == 0
-		if g.r.IntN(60) == 0 {
-			steps = append(steps, step{restore: true})
-			continue
-		}
 		s.c = g.command(calm)
 		steps = append(steps, s)
 		if s.c.Client != "" && g.r.IntN(3) == 0 { // sent again
@@ -727,6 +736,20 @@ func (g *generator) themed() machine.Op {
 		}
 		return machine.Assert{Mailbox: g.name(), Server: all[g.r.IntN(4)]}
 	}
+	if g.theme == lives {
+		name := g.names[g.r.IntN(min(3, len(g.names)))]
+		switch {
+		case n < 1:
+			return restoreTo(directory.Incarnation(1 + g.r.IntN(9)))
+		case n < 4:
+			return machine.Confirm{Server: g.server(), How: directory.ConfirmedBy(1 + g.r.IntN(3))}
+		case n < 7:
+			return machine.Assert{Mailbox: name, Server: g.server(), Statement: g.statement(name), Deactivated: g.r.IntN(10) == 0}
+		case n < 8:
+			return machine.Reserve{Mailbox: name, Server: g.server()}
+		}
+		return machine.Retract{Mailbox: name, Server: g.server()}
+	}
 	return nil
 }
 
@@ -737,6 +760,9 @@ func (g *generator) op(calm bool) machine.Op {
 	n := g.r.IntN(100)
 	if calm && n >= 72 && g.r.IntN(3) > 0 {
 		n = g.r.IntN(72)
+	}
+	if g.r.IntN(60) == 0 {
+		return restoreTo(directory.Incarnation(1 + g.r.IntN(5)))
 	}
 	switch {
 	case n < 30:
@@ -769,7 +795,7 @@ func (g *generator) op(calm bool) machine.Op {
 		for range g.r.IntN(5) {
 			op := g.op(true)
 			switch op.(type) {
-			case machine.Batch, machine.Tick, machine.SetGroup, machine.SetPrimary:
+			case machine.Batch, machine.Tick, machine.Restore, machine.SetGroup, machine.SetPrimary:
 				continue
 			}
 			b.Ops = append(b.Ops, op)
@@ -804,7 +830,11 @@ func (g *generator) op(calm bool) machine.Op {
 	case n < 90:
 		return machine.Admit{Server: g.server()}
 	case n < 92:
-		return machine.Confirm{Server: g.server(), How: directory.ConfirmedBy(1 + g.r.IntN(3))}
+		op := machine.Confirm{Server: g.server(), How: directory.ConfirmedBy(1 + g.r.IntN(3))}
+		if g.r.IntN(4) == 0 {
+			op.Incarnation = directory.Incarnation(1 + g.r.IntN(2))
+		}
+		return op
 	case n < 94:
 		return machine.DecideHeld{Server: g.server(), Approve: g.r.IntN(2) == 0}
 	case n < 96:
@@ -828,6 +858,12 @@ func (g *generator) op(calm bool) machine.Op {
 		}
 		return machine.Subscribe{User: user, Mailbox: name}
 	case n < 98:
+		if g.r.IntN(2) == 0 {
+			return machine.SetAlarm{
+				Kind: directory.AlarmKind(g.r.IntN(5)), Node: []string{"n1", "n2", "n3"}[g.r.IntN(3)], On: g.r.IntN(2) == 0,
+				Voter: g.r.IntN(4) > 0, Voters: uint32(g.r.IntN(6)), Why: []string{"", "full"}[g.r.IntN(2)],
+			}
+		}
 		return g.settings()
 	case n < 99:
 		return machine.RenameBackend{From: g.server(), To: []directory.BackendName{"be1", "be2", "be6"}[g.r.IntN(3)]}

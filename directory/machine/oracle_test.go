@@ -25,6 +25,7 @@ type oracle struct {
 	clusterID  string
 	digestKey  []byte
 	life       directory.Incarnation
+	began      directory.Revision // of this life; 0: the first
 	rev        directory.Revision
 	now        directory.Time
 	set        directory.Settings
@@ -35,6 +36,8 @@ type oracle struct {
 	boxes      map[directory.MailboxName]*box
 	claims     map[directory.MailboxName]*directory.Reservation
 	holds      map[holdID]*directory.Hold
+	alarms     map[alarmID]machine.SetAlarm
+	voters     map[alarmID]directory.Revision // when each was raised last
 	subs       map[subID]bool
 	tombs      map[directory.MailboxName]*directory.Tombstone
 	requests   map[string]answered
@@ -42,9 +45,11 @@ type oracle struct {
 	guards     map[directory.ServerID][]guardEvent
 	// pending is what a sweep has still to do: decisions about held facts, and
 	// servers that were admitted.
-	decide  map[directory.ServerID]bool                           // server -> approve
-	enter   map[directory.ServerID]map[directory.MailboxName]bool // admitted; these facts have still to enter
-	regroup map[directory.ServerID]bool                           // its group or state changed
+	decide map[directory.ServerID]bool                           // server -> approve
+	enter  map[directory.ServerID]map[directory.MailboxName]bool // admitted; these facts have still to enter
+	// joining is enter for servers that were confirmed: their facts of an earlier life.
+	joining map[directory.ServerID]map[directory.MailboxName]bool
+	regroup map[directory.ServerID]bool // its group or state changed
 	// left holds what each server that left a group had at home there until then.
 	left map[directory.ServerID]map[directory.MailboxName]bool
 	// decided is when each decision was made.
@@ -60,6 +65,11 @@ type box struct {
 type holdID struct {
 	kind directory.HoldKind
 	key  string
+}
+
+type alarmID struct {
+	kind directory.AlarmKind
+	node string
 }
 
 type subID struct {
@@ -86,12 +96,15 @@ func newOracle() *oracle {
 		boxes:    map[directory.MailboxName]*box{},
 		claims:   map[directory.MailboxName]*directory.Reservation{},
 		holds:    map[holdID]*directory.Hold{},
+		alarms:   map[alarmID]machine.SetAlarm{},
+		voters:   map[alarmID]directory.Revision{},
 		subs:     map[subID]bool{},
 		tombs:    map[directory.MailboxName]*directory.Tombstone{},
 		requests: map[string]answered{},
 		guards:   map[directory.ServerID][]guardEvent{},
 		decide:   map[directory.ServerID]bool{},
 		enter:    map[directory.ServerID]map[directory.MailboxName]bool{},
+		joining:  map[directory.ServerID]map[directory.MailboxName]bool{},
 		regroup:  map[directory.ServerID]bool{},
 		left:     map[directory.ServerID]map[directory.MailboxName]bool{},
 		decided:  map[directory.ServerID]directory.Revision{},
@@ -108,7 +121,7 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 			if last.seq == c.Sequence && !reflect.DeepEqual(last.op, c.Op) {
 				return machine.Result{Revision: o.rev, Refused: directory.ErrInvalid}
 			}
-			if last.seq == c.Sequence {
+			if last.seq == c.Sequence && (last.result.Revision >= o.began || !endsWithLife(c.Op)) {
 				return last.result
 			}
 			if c.Sequence < last.seq {
@@ -123,9 +136,20 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 	return r
 }
 
+// endsWithLife reports whether a restore drops what op did.
+func endsWithLife(op machine.Op) bool {
+	switch op := op.(type) {
+	case machine.Reserve, machine.Hold:
+		return true
+	case machine.Batch:
+		return slices.ContainsFunc(op.Ops, endsWithLife)
+	}
+	return false
+}
+
 func (o *oracle) one(c machine.Command) machine.Result {
 	var r machine.Result
-	if o.set.ReadOnly {
+	if o.noGrowth() {
 		switch c.Op.(type) {
 		case machine.Rename, machine.SetGroup, machine.Admit, machine.RenameBackend:
 			return machine.Result{Revision: o.rev, Refused: directory.ErrReadOnly}
@@ -134,6 +158,8 @@ func (o *oracle) one(c machine.Command) machine.Result {
 	switch op := c.Op.(type) {
 	case machine.Init:
 		r = o.init(op)
+	case machine.Restore:
+		r = o.restore(op)
 	case machine.Assert:
 		r = o.assert(op)
 	case machine.Retract:
@@ -168,6 +194,8 @@ func (o *oracle) one(c machine.Command) machine.Result {
 		r = o.hold(op)
 	case machine.ReleaseHold:
 		r = o.releaseHold(op)
+	case machine.SetAlarm:
+		r = o.setAlarm(op)
 	case machine.DecideHeld:
 		r = o.decideHeld(op)
 	case machine.SetSettings:
@@ -286,6 +314,13 @@ func (o *oracle) live(b *box) []*directory.Fact {
 	return live
 }
 
+// confirmed reports whether f was heard in this life, alone or with all that its
+// server has.
+func (o *oracle) confirmed(f *directory.Fact) bool {
+	b := o.backends[f.Server]
+	return f.Incarnation == o.life || b.Confirmed != directory.ByNobody && b.ConfirmedIn == o.life && f.State != directory.HeldWithdrawal
+}
+
 // strangers returns the facts that make a fork, by server.
 func (o *oracle) strangers(b *box) []*directory.Fact {
 	if b == nil {
@@ -294,7 +329,7 @@ func (o *oracle) strangers(b *box) []*directory.Fact {
 	home := o.homeOf(b)
 	var out []*directory.Fact
 	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
-		if f := b.facts[s]; o.counts(f) && !member(home, s) && f.Incarnation == o.life {
+		if f := b.facts[s]; o.counts(f) && !member(home, s) && o.confirmed(f) {
 			out = append(out, f)
 		}
 	}
@@ -441,7 +476,7 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 	if be != nil && be.State == directory.BackendRetired {
 		return refused(directory.ErrNotAdmitted)
 	}
-	if o.set.ReadOnly && o.wouldChange(op) {
+	if o.noGrowth() && o.wouldChange(op) {
 		return refused(directory.ErrReadOnly)
 	}
 	if op.Since != 0 && o.changedSince(op.Mailbox, op.Server, op.Since) {
@@ -492,7 +527,7 @@ func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Res
 	}
 	completes := o.gaveUp(b) && !member(o.homeOf(b), be.ID) && o.countsBackend(be) && !op.Deactivated
 	tomb := o.tombs[name]
-	if isNew && tomb != nil && tomb.Revision > be.ConfirmedRevision && !op.Imported && !completes && !name.IsDeleted() {
+	if isNew && tomb != nil && tomb.Revision > be.ConfirmedRevision && (o.began == 0 || be.ConfirmedIn == o.life) && !op.Imported && !completes && !name.IsDeleted() {
 		if o.beyond(be.ID, true) {
 			f := &directory.Fact{
 				Server: be.ID, State: directory.HeldReturn, Was: state,
@@ -531,10 +566,13 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	vacant := len(live) == 0
 	gaveUp := o.gaveUp(b)
 	strangers := o.strangers(b)
-	heardLive := slices.ContainsFunc(live, func(f *directory.Fact) bool { return f.Incarnation == o.life })
+	heardLive := slices.ContainsFunc(live, o.confirmed)
 	wasDeactivated := !isNew && old.State == directory.Deactivated
 	claim := o.claims[name]
-	defer func() { delete(o.enter[be.ID], name) }()
+	defer func() {
+		delete(o.enter[be.ID], name)
+		delete(o.joining[be.ID], name)
+	}()
 
 	var f directory.Fact
 	if isNew {
@@ -612,7 +650,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 			}
 		}
 		o.tombs[name] = t
-	case !vacant && !heardLive && f.Incarnation == o.life: // 5
+	case !vacant && !heardLive && o.confirmed(fact): // 5
 		b.home, takes = be.Group, true
 		f.Standing = directory.InForce
 	case named(b, be.ID, f.MailboxID): // 6
@@ -623,7 +661,7 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	case isNew && f.State == directory.Deactivated && !vacant: // 8
 		f.Standing = directory.LeftBehind
 		e, special = machine.Overtaken, true
-	case vacant && (len(strangers) == 0 || (o.enter[be.ID][name] || o.left[be.ID][name] || !now) && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
+	case vacant && (len(strangers) == 0 || (o.enter[be.ID][name] || o.joining[be.ID][name] || o.left[be.ID][name] || !now) && len(strangers) == 1 && strangers[0].Server == be.ID): // 9
 		b.home, takes = be.Group, true
 	default: // 10
 		e, special = machine.Forked, true
@@ -727,7 +765,7 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 		return effect(machine.GuardHeld)
 	}
 	guarded := !op.Mailbox.IsDeleted() && f.State != directory.HeldReturn && f.Standing == directory.InForce &&
-		!(be.State == directory.BackendDraining && be.DrainApproved)
+		!(be.State == directory.BackendDraining && be.DrainApproved) && (o.confirmed(f) || member(o.homeOf(b), be.ID))
 	if guarded {
 		if o.beyond(be.ID, false) {
 			f.Was, f.State = f.State, directory.HeldWithdrawal
@@ -796,7 +834,7 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 		return machine.Result{Refused: directory.ErrReserved, Holder: o.backends[claim.Server].Name, Age: o.now - claim.Made}
 	}
 	if !own {
-		if o.set.ReadOnly {
+		if o.noGrowth() {
 			return refused(directory.ErrReadOnly)
 		}
 		if err := o.mayCreate(op.Mailbox, be); err != nil {
@@ -1193,7 +1231,7 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 		if !op.Create {
 			return refused(directory.ErrNotFound)
 		}
-		if o.set.ReadOnly {
+		if o.noGrowth() {
 			return refused(directory.ErrReadOnly)
 		}
 		b = o.addBackend(op.Server, true)
@@ -1276,11 +1314,14 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 	if op.How < directory.ByResync || op.How > directory.ByOperator {
 		return refused(directory.ErrInvalid)
 	}
+	if op.Incarnation != 0 && op.Incarnation != o.life {
+		return refused(directory.ErrInvalid)
+	}
 	b := o.backend(op.Server)
 	switch {
 	case b == nil && op.How != directory.ByImport:
 		return refused(directory.ErrNotFound)
-	case b == nil && o.set.ReadOnly:
+	case b == nil && o.noGrowth():
 		return refused(directory.ErrReadOnly)
 	case b == nil:
 		b = o.addBackend(op.Server, true)
@@ -1292,6 +1333,14 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 		o.heard(op.Server)
 	case op.How == directory.ByImport && !b.Admitted:
 		o.admitNow(b)
+	}
+	if o.began != 0 && (b.ConfirmedIn != o.life || b.Confirmed == directory.ByNobody) {
+		o.joining[b.ID] = map[directory.MailboxName]bool{}
+		for name, bx := range o.boxes {
+			if f := bx.facts[b.ID]; f != nil && f.Incarnation != o.life {
+				o.joining[b.ID][name] = true
+			}
+		}
 	}
 	b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision, b.ConfirmedTime = op.How, o.life, o.rev, o.now
 	return effect(machine.Changed)
@@ -1352,7 +1401,7 @@ func (o *oracle) subscribe(op machine.Subscribe) machine.Result {
 	if o.subs[id] {
 		return effect(machine.Unchanged)
 	}
-	if o.set.ReadOnly {
+	if o.noGrowth() {
 		return refused(directory.ErrReadOnly)
 	}
 	o.subs[id] = true
@@ -1461,6 +1510,48 @@ func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
 	return effect(machine.Removed)
 }
 
+// Alarms.
+
+func (o *oracle) setAlarm(op machine.SetAlarm) machine.Result {
+	switch {
+	case op.Kind < 1 || op.Kind > 3, op.Node == "", op.On && op.Voters == 0:
+		return refused(directory.ErrInvalid)
+	case len(op.Why) > directory.MaxText:
+		return refused(directory.ErrTooLarge)
+	}
+	id := alarmID{op.Kind, op.Node}
+	was, there := o.alarms[id]
+	switch {
+	case !op.On && !there, op.On && there && was == op:
+		return effect(machine.Unchanged)
+	case !op.On:
+		delete(o.alarms, id)
+		delete(o.voters, id)
+		return effect(machine.Removed)
+	case !there && len(o.alarms) == directory.MaxAlarms:
+		return refused(directory.ErrTooLarge)
+	}
+	o.alarms[id], o.voters[id] = op, o.rev
+	if there {
+		return effect(machine.Changed)
+	}
+	return effect(machine.Added)
+}
+
+// noGrowth: the cluster is read-only, or most voters have no space.
+func (o *oracle) noGrowth() bool {
+	full, voters, said := 0, uint32(0), directory.Revision(0)
+	for id, a := range o.alarms {
+		if at := o.voters[id]; at > said {
+			voters, said = a.Voters, at
+		}
+		if id.kind == directory.AlarmNoSpace && a.Voter {
+			full++
+		}
+	}
+	return o.set.ReadOnly || full > int(voters)/2 && full > 0
+}
+
 // Decisions about what is held, and ticks.
 
 func (o *oracle) decideHeld(op machine.DecideHeld) machine.Result {
@@ -1557,6 +1648,21 @@ func (o *oracle) sweepOne() {
 		delete(o.decide, s)
 		return
 	}
+	if s, ok := least(o.joining); ok {
+		for _, name := range o.names() {
+			b := o.boxes[name]
+			if f := b.facts[s]; f != nil {
+				if f.State != directory.HeldReturn && f.Incarnation != o.life && o.confirmed(f) {
+					o.reenter(b, name, f, f.State)
+				}
+				if len(o.live(b)) > 0 {
+					o.revive(b, name)
+				}
+			}
+		}
+		delete(o.joining, s)
+		return
+	}
 }
 
 // least returns the least key of m.
@@ -1623,7 +1729,28 @@ func (o *oracle) setSettings(op machine.SetSettings) machine.Result {
 }
 
 // restore begins the cluster's next life.
-func (o *oracle) restore() { o.life++ }
+func (o *oracle) restore(op machine.Restore) machine.Result {
+	switch {
+	case op.ClusterID == o.clusterID && op.Incarnation == o.life:
+		return effect(machine.Unchanged)
+	case op.Incarnation <= o.life:
+		return refused(directory.ErrInvalid)
+	}
+	lives := uint64(op.Incarnation - o.life)
+	o.clusterID, o.life = op.ClusterID, op.Incarnation
+	o.rev += directory.Revision(lives << 32)
+	o.began = o.rev
+	for _, g := range o.groups {
+		if g.MergedInto == 0 {
+			g.Epoch += lives << 32
+		}
+	}
+	clear(o.claims)
+	clear(o.holds)
+	clear(o.guards)
+	o.set.AutomationPaused = true
+	return effect(machine.Changed)
+}
 
 // Answers.
 
@@ -1663,7 +1790,7 @@ func (o *oracle) lookup(name directory.MailboxName) (p place) {
 			p.outcome = directory.Moving
 		case o.backends[primary.Server].State == directory.BackendDown:
 			p.outcome = directory.BackendIsDown
-		case primary.Incarnation != o.life:
+		case !o.confirmed(primary):
 			p.outcome = directory.Unconfirmed
 		default:
 			p.outcome = directory.Serving
@@ -1699,7 +1826,8 @@ func (o *oracle) lookup(name directory.MailboxName) (p place) {
 	}
 	if p.outcome == directory.NotFound && b != nil {
 		for s, f := range b.facts {
-			if f.State == directory.HeldReturn && f.Standing == directory.InForce && o.countsBackend(o.backends[s]) {
+			unsure := f.State == directory.HeldReturn || f.State == directory.HeldWithdrawal && !o.confirmed(f)
+			if unsure && f.Standing == directory.InForce && o.countsBackend(o.backends[s]) {
 				p.outcome = directory.Held // nobody has decided whether to believe it
 			}
 		}

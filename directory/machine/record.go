@@ -505,6 +505,48 @@ func decodeHold(b []byte) (v directory.Hold, err error) {
 	return v, r.err
 }
 
+func encodeAlarm(v *directory.Alarm) []byte {
+	b := make([]byte, 0, len(v.Node)+len(v.Why)+len(v.By)+48)
+	b = putUint(b, 1, uint64(v.Kind))
+	b = putString(b, 2, v.Node)
+	b = putString(b, 3, v.Why)
+	b = putString(b, 4, v.By)
+	b = putUint(b, 5, uint64(v.Voters))
+	b = putUint(b, 6, uint64(v.Since))
+	b = putUint(b, 7, uint64(v.Wall))
+	b = putUint(b, 8, uint64(v.Revision))
+	return putBool(b, 9, v.Voter)
+}
+
+func decodeAlarm(b []byte) (v directory.Alarm, err error) {
+	r := readWire(b)
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | varint:
+			v.Kind = directory.AlarmKind(r.uint8())
+		case 2<<3 | octets:
+			v.Node = r.string()
+		case 3<<3 | octets:
+			v.Why = r.string()
+		case 4<<3 | octets:
+			v.By = r.string()
+		case 5<<3 | varint:
+			v.Voters = r.uint32()
+		case 6<<3 | varint:
+			v.Since = directory.Time(r.uint64())
+		case 7<<3 | varint:
+			v.Wall = int64(r.uint64())
+		case 8<<3 | varint:
+			v.Revision = directory.Revision(r.uint64())
+		case 9<<3 | varint:
+			v.Voter = r.bool()
+		default:
+			r.skip()
+		}
+	}
+	return v, r.err
+}
+
 // encodeSubscription writes the revision at which a subscription began.
 func encodeSubscription(since directory.Revision) []byte {
 	return putUint(nil, 1, uint64(since))
@@ -989,6 +1031,9 @@ type cluster struct {
 	NextServer  directory.ServerID
 	NextGroup   directory.GroupID
 	Version     uint32
+	// Began is the revision of the command that began the present life; 0: it is the
+	// first. What is of a lower revision is of an earlier life.
+	Began directory.Revision
 }
 
 func encodeCluster(v cluster) []byte {
@@ -998,7 +1043,8 @@ func encodeCluster(v cluster) []byte {
 	b = putBytes(b, 3, v.DigestKey)
 	b = putUint(b, 4, uint64(v.NextServer))
 	b = putUint(b, 5, uint64(v.NextGroup))
-	return putUint(b, 6, uint64(v.Version))
+	b = putUint(b, 6, uint64(v.Version))
+	return putUint(b, 7, uint64(v.Began))
 }
 
 func decodeCluster(b []byte) (v cluster, err error) {
@@ -1017,6 +1063,8 @@ func decodeCluster(b []byte) (v cluster, err error) {
 			v.NextGroup = directory.GroupID(r.uint32())
 		case 6<<3 | varint:
 			v.Version = r.uint32()
+		case 7<<3 | varint:
+			v.Began = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}
@@ -1143,7 +1191,8 @@ func putSettings(b []byte, v *directory.Settings) []byte {
 	b = putUint(b, 10, uint64(v.DeliveryGrace))
 	b = putUint(b, 11, uint64(v.TombstoneKeep))
 	b = putUint(b, 12, v.LogKeep)
-	return putUint(b, 13, uint64(v.RequestKeep))
+	b = putUint(b, 13, uint64(v.RequestKeep))
+	return putBool(b, 14, v.AutomationPaused)
 }
 
 func decodeSettings(b []byte) (v directory.Settings, err error) {
@@ -1181,6 +1230,8 @@ func (r *wireReader) settings(v *directory.Settings) {
 			v.LogKeep = r.uint64()
 		case 13<<3 | varint:
 			v.RequestKeep = directory.Time(r.uint64())
+		case 14<<3 | varint:
+			v.AutomationPaused = r.bool()
 		default:
 			r.skip()
 		}

@@ -118,6 +118,10 @@ var rowCases = []rowCase{
 		directory.Hold{Kind: 2, Key: "user.anna", Until: 3, Why: "disk", By: "operator:carol", Placed: 1},
 		&recordv1.HoldRow{Kind: 2, Key: "user.anna", Until: 3, Why: "disk", By: "operator:carol", Placed: 1},
 		pointed(encodeHold), decodeHold),
+	newRowCase("alarm",
+		directory.Alarm{Kind: 1, Node: "n1", Why: "full", By: "node:n1", Voter: true, Voters: 3, Since: 4, Wall: -5, Revision: 6},
+		&recordv1.AlarmRow{Kind: 1, Node: "n1", Why: "full", By: "node:n1", Voter: true, Voters: 3, Since: 4, Wall: -5, Revision: 6},
+		pointed(encodeAlarm), decodeAlarm),
 	newRowCase("subscription",
 		directory.Revision(1<<40), &recordv1.SubscriptionRow{Since: 1 << 40},
 		encodeSubscription, decodeSubscription),
@@ -151,8 +155,8 @@ var rowCases = []rowCase{
 		&recordv1.SweepRow{Kind: 1, Server: 2, After: []byte("user\x1fanna"), Approve: true, Until: 9},
 		encodeSweep, decodeSweep),
 	newRowCase("cluster",
-		cluster{ID: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, Version: 5},
-		&recordv1.ClusterRow{ClusterId: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, ClusterVersion: 5},
+		cluster{ID: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, Version: 5, Began: 1 << 40},
+		&recordv1.ClusterRow{ClusterId: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, ClusterVersion: 5, Began: 1 << 40},
 		encodeCluster, decodeCluster),
 	newRowCase("clock",
 		clock{Revision: 1 << 40, Time: 2, Wall: -3, LogFrom: 4, Topology: 5, Due: 6, Sweeping: true},
@@ -183,11 +187,11 @@ func viewOf(f directory.Fact) factView {
 var (
 	fullSettings = directory.Settings{
 		DefaultDomain: "example.org", VirtDomains: true, AdmissionOpen: true, ReadOnly: true, GuardCount: 500, GuardPercent: 2, GuardWindow: 3,
-		ReserveGrace: 4, ReserveMax: 5, DeliveryGrace: 6, TombstoneKeep: 7, LogKeep: 8, RequestKeep: 9,
+		ReserveGrace: 4, ReserveMax: 5, DeliveryGrace: 6, TombstoneKeep: 7, LogKeep: 8, RequestKeep: 9, AutomationPaused: true,
 	}
 	fullSettingsMessage = &recordv1.SettingsRow{
 		DefaultDomain: "example.org", VirtDomains: true, AdmissionOpen: true, ReadOnly: true, GuardCount: 500, GuardPercent: 2, GuardWindow: 3,
-		ReserveGrace: 4, ReserveMax: 5, DeliveryGrace: 6, TombstoneKeep: 7, LogKeep: 8, RequestKeep: 9,
+		ReserveGrace: 4, ReserveMax: 5, DeliveryGrace: 6, TombstoneKeep: 7, LogKeep: 8, RequestKeep: 9, AutomationPaused: true,
 	}
 	fullResult = Result{
 		Revision: 1, Effect: 2, Refused: &rejection{number: 8, sentinel: directory.ErrReserved, text: `directory: reserved: by "be2"`},

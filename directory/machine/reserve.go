@@ -67,8 +67,7 @@ func (a *apply) reserve(op Reserve) (Result, error) {
 		}
 		a.dropReservation(res)
 	}
-	a.putReservation(&made)
-	return Result{Effect: effect, Deadline: made.Deadline - a.clk.Time}, nil
+	return Result{Effect: effect, Deadline: made.Deadline - a.clk.Time}, a.putReservation(&made)
 }
 
 // reserveTaken answers for a name that is held or claimed. A zero Effect and no
@@ -137,8 +136,8 @@ func (a *apply) holder(mb *directory.Mailbox, home *directory.Group, asker direc
 
 // placeable refuses a claim to a free name by a server that may not make it.
 func (a *apply) placeable(op Reserve, b *directory.Backend) error {
-	if a.settings.ReadOnly {
-		return refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	if err := a.growth(); err != nil {
+		return err
 	}
 	if b == nil && len(a.backends) >= directory.MaxBackends {
 		return refuse(directory.ErrTooLarge, "%d backends are known already", len(a.backends))
@@ -202,8 +201,16 @@ func (a *apply) release(op Release) (Result, error) {
 	return Result{Effect: Removed}, nil
 }
 
-func (a *apply) putReservation(res *directory.Reservation) {
+// putReservation writes a reservation. One of an earlier life may lie under it.
+func (a *apply) putReservation(res *directory.Reservation) error {
 	key := res.Name.AppendKey(nil)
+	if a.cluster.Began != 0 {
+		if old, err := a.storedReservation(res.Name); err != nil {
+			return err
+		} else if old != nil {
+			a.dropReservation(old)
+		}
+	}
 	a.put1(bucketReservation, key, encodeReservation(res))
 	a.schedule(res.Deadline, dueReservation, key)
 	if !res.Heard {
@@ -211,6 +218,7 @@ func (a *apply) putReservation(res *directory.Reservation) {
 	}
 	a.counts.Reservations++
 	a.log(directory.Change{Kind: directory.ChangeReservation, Name: res.Name, Server: res.Server})
+	return nil
 }
 
 func (a *apply) dropReservation(res *directory.Reservation) {
@@ -221,6 +229,9 @@ func (a *apply) dropReservation(res *directory.Reservation) {
 		a.tx.Delete(bucketUnheard, serverNameKey(res.Server, res.Name))
 	}
 	a.counts.Reservations--
+	if res.Revision < a.cluster.Began {
+		return // it ended with its life; nobody is told now
+	}
 	a.log(directory.Change{Kind: directory.ChangeReservation, Name: res.Name, Server: res.Server})
 }
 

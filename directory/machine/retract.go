@@ -33,7 +33,7 @@ func (a *apply) retract(op Retract) (Result, error) {
 	case op.Tentative:
 		return Result{Effect: Unchanged}, nil
 	}
-	held, err := a.guardWithdrawal(b, op.Mailbox, f)
+	held, err := a.guardWithdrawal(b, e.mb, f)
 	if err != nil {
 		return Result{}, err
 	}

@@ -38,8 +38,8 @@ func (a *Answer) Backend(id directory.ServerID) *directory.Backend { return a.vi
 // Group returns a group as it was at the answer's revision, mergers followed, or nil.
 func (a *Answer) Group(id directory.GroupID) *directory.Group { return a.view.Group(id) }
 
-// Confirmed reports whether a fact was asserted in the present incarnation.
-func (a *Answer) Confirmed(f *directory.Fact) bool { return f.Incarnation == a.view.Incarnation() }
+// Confirmed reports whether a fact is confirmed in the present incarnation.
+func (a *Answer) Confirmed(f *directory.Fact) bool { return directory.Confirmed(f, a.view) }
 
 // Lookup says where name, canonical, is. details also reads what the facts
 // state, and reservation and tombstone of a name that is held.

@@ -32,7 +32,8 @@ import (
 //
 // parseOp has the commands, world.show the questions. "wait 60s" lets
 // directory time pass before the next command, "sweep" ticks until no sweep is
-// open, "restore" begins the next life. After every block Check must find no
+// open, "restore" begins the next life: Restore with the next incarnation, or the
+// one stated. After every block Check must find no
 // fault.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/script", func(t *testing.T, path string) {
@@ -78,13 +79,18 @@ func (w *world) apply(elapsed directory.Time, c machine.Command) machine.Result 
 	return r
 }
 
-func (w *world) restore() {
+// nextLife is the Restore that begins the next life.
+func (w *world) nextLife() machine.Restore {
 	w.t.Helper()
-	tx := w.store.Begin()
-	if err := machine.NextLife(tx); err != nil {
+	s, err := w.m.Status(w.store.Snapshot())
+	if err != nil {
 		w.t.Fatal(err)
 	}
-	tx.Commit()
+	return restoreTo(s.Incarnation + 1)
+}
+
+func restoreTo(life directory.Incarnation) machine.Restore {
+	return machine.Restore{ClusterID: fmt.Sprintf("test%d", life), Incarnation: life}
 }
 
 // faults is what Check finds wrong.
@@ -166,8 +172,17 @@ func (w *world) run(input string) string {
 		case "batch":
 			batching = true
 		case "restore":
-			w.restore()
-			fmt.Fprintln(&out, "restore: done")
+			op := w.nextLife()
+			if len(words) > 1 {
+				n, err := strconv.ParseUint(words[1], 10, 32)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				op = restoreTo(directory.Incarnation(n))
+			}
+			r := w.apply(w.elapsed, machine.Command{By: "directory", Op: op})
+			w.elapsed = 0
+			fmt.Fprintf(&out, "restore: %s\n", formatResult(r))
 		default:
 			if text, ok := w.show(words); ok {
 				out.WriteString(text)
@@ -359,6 +374,24 @@ func (w *world) show(words []string) (string, bool) {
 				say("  epoch %d: %s -> %s by %s: %s%s", h.Epoch, backends[h.From], backends[h.To], h.By, h.Reason, missing)
 			}
 		}
+	case "alarms":
+		st, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, x := range st.Alarms {
+			voter := "voter"
+			if !x.Voter {
+				voter = "learner"
+			}
+			say("alarm %s %s (%s, voters %d) for %s by %s: %s", x.Kind, x.Node, voter, x.Voters, st.Time-x.Since, x.By, x.Why)
+		}
+		if len(st.Alarms) == 0 {
+			say("no alarms")
+		}
+		if st.Growth != nil {
+			say("%v", st.Growth)
+		}
 	case "holds":
 		holds, now, err := w.m.Holds(snap)
 		if err != nil {
@@ -413,6 +446,14 @@ func (w *world) show(words []string) (string, bool) {
 		say("revision %d", rev)
 	case "sweeps":
 		say("sweeps: %d", raw.Sweeps)
+	case "cluster":
+		s, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		say("cluster %s incarnation %d revision %d log from %d; automation paused %t", s.ClusterID, s.Incarnation, s.Revision, s.LogFrom, s.Settings.AutomationPaused)
+	case "log-rows":
+		say("log rows: %d", len(raw.Log))
 	case "findings":
 		n := 0
 		err := w.m.Check(snap, nil, func(f machine.Finding) error {
@@ -693,7 +734,7 @@ func (a *arguments) duration(name string) directory.Time {
 }
 
 // flags are the words that stand for themselves.
-var flags = []string{"imported", "deactivated", "tentative", "recursive", "accept-missing", "create"}
+var flags = []string{"imported", "deactivated", "tentative", "recursive", "accept-missing", "create", "learner"}
 
 func parseOp(words []string, now directory.Settings) (machine.Op, error) {
 	a := &arguments{named: map[string]string{}}
@@ -803,7 +844,7 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		return machine.Admit{Server: a.server(0)}
 	case "confirm":
 		how := map[string]directory.ConfirmedBy{"resync": directory.ByResync, "import": directory.ByImport, "operator": directory.ByOperator}
-		op := machine.Confirm{Server: a.server(0), How: directory.ByResync}
+		op := machine.Confirm{Server: a.server(0), How: directory.ByResync, Incarnation: directory.Incarnation(a.number("life"))}
 		if v := a.text("how"); v != nil {
 			op.How = how[*v]
 		}
@@ -822,6 +863,17 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 			op.Why = *v
 		}
 		return op
+	case "alarm":
+		op := machine.SetAlarm{Kind: alarmKind(a.place(0)), Node: a.place(1), On: true, Voter: !a.flag("learner"), Voters: 3}
+		if a.named["voters"] != "" {
+			op.Voters = uint32(a.number("voters"))
+		}
+		if v := a.text("why"); v != nil {
+			op.Why = *v
+		}
+		return op
+	case "disarm":
+		return machine.SetAlarm{Kind: alarmKind(a.place(0)), Node: a.place(1)}
 	case "release-hold":
 		return machine.ReleaseHold{Kind: holdKind(a.place(0)), Key: a.place(1)}
 	case "approve":
@@ -859,6 +911,7 @@ func (a *arguments) settings(s directory.Settings) directory.Settings {
 	boolean("virtdomains", &s.VirtDomains)
 	boolean("admission-open", &s.AdmissionOpen)
 	boolean("read-only", &s.ReadOnly)
+	boolean("automation-paused", &s.AutomationPaused)
 	count("guard-count", &s.GuardCount)
 	count("guard-percent", &s.GuardPercent)
 	span("guard-window", &s.GuardWindow)
@@ -877,6 +930,15 @@ func backendState(s string) directory.BackendState {
 	for st := directory.BackendActive; st <= directory.BackendRetired; st++ {
 		if st.String() == s {
 			return st
+		}
+	}
+	return 99
+}
+
+func alarmKind(s string) directory.AlarmKind {
+	for k := directory.AlarmNoSpace; k <= directory.AlarmCorrupt; k++ {
+		if k.String() == s {
+			return k
 		}
 	}
 	return 99
@@ -1030,6 +1092,9 @@ func formatOp(op machine.Op) string {
 		say("admit %s", word(string(op.Server)))
 	case machine.Confirm:
 		say("confirm %s how=%s", word(string(op.Server)), op.How)
+		if op.Incarnation != 0 {
+			say(" life=%d", op.Incarnation)
+		}
 	case machine.RenameBackend:
 		say("rename-backend %s %s", word(string(op.From)), word(string(op.To)))
 	case machine.Subscribe:
@@ -1040,6 +1105,18 @@ func formatOp(op machine.Op) string {
 		say("settle %s %s", word(string(op.Keep)), word(string(op.Mailbox)))
 	case machine.Hold:
 		say("hold %s %s for=%s", op.Kind, word(op.Key), op.For)
+		if op.Why != "" {
+			say(" why=%s", quote(op.Why))
+		}
+	case machine.SetAlarm:
+		if !op.On {
+			say("disarm %s %s", op.Kind, word(op.Node))
+			break
+		}
+		say("alarm %s %s voters=%d", op.Kind, word(op.Node), op.Voters)
+		if !op.Voter {
+			say(" learner")
+		}
 		if op.Why != "" {
 			say(" why=%s", quote(op.Why))
 		}
@@ -1062,6 +1139,7 @@ func formatOp(op machine.Op) string {
 		one("default-domain", s.DefaultDomain, d.DefaultDomain)
 		one("admission-open", s.AdmissionOpen, d.AdmissionOpen)
 		one("read-only", s.ReadOnly, d.ReadOnly)
+		one("automation-paused", s.AutomationPaused, d.AutomationPaused)
 		one("guard-count", s.GuardCount, d.GuardCount)
 		one("guard-percent", s.GuardPercent, d.GuardPercent)
 		one("guard-window", s.GuardWindow, d.GuardWindow)
@@ -1072,6 +1150,8 @@ func formatOp(op machine.Op) string {
 		one("request-keep", s.RequestKeep, d.RequestKeep)
 	case machine.Tick:
 		say("tick")
+	case machine.Restore:
+		say("restore %d", op.Incarnation)
 	case machine.Batch:
 		say("batch")
 		for _, item := range op.Ops {

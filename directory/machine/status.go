@@ -21,12 +21,15 @@ type Status struct {
 	Settings                                                                                     directory.Settings
 	Mailboxes, Listed, Inboxes, Forked, Reservations, Held, Subscriptions, Postings, Deactivated int64
 	Sweeps                                                                                       []Sweep
+	Alarms                                                                                       []directory.Alarm // by kind and node
+	// Growth is why the cluster takes no growth now, an ErrReadOnly; nil if it does.
+	Growth error
 }
 
 // Sweep is work over many mailboxes that a small command left to do.
 type Sweep struct {
-	Kind   string // "regroup", "admit", "decide"
-	Server directory.BackendName
+	Kind   string                // "regroup", "admit", "decide", "confirm", "forks", "reservations", "log"
+	Server directory.BackendName // empty for the last three, which a restore leaves
 	After  directory.MailboxName // the last one gone over; empty at the start
 }
 
@@ -48,12 +51,19 @@ func (m *Machine) Status(r kv.Reader) (Status, error) {
 		Mailboxes: c.Mailboxes, Listed: c.Listed, Inboxes: c.Inboxes, Forked: c.Forked, Reservations: c.Reservations,
 		Held: c.Held, Subscriptions: c.Subscriptions, Postings: c.Postings, Deactivated: c.Deactivated,
 	}
+	for _, x := range s.alarms {
+		out.Alarms = append(out.Alarms, *x)
+	}
+	out.Growth = s.growth()
 	err = eachRow(r, bucketSweep, nil, func(_, b []byte) error {
 		w, err := decodeSweep(b)
 		if err != nil {
 			return err
 		}
-		sw := Sweep{Kind: map[byte]string{sweepRegroup: "regroup", sweepAdmit: "admit", sweepDecide: "decide"}[w.Kind], Server: s.name(w.Server)}
+		sw := Sweep{Kind: w.kindName()}
+		if w.Server != 0 {
+			sw.Server = s.name(w.Server)
+		}
 		if len(w.After) > 0 {
 			if sw.After, err = storedName(w.After); err != nil {
 				return err
@@ -93,7 +103,7 @@ func (m *Machine) Backends(r kv.Reader, only directory.BackendName) ([]BackendIn
 		}
 		info := BackendInfo{
 			Backend: *b, Facts: total.Count, Counted: total.Counted,
-			Confirm: b.Confirmed != directory.ByNobody && b.ConfirmedIn == s.cluster.Incarnation,
+			Confirm: b.ConfirmedFor(s.cluster.Incarnation),
 		}
 		if g := s.Group(b.Group); g != nil {
 			info.GroupName, info.Primary = g.Name, g.Primary == b.ID

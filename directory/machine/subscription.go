@@ -26,8 +26,8 @@ func (a *apply) subscribe(op Subscribe) (Result, error) {
 	if a.tx.Get(bucketSubscription, key) != nil {
 		return Result{Effect: Unchanged}, nil
 	}
-	if a.settings.ReadOnly {
-		return Result{}, refuse(directory.ErrReadOnly, "the cluster takes no growth now")
+	if err := a.growth(); err != nil {
+		return Result{}, err
 	}
 	a.putSubscription(op.User, op.Mailbox)
 	return Result{Effect: Added}, nil

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -13,7 +12,33 @@ const (
 	sweepRegroup byte = 1 // a server's group or state changed: mend what is derived
 	sweepAdmit   byte = 2 // a server was admitted: let its facts enter
 	sweepDecide  byte = 3 // an operator decided about what the guard holds
+	sweepConfirm byte = 4 // a server's list is known whole: let its facts of an earlier life enter
+	// What a restore leaves, of no server.
+	sweepForks  byte = 5 // no fact is a stranger until it is confirmed: mend the index of forks
+	sweepClaims byte = 6 // drop the reservations of the earlier life
+	sweepLog    byte = 7 // drop the changes of the earlier life
 )
+
+// kindName names what a sweep does, for people.
+func (s sweep) kindName() string {
+	switch s.Kind {
+	case sweepRegroup:
+		return "regroup"
+	case sweepAdmit:
+		return "admit"
+	case sweepDecide:
+		return "decide"
+	case sweepConfirm:
+		return "confirm"
+	case sweepForks:
+		return "forks"
+	case sweepClaims:
+		return "reservations"
+	case sweepLog:
+		return "log"
+	}
+	return ""
+}
 
 // A Tick does at most this much, so that no command is long.
 const (
@@ -78,7 +103,7 @@ func (a *apply) lapseOne(kind byte, key []byte) error {
 		if err != nil {
 			return err
 		}
-		res, err := a.reservation(name)
+		res, err := a.storedReservation(name)
 		if err == nil && res != nil && res.Deadline <= a.clk.Time {
 			a.dropReservation(res)
 		}
@@ -158,6 +183,9 @@ func (a *apply) sweepOn() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if s.Kind == sweepLog {
+		return a.sweepOldLog(key)
+	}
 	names, more, err := a.sweepNames(s)
 	if err != nil {
 		return 0, err
@@ -181,15 +209,19 @@ func (a *apply) sweepOn() (int, error) {
 
 // sweepNames lists the next mailboxes of a sweep.
 func (a *apply) sweepNames(s sweep) (names []directory.MailboxName, more bool, err error) {
-	bucket := bucketByServer
-	if s.Kind == sweepDecide {
+	bucket, prefix := bucketByServer, serverKey(s.Server)
+	switch s.Kind {
+	case sweepDecide:
 		bucket = bucketHeldFact
+	case sweepForks:
+		bucket, prefix = bucketFork, nil
+	case sweepClaims:
+		bucket, prefix = bucketReservation, nil
 	}
-	prefix := serverKey(s.Server)
 	from := prefix
 	if len(s.After) > 0 {
 		// The least key after that name's.
-		from = append(append(binary.BigEndian.AppendUint32(nil, uint32(s.Server)), s.After...), 0)
+		from = append(append(slices.Clone(prefix), s.After...), 0)
 	}
 	it := a.tx.Iterate(bucket)
 	for k, _ := it.Seek(from); k != nil && hasPrefix(k, prefix); k, _ = it.Next() {
@@ -206,18 +238,29 @@ func (a *apply) sweepNames(s sweep) (names []directory.MailboxName, more bool, e
 }
 
 func (a *apply) sweepOne(s sweep, b *directory.Backend, name directory.MailboxName) error {
-	if s.Kind == sweepDecide {
+	switch s.Kind {
+	case sweepDecide:
 		return a.decideOne(name, b, s.Approve, s.Until)
+	case sweepClaims:
+		res, err := a.storedReservation(name)
+		if err == nil && res != nil && res.Revision < a.cluster.Began {
+			a.dropReservation(res)
+		}
+		return err
 	}
 	e, err := a.edit(name)
 	if err != nil {
 		return err
 	}
+	if s.Kind == sweepForks {
+		return a.save(e, directory.ChangeMailbox, 0)
+	}
 	f := e.mb.Fact(s.Server)
 	if f == nil {
 		return fmt.Errorf("%w: the by-server index has %s of %s, which has no such fact", ErrCorrupt, name, b.Name)
 	}
-	if s.Kind == sweepAdmit && f.State != directory.HeldReturn {
+	enters := s.Kind == sweepAdmit || s.Kind == sweepConfirm && f.Incarnation != a.cluster.Incarnation && directory.Confirmed(f, a)
+	if enters && f.State != directory.HeldReturn {
 		if _, how := a.entry(e.mb, b, f, asserted{}); how != entryOutside {
 			return a.enter(e, b, how)
 		}

@@ -22,6 +22,7 @@ type topology struct {
 	backends    []*directory.Backend // ordered by ID
 	groups      []*directory.Group   // ordered by ID
 	holds       []*directory.Hold    // ordered by key
+	alarms      []*directory.Alarm   // ordered by key
 	backendByID map[directory.ServerID]*directory.Backend
 	groupByID   map[directory.GroupID]*directory.Group
 	backendBy   map[directory.BackendName]*directory.Backend
@@ -31,6 +32,7 @@ type topology struct {
 	// Derived by derive, when all else is in place.
 	absent   []directory.BackendName // not heard whole in this incarnation, in name order
 	complete bool
+	full     string // why there is no space for growth; "" if there is
 }
 
 // readTopology decodes the topology from r.
@@ -87,6 +89,16 @@ func readTopology(r kv.Reader, at directory.Revision) (*topology, error) {
 		if err == nil {
 			t.holds = append(t.holds, &row)
 			t.holdBy[string(k)] = &row
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = eachRow(r, bucketAlarm, nil, func(_, b []byte) error {
+		row, err := decodeAlarm(b)
+		if err == nil {
+			t.alarms = append(t.alarms, &row)
 		}
 		return err
 	})
@@ -148,6 +160,7 @@ func (t *topology) Incarnation() directory.Incarnation { return t.cluster.Incarn
 func (t *topology) clone() *topology {
 	c := *t
 	c.backends, c.groups, c.holds = slices.Clone(t.backends), slices.Clone(t.groups), slices.Clone(t.holds)
+	c.alarms = slices.Clone(t.alarms)
 	c.backendByID, c.groupByID = maps.Clone(t.backendByID), maps.Clone(t.groupByID)
 	c.backendBy, c.groupBy, c.holdBy = maps.Clone(t.backendBy), maps.Clone(t.groupBy), maps.Clone(t.holdBy)
 	return &c
@@ -176,12 +189,13 @@ func (t *topology) derive() {
 			continue
 		}
 		admitted++
-		if b.ConfirmedIn != t.cluster.Incarnation || b.Confirmed == directory.ByNobody {
+		if !b.ConfirmedFor(t.cluster.Incarnation) {
 			names = append(names, b.Name)
 		}
 	}
 	slices.SortFunc(names, cmp.Compare)
 	t.absent, t.complete = names, admitted > 0 && len(names) == 0
+	t.full = fullDisks(t.alarms)
 }
 
 // hold returns the hold that covers name, whose route is given, or nil.
@@ -291,8 +305,18 @@ func readMailbox(it kv.Iterator, key []byte, name directory.MailboxName) (*direc
 	return m, nil
 }
 
-// reservation reads the reservation of name, nil if there is none.
+// reservation reads the reservation of name, nil if there is none. One of an
+// earlier life is none, though its row may still be there.
 func (s *state) reservation(name directory.MailboxName) (*directory.Reservation, error) {
+	res, err := s.storedReservation(name)
+	if err != nil || res == nil || res.Revision < s.cluster.Began {
+		return nil, err
+	}
+	return res, nil
+}
+
+// storedReservation reads the row of a reservation, of whatever life.
+func (s *state) storedReservation(name directory.MailboxName) (*directory.Reservation, error) {
 	k := name.AppendKey(nil)
 	v := s.r.Get(bucketReservation, k)
 	if v == nil {

@@ -48,6 +48,7 @@ var libraries = map[string][]string{
 	"term":         {"golang.org/x/term"},
 	"testscript":   {"github.com/rogpeppe/go-internal"},
 	"zap":          {"go.uber.org/zap"},
+	"xxhash":       {"github.com/cespare/xxhash/v2"},
 }
 
 // testLibraries may be imported by every test.
@@ -91,7 +92,7 @@ var House = []Row{
 		// and the rules', without a node to ask.
 		May: []string{
 			"client", "directory", "adapter/cyrus", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
-			"raftstore", "raftstore/snap", "server", "directory/machine",
+			"raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
 		},
 		Libraries: []string{"cobra", "term"},
 	},
@@ -122,6 +123,8 @@ var House = []Row{
 		},
 		Libraries: []string{"grpc", "grpc-metrics", "prometheus"},
 		Tests:     []string{"client", "raftstore/wal"},
+		// Three stores in one process, with a network between them.
+		TestLibraries: []string{"raft"},
 	},
 	{
 		From:      "client",
@@ -136,11 +139,12 @@ var House = []Row{
 		From:      "raftstore/peer",
 		May:       []string{"raftstore", "proto/peer/v1", "internal/mtls"},
 		Libraries: []string{"grpc", "prometheus", "raft"},
+		Tests:     []string{"internal/kv", "raftstore/snap"},
 	},
 	{
 		From:      "raftstore",
 		May:       []string{"raftstore/wal", "raftstore/snap", "internal/kv"},
-		Libraries: []string{"bbolt", "prometheus", "protobuf", "raft"},
+		Libraries: []string{"bbolt", "prometheus", "protobuf", "raft", "xxhash"},
 		Tests:     []string{"internal/faultfs", "internal/kv/kvtest"},
 	},
 	{

@@ -11,32 +11,61 @@ import (
 // Save writes a snapshot to path, with the payload that write produces. The
 // file appears under its name only when it is whole, on disk and proved by
 // reading it back; an older file of that name is replaced.
-func Save(path string, h Header, write func(io.Writer) error) (err error) {
+func Save(path string, h Header, write func(io.Writer) error) error {
+	s, err := Create(path)
+	if err != nil {
+		return err
+	}
+	if err := s.Fill(h, write); err != nil {
+		return errors.Join(err, s.Abandon())
+	}
+	return s.Commit()
+}
+
+// Saving is a snapshot file that is being made, beside its place. Fill it, then
+// Commit it: only the first needs what the snapshot is made of.
+type Saving struct {
+	path, tmp string
+	f         *os.File
+}
+
+// Create begins a file that will appear at path.
+func Create(path string) (*Saving, error) {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return fmt.Errorf("snap: save: %w", err)
+		return nil, fmt.Errorf("snap: save: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("snap: save %s: %w", path, errors.Join(err, os.Remove(tmp)))
-		}
-	}()
-	if err := fill(f, h, write); err != nil {
-		return errors.Join(err, f.Close())
+	return &Saving{path: path, tmp: tmp, f: f}, nil
+}
+
+// Fill writes the snapshot, with the payload that write produces.
+func (s *Saving) Fill(h Header, write func(io.Writer) error) error {
+	if err := fill(s.f, h, write); err != nil {
+		return fmt.Errorf("snap: save %s: %w", s.path, err)
 	}
+	return nil
+}
+
+// Abandon removes what there is of the file.
+func (s *Saving) Abandon() error { return errors.Join(s.f.Close(), os.Remove(s.tmp)) }
+
+// Commit makes the file durable, proves it and puts it in its place. On an
+// error nothing is left.
+func (s *Saving) Commit() error {
 	// The order matters: a name must never lead to octets that a power cut can
 	// still take away, nor to octets that nobody could read back.
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
+	err := errors.Join(s.f.Sync(), s.f.Close())
+	if err == nil {
+		_, err = Verify(s.tmp)
 	}
-	if _, err := Verify(tmp); err != nil {
-		return err
+	if err == nil {
+		err = os.Rename(s.tmp, s.path)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("snap: save %s: %w", s.path, errors.Join(err, os.Remove(s.tmp)))
 	}
-	return SyncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(s.path))
 }
 
 func fill(f io.Writer, h Header, write func(io.Writer) error) error {

@@ -29,6 +29,8 @@ type Log struct {
 	promise *promise
 	end     Position // of what was appended, synced or not
 	err     error
+	// Where the next append follows, after Install; else nil.
+	installed *Position
 
 	// Appended, not yet handed to w.
 	hard    *raftpb.HardState
@@ -140,6 +142,9 @@ func (l *Log) read(r *Replay, from Mark) (err error) {
 	defer catch(&err)
 	r.Metadata, r.Hard, r.Entries, err = w.ReadAll()
 	l.w = w
+	if err == nil {
+		err = r.strip()
+	}
 	return err
 }
 
@@ -149,6 +154,9 @@ func (l *Log) rehearse(r *Replay, from Mark, tail string) (err error) {
 	w, err := etcdwal.OpenForRead(nil, l.dir, snapshotRecord(from))
 	if err == nil {
 		r.Metadata, r.Hard, r.Entries, err = w.ReadAll()
+	}
+	if err == nil {
+		err = r.strip()
 	}
 	if err != nil {
 		return l.unreadable(err)
@@ -194,6 +202,9 @@ func snapshotRecord(m Mark) *walpb.Snapshot {
 func (l *Log) Append(hard *raftpb.HardState, entries []*raftpb.Entry) error {
 	if l.err != nil {
 		return l.err
+	}
+	if l.installed != nil {
+		l.end, l.installed = *l.installed, nil
 	}
 	if hard != nil {
 		l.hard = hard

@@ -50,6 +50,7 @@ type store interface {
 	Sync() error
 	Flushed(uint64) error
 	Mark(Mark) error
+	Install(Mark) error
 	Release(uint64) error
 	Close() error
 }

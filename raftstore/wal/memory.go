@@ -9,98 +9,131 @@ import (
 )
 
 // Memory is a log in memory for the simulator. It keeps through a Crash what
-// was synced and nothing else.
+// was synced and nothing else, and refuses what Log refuses.
 type Memory struct {
 	metadata []byte
-	written  contents
-	synced   contents
-	dirty    bool // entries were written since the last sync
+	hard     *raftpb.HardState
+	records  []record // never changed in place, only added to
+	end      Position
+	// Where the next append follows, after Install; else nil.
+	installed *Position
+
+	// What a crash leaves.
+	syncedHard *raftpb.HardState
+	synced     int // of records
+	promise    Position
+	flushed    uint64
 }
 
-type contents struct {
-	hard    *raftpb.HardState
-	marks   []Mark
-	entries []*raftpb.Entry // those after the first mark
-	flushed uint64
+// record is an entry or a mark.
+type record struct {
+	entry *raftpb.Entry
+	mark  *Mark
 }
 
 // NewMemory returns a log that starts after at.
 func NewMemory(metadata []byte, at Mark) *Memory {
-	start := contents{
-		hard:    &raftpb.HardState{Term: new(at.Term), Vote: new(uint64(0)), Commit: new(at.Index)},
-		marks:   []Mark{at},
-		flushed: at.Index,
+	hard := &raftpb.HardState{Term: new(at.Term), Vote: new(uint64(0)), Commit: new(at.Index)}
+	return &Memory{
+		metadata: metadata, hard: hard, records: []record{{mark: &at}}, end: at.Position,
+		syncedHard: hard, synced: 1, promise: at.Position, flushed: at.Index,
 	}
-	return &Memory{metadata: metadata, written: start, synced: start}
 }
 
 // Crash loses what was not synced. The log can be used on after a Replay.
 func (m *Memory) Crash() {
-	m.written = m.synced
-	m.dirty = false
+	m.records = m.records[:m.synced:m.synced]
+	m.hard = m.syncedHard
+	m.installed = nil
 }
 
-// Replay returns what Open would after the mark at index, or nil when there is
-// no such mark.
+// Replay returns what Open would after the mark at index, or nil where Open
+// would fail: there is no such mark, the entries after it have a gap, or they
+// end before what was synced.
 func (m *Memory) Replay(index uint64) *Replay {
-	if !slices.ContainsFunc(m.written.marks, func(k Mark) bool { return k.Index == index }) {
+	r := &Replay{Metadata: m.metadata, Hard: proto.Clone(m.hard).(*raftpb.HardState), Flushed: m.flushed}
+	var from *Mark
+	for _, rec := range m.records {
+		if rec.mark != nil {
+			if rec.mark.Index == index {
+				from = rec.mark
+			}
+			continue
+		}
+		if i := rec.entry.GetIndex(); i > index {
+			at := i - index - 1
+			if at > uint64(len(r.Entries)) {
+				return nil
+			}
+			r.Entries = append(r.Entries[:at:at], rec.entry)
+		}
+	}
+	if from == nil || r.strip() != nil {
 		return nil
 	}
-	return &Replay{
-		Metadata: m.metadata,
-		Hard:     proto.Clone(m.written.hard).(*raftpb.HardState),
-		Entries:  slices.Clone(m.written.entries[index-m.written.marks[0].Index:]),
-		Flushed:  m.written.flushed,
+	end := r.last(*from)
+	if end.Less(m.promise) || m.hard.GetCommit() > end.Index {
+		return nil
 	}
+	m.end = end
+	return r
 }
 
 // Append is Log.Append.
 func (m *Memory) Append(hard *raftpb.HardState, entries []*raftpb.Entry) error {
+	if m.installed != nil {
+		m.end, m.installed = *m.installed, nil
+	}
 	if hard != nil {
-		m.written.hard = hard
+		m.hard = hard
 	}
 	for _, e := range entries {
-		m.dirty = true
-		if at := int(e.GetIndex() - m.written.marks[0].Index - 1); at < len(m.written.entries) {
-			// Without capacity append copies, and synced keeps its own.
-			m.written.entries = m.written.entries[:at:at]
-		}
-		m.written.entries = append(m.written.entries, e)
+		m.records = append(m.records, record{entry: e})
+		m.end = position(e)
 	}
 	return nil
 }
 
 // Sync is Log.Sync.
 func (m *Memory) Sync() error {
-	if m.dirty || raft.MustSync(m.written.hard, m.synced.hard, 0) {
-		m.synced = m.written
-		m.dirty = false
+	if len(m.records) > m.synced || raft.MustSync(m.hard, m.syncedHard, 0) {
+		m.sync()
+		m.promise = m.end
 	}
 	return nil
 }
 
+func (m *Memory) sync() { m.synced, m.syncedHard = len(m.records), m.hard }
+
 // Flushed is Log.Flushed.
 func (m *Memory) Flushed(applied uint64) error {
-	m.written.flushed = applied
-	m.synced.flushed = applied
+	m.flushed = applied
 	return nil
 }
 
 // Mark is Log.Mark.
 func (m *Memory) Mark(at Mark) error {
-	m.written.marks = append(slices.Clone(m.written.marks), at)
-	m.synced = m.written
+	m.records = append(m.records, record{mark: &at})
+	m.sync()
 	return nil
+}
+
+// Install is Log.Install.
+func (m *Memory) Install(at Mark) error {
+	m.promise = installPromise(m.promise, m.end, at.Position)
+	if m.end.Index > at.Index {
+		m.records = append(m.records, record{entry: nothing(at.Index + 1)})
+	}
+	m.installed = &at.Position
+	return m.Mark(at)
 }
 
 // Release is Log.Release.
 func (m *Memory) Release(index uint64) error {
-	for len(m.written.marks) > 1 && m.written.marks[1].Index <= index {
-		drop := m.written.marks[1].Index - m.written.marks[0].Index
-		m.written.entries = m.written.entries[drop:]
-		m.written.marks = m.written.marks[1:]
-	}
-	m.synced = m.written
+	m.records = slices.DeleteFunc(slices.Clone(m.records), func(r record) bool {
+		return r.mark != nil && r.mark.Index < index || r.entry != nil && r.entry.GetIndex() <= index
+	})
+	m.sync()
 	return nil
 }
 

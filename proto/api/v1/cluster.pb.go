@@ -260,11 +260,29 @@ type StatusResponse struct {
 	// Backends that asserted and were never admitted, by name, at most 100.
 	NotAdmitted []string `protobuf:"bytes,21,rep,name=not_admitted,json=notAdmitted,proto3" json:"not_admitted,omitempty"`
 	// Raft's numbers of the node that answers: how far it has applied and the log goes.
-	AppliedIndex  uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
-	CommitIndex   uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	Term          uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	AppliedIndex uint64 `protobuf:"varint,22,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	CommitIndex  uint64 `protobuf:"varint,23,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	Term         uint64 `protobuf:"varint,24,opt,name=term,proto3" json:"term,omitempty"`
+	// What is wrong with which node, by kind and node.
+	Alarms []*AlarmInfo `protobuf:"bytes,26,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Why the cluster takes no growth now: read_only, or a majority of full disks; empty
+	// if it does.
+	GrowthRefused string `protobuf:"bytes,27,opt,name=growth_refused,json=growthRefused,proto3" json:"growth_refused,omitempty"`
+	// What the node that answers knows of its own state and disk.
+	Health *NodeHealth `protobuf:"bytes,28,opt,name=health,proto3" json:"health,omitempty"`
+	// Nodes that ask to join and are no members, by name.
+	Waiting []*Node `protobuf:"bytes,35,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// What is wrong with the nodes, the gravest first, one sentence each; empty if
+	// nothing is.
+	NodeProblems []string `protobuf:"bytes,36,rep,name=node_problems,json=nodeProblems,proto3" json:"node_problems,omitempty"`
+	// The id of the node that answers; 0 if it does not know.
+	NodeId uint64 `protobuf:"varint,37,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The cluster was restored or recovered, and backends have not been heard since.
+	Recovering bool `protobuf:"varint,30,opt,name=recovering,proto3" json:"recovering,omitempty"`
+	// The directory moves no primary by itself; see Settings.
+	AutomationPaused bool `protobuf:"varint,31,opt,name=automation_paused,json=automationPaused,proto3" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -472,6 +490,62 @@ func (x *StatusResponse) GetTerm() uint64 {
 	return 0
 }
 
+func (x *StatusResponse) GetAlarms() []*AlarmInfo {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetGrowthRefused() string {
+	if x != nil {
+		return x.GrowthRefused
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetHealth() *NodeHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetWaiting() []*Node {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNodeProblems() []string {
+	if x != nil {
+		return x.NodeProblems
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *StatusResponse) GetAutomationPaused() bool {
+	if x != nil {
+		return x.AutomationPaused
+	}
+	return false
+}
+
 type Counts struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Mailboxes    uint64                 `protobuf:"varint,1,opt,name=mailboxes,proto3" json:"mailboxes,omitempty"`
@@ -582,92 +656,6 @@ func (x *Counts) GetDeactivated() uint64 {
 	return 0
 }
 
-// Node is a member of the Raft group.
-type Node struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id    uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
-	// Where clients and peers reach it; empty if not known here.
-	ClientAddress string `protobuf:"bytes,3,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
-	PeerAddress   string `protobuf:"bytes,4,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	Voter         bool   `protobuf:"varint,5,opt,name=voter,proto3" json:"voter,omitempty"`
-	Leader        bool   `protobuf:"varint,6,opt,name=leader,proto3" json:"leader,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Node) Reset() {
-	*x = Node{}
-	mi := &file_api_v1_cluster_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Node) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Node) ProtoMessage() {}
-
-func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Node.ProtoReflect.Descriptor instead.
-func (*Node) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Node) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Node) GetId() uint64 {
-	if x != nil {
-		return x.Id
-	}
-	return 0
-}
-
-func (x *Node) GetClientAddress() string {
-	if x != nil {
-		return x.ClientAddress
-	}
-	return ""
-}
-
-func (x *Node) GetPeerAddress() string {
-	if x != nil {
-		return x.PeerAddress
-	}
-	return ""
-}
-
-func (x *Node) GetVoter() bool {
-	if x != nil {
-		return x.Voter
-	}
-	return false
-}
-
-func (x *Node) GetLeader() bool {
-	if x != nil {
-		return x.Leader
-	}
-	return false
-}
-
 // Sweep is work left over from a small command that touches many mailboxes.
 type Sweep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -682,7 +670,7 @@ type Sweep struct {
 
 func (x *Sweep) Reset() {
 	*x = Sweep{}
-	mi := &file_api_v1_cluster_proto_msgTypes[4]
+	mi := &file_api_v1_cluster_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +682,7 @@ func (x *Sweep) String() string {
 func (*Sweep) ProtoMessage() {}
 
 func (x *Sweep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[4]
+	mi := &file_api_v1_cluster_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +695,7 @@ func (x *Sweep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sweep.ProtoReflect.Descriptor instead.
 func (*Sweep) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Sweep) GetKind() string {
@@ -763,7 +751,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_api_v1_cluster_proto_msgTypes[5]
+	mi := &file_api_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +763,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[5]
+	mi := &file_api_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +776,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Backend) GetName() string {
@@ -921,7 +909,7 @@ type ListBackendsRequest struct {
 
 func (x *ListBackendsRequest) Reset() {
 	*x = ListBackendsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[6]
+	mi := &file_api_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +921,7 @@ func (x *ListBackendsRequest) String() string {
 func (*ListBackendsRequest) ProtoMessage() {}
 
 func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[6]
+	mi := &file_api_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +934,7 @@ func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackendsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListBackendsRequest) GetConsistency() *Consistency {
@@ -973,7 +961,7 @@ type ListBackendsResponse struct {
 
 func (x *ListBackendsResponse) Reset() {
 	*x = ListBackendsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[7]
+	mi := &file_api_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +973,7 @@ func (x *ListBackendsResponse) String() string {
 func (*ListBackendsResponse) ProtoMessage() {}
 
 func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[7]
+	mi := &file_api_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +986,7 @@ func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackendsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListBackendsResponse) GetHeader() *ResponseHeader {
@@ -1024,7 +1012,7 @@ type AddressList struct {
 
 func (x *AddressList) Reset() {
 	*x = AddressList{}
-	mi := &file_api_v1_cluster_proto_msgTypes[8]
+	mi := &file_api_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1024,7 @@ func (x *AddressList) String() string {
 func (*AddressList) ProtoMessage() {}
 
 func (x *AddressList) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[8]
+	mi := &file_api_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1037,7 @@ func (x *AddressList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressList.ProtoReflect.Descriptor instead.
 func (*AddressList) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddressList) GetAddresses() []*Address {
@@ -1076,7 +1064,7 @@ type SetBackendRequest struct {
 
 func (x *SetBackendRequest) Reset() {
 	*x = SetBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[9]
+	mi := &file_api_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1076,7 @@ func (x *SetBackendRequest) String() string {
 func (*SetBackendRequest) ProtoMessage() {}
 
 func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[9]
+	mi := &file_api_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1089,7 @@ func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendRequest.ProtoReflect.Descriptor instead.
 func (*SetBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetBackendRequest) GetRequestId() *RequestId {
@@ -1163,7 +1151,7 @@ type SetBackendResponse struct {
 
 func (x *SetBackendResponse) Reset() {
 	*x = SetBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[10]
+	mi := &file_api_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1163,7 @@ func (x *SetBackendResponse) String() string {
 func (*SetBackendResponse) ProtoMessage() {}
 
 func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[10]
+	mi := &file_api_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1176,7 @@ func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendResponse.ProtoReflect.Descriptor instead.
 func (*SetBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetBackendResponse) GetHeader() *ResponseHeader {
@@ -1217,7 +1205,7 @@ type PreviewAdmissionRequest struct {
 
 func (x *PreviewAdmissionRequest) Reset() {
 	*x = PreviewAdmissionRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[11]
+	mi := &file_api_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1217,7 @@ func (x *PreviewAdmissionRequest) String() string {
 func (*PreviewAdmissionRequest) ProtoMessage() {}
 
 func (x *PreviewAdmissionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[11]
+	mi := &file_api_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1230,7 @@ func (x *PreviewAdmissionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAdmissionRequest.ProtoReflect.Descriptor instead.
 func (*PreviewAdmissionRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PreviewAdmissionRequest) GetConsistency() *Consistency {
@@ -1282,7 +1270,7 @@ type PreviewAdmissionResponse struct {
 
 func (x *PreviewAdmissionResponse) Reset() {
 	*x = PreviewAdmissionResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[12]
+	mi := &file_api_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1282,7 @@ func (x *PreviewAdmissionResponse) String() string {
 func (*PreviewAdmissionResponse) ProtoMessage() {}
 
 func (x *PreviewAdmissionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[12]
+	mi := &file_api_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1295,7 @@ func (x *PreviewAdmissionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreviewAdmissionResponse.ProtoReflect.Descriptor instead.
 func (*PreviewAdmissionResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PreviewAdmissionResponse) GetHeader() *ResponseHeader {
@@ -1353,7 +1341,7 @@ type Overlap struct {
 
 func (x *Overlap) Reset() {
 	*x = Overlap{}
-	mi := &file_api_v1_cluster_proto_msgTypes[13]
+	mi := &file_api_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1353,7 @@ func (x *Overlap) String() string {
 func (*Overlap) ProtoMessage() {}
 
 func (x *Overlap) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[13]
+	mi := &file_api_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1366,7 @@ func (x *Overlap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Overlap.ProtoReflect.Descriptor instead.
 func (*Overlap) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Overlap) GetMailbox() string {
@@ -1419,7 +1407,7 @@ type AdmitBackendRequest struct {
 
 func (x *AdmitBackendRequest) Reset() {
 	*x = AdmitBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[14]
+	mi := &file_api_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1419,7 @@ func (x *AdmitBackendRequest) String() string {
 func (*AdmitBackendRequest) ProtoMessage() {}
 
 func (x *AdmitBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[14]
+	mi := &file_api_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1432,7 @@ func (x *AdmitBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitBackendRequest.ProtoReflect.Descriptor instead.
 func (*AdmitBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AdmitBackendRequest) GetRequestId() *RequestId {
@@ -1471,7 +1459,7 @@ type AdmitBackendResponse struct {
 
 func (x *AdmitBackendResponse) Reset() {
 	*x = AdmitBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[15]
+	mi := &file_api_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1471,7 @@ func (x *AdmitBackendResponse) String() string {
 func (*AdmitBackendResponse) ProtoMessage() {}
 
 func (x *AdmitBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[15]
+	mi := &file_api_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1484,7 @@ func (x *AdmitBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitBackendResponse.ProtoReflect.Descriptor instead.
 func (*AdmitBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AdmitBackendResponse) GetHeader() *ResponseHeader {
@@ -1518,14 +1506,17 @@ type ConfirmBackendRequest struct {
 	RequestId *RequestId             `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	Server    string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
 	// UNSPECIFIED is OPERATOR.
-	How           ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	How ConfirmedBy `protobuf:"varint,3,opt,name=how,proto3,enum=rookery.api.v1.ConfirmedBy" json:"how,omitempty"`
+	// The incarnation in which the whole list was stated, so that one stated across a
+	// restore confirms nothing: INVALID. 0: the present one.
+	Incarnation   uint32 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConfirmBackendRequest) Reset() {
 	*x = ConfirmBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[16]
+	mi := &file_api_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1528,7 @@ func (x *ConfirmBackendRequest) String() string {
 func (*ConfirmBackendRequest) ProtoMessage() {}
 
 func (x *ConfirmBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[16]
+	mi := &file_api_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1541,7 @@ func (x *ConfirmBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmBackendRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConfirmBackendRequest) GetRequestId() *RequestId {
@@ -1574,6 +1565,13 @@ func (x *ConfirmBackendRequest) GetHow() ConfirmedBy {
 	return ConfirmedBy_CONFIRMED_BY_UNSPECIFIED
 }
 
+func (x *ConfirmBackendRequest) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type ConfirmBackendResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Header        *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -1584,7 +1582,7 @@ type ConfirmBackendResponse struct {
 
 func (x *ConfirmBackendResponse) Reset() {
 	*x = ConfirmBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[17]
+	mi := &file_api_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1594,7 @@ func (x *ConfirmBackendResponse) String() string {
 func (*ConfirmBackendResponse) ProtoMessage() {}
 
 func (x *ConfirmBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[17]
+	mi := &file_api_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1607,7 @@ func (x *ConfirmBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmBackendResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfirmBackendResponse) GetHeader() *ResponseHeader {
@@ -1637,7 +1635,7 @@ type RenameBackendRequest struct {
 
 func (x *RenameBackendRequest) Reset() {
 	*x = RenameBackendRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[18]
+	mi := &file_api_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1647,7 @@ func (x *RenameBackendRequest) String() string {
 func (*RenameBackendRequest) ProtoMessage() {}
 
 func (x *RenameBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[18]
+	mi := &file_api_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1660,7 @@ func (x *RenameBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameBackendRequest.ProtoReflect.Descriptor instead.
 func (*RenameBackendRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenameBackendRequest) GetRequestId() *RequestId {
@@ -1696,7 +1694,7 @@ type RenameBackendResponse struct {
 
 func (x *RenameBackendResponse) Reset() {
 	*x = RenameBackendResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[19]
+	mi := &file_api_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1706,7 @@ func (x *RenameBackendResponse) String() string {
 func (*RenameBackendResponse) ProtoMessage() {}
 
 func (x *RenameBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[19]
+	mi := &file_api_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1719,7 @@ func (x *RenameBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameBackendResponse.ProtoReflect.Descriptor instead.
 func (*RenameBackendResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenameBackendResponse) GetHeader() *ResponseHeader {
@@ -1758,7 +1756,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_api_v1_cluster_proto_msgTypes[20]
+	mi := &file_api_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +1768,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[20]
+	mi := &file_api_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +1781,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Group) GetName() string {
@@ -1870,7 +1868,7 @@ type Switchover struct {
 
 func (x *Switchover) Reset() {
 	*x = Switchover{}
-	mi := &file_api_v1_cluster_proto_msgTypes[21]
+	mi := &file_api_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1880,7 @@ func (x *Switchover) String() string {
 func (*Switchover) ProtoMessage() {}
 
 func (x *Switchover) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[21]
+	mi := &file_api_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1893,7 @@ func (x *Switchover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switchover.ProtoReflect.Descriptor instead.
 func (*Switchover) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Switchover) GetEpoch() uint64 {
@@ -1972,7 +1970,7 @@ type ListGroupsRequest struct {
 
 func (x *ListGroupsRequest) Reset() {
 	*x = ListGroupsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[22]
+	mi := &file_api_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +1982,7 @@ func (x *ListGroupsRequest) String() string {
 func (*ListGroupsRequest) ProtoMessage() {}
 
 func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[22]
+	mi := &file_api_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +1995,7 @@ func (x *ListGroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListGroupsRequest) GetConsistency() *Consistency {
@@ -2024,7 +2022,7 @@ type ListGroupsResponse struct {
 
 func (x *ListGroupsResponse) Reset() {
 	*x = ListGroupsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[23]
+	mi := &file_api_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2034,7 @@ func (x *ListGroupsResponse) String() string {
 func (*ListGroupsResponse) ProtoMessage() {}
 
 func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[23]
+	mi := &file_api_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2047,7 @@ func (x *ListGroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupsResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListGroupsResponse) GetHeader() *ResponseHeader {
@@ -2081,7 +2079,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[24]
+	mi := &file_api_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2091,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[24]
+	mi := &file_api_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2104,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetGroupRequest) GetRequestId() *RequestId {
@@ -2154,7 +2152,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[25]
+	mi := &file_api_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2164,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[25]
+	mi := &file_api_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2177,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetGroupResponse) GetHeader() *ResponseHeader {
@@ -2209,7 +2207,7 @@ type PlanSwitchoverRequest struct {
 
 func (x *PlanSwitchoverRequest) Reset() {
 	*x = PlanSwitchoverRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[26]
+	mi := &file_api_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2219,7 @@ func (x *PlanSwitchoverRequest) String() string {
 func (*PlanSwitchoverRequest) ProtoMessage() {}
 
 func (x *PlanSwitchoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[26]
+	mi := &file_api_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2232,7 @@ func (x *PlanSwitchoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSwitchoverRequest.ProtoReflect.Descriptor instead.
 func (*PlanSwitchoverRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PlanSwitchoverRequest) GetConsistency() *Consistency {
@@ -2295,7 +2293,7 @@ type PlanSwitchoverResponse struct {
 
 func (x *PlanSwitchoverResponse) Reset() {
 	*x = PlanSwitchoverResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[27]
+	mi := &file_api_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2305,7 @@ func (x *PlanSwitchoverResponse) String() string {
 func (*PlanSwitchoverResponse) ProtoMessage() {}
 
 func (x *PlanSwitchoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[27]
+	mi := &file_api_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2318,7 @@ func (x *PlanSwitchoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSwitchoverResponse.ProtoReflect.Descriptor instead.
 func (*PlanSwitchoverResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PlanSwitchoverResponse) GetHeader() *ResponseHeader {
@@ -2438,7 +2436,7 @@ type SetPrimaryRequest struct {
 
 func (x *SetPrimaryRequest) Reset() {
 	*x = SetPrimaryRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[28]
+	mi := &file_api_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2448,7 @@ func (x *SetPrimaryRequest) String() string {
 func (*SetPrimaryRequest) ProtoMessage() {}
 
 func (x *SetPrimaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[28]
+	mi := &file_api_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2461,7 @@ func (x *SetPrimaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimaryRequest.ProtoReflect.Descriptor instead.
 func (*SetPrimaryRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetPrimaryRequest) GetRequestId() *RequestId {
@@ -2518,7 +2516,7 @@ type SetPrimaryResponse struct {
 
 func (x *SetPrimaryResponse) Reset() {
 	*x = SetPrimaryResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[29]
+	mi := &file_api_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2528,7 @@ func (x *SetPrimaryResponse) String() string {
 func (*SetPrimaryResponse) ProtoMessage() {}
 
 func (x *SetPrimaryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[29]
+	mi := &file_api_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2541,7 @@ func (x *SetPrimaryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimaryResponse.ProtoReflect.Descriptor instead.
 func (*SetPrimaryResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetPrimaryResponse) GetHeader() *ResponseHeader {
@@ -2569,7 +2567,7 @@ type ListHoldsRequest struct {
 
 func (x *ListHoldsRequest) Reset() {
 	*x = ListHoldsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[30]
+	mi := &file_api_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2579,7 @@ func (x *ListHoldsRequest) String() string {
 func (*ListHoldsRequest) ProtoMessage() {}
 
 func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[30]
+	mi := &file_api_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2592,7 @@ func (x *ListHoldsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsRequest.ProtoReflect.Descriptor instead.
 func (*ListHoldsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListHoldsRequest) GetConsistency() *Consistency {
@@ -2614,7 +2612,7 @@ type ListHoldsResponse struct {
 
 func (x *ListHoldsResponse) Reset() {
 	*x = ListHoldsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[31]
+	mi := &file_api_v1_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2624,7 @@ func (x *ListHoldsResponse) String() string {
 func (*ListHoldsResponse) ProtoMessage() {}
 
 func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[31]
+	mi := &file_api_v1_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2637,7 @@ func (x *ListHoldsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHoldsResponse.ProtoReflect.Descriptor instead.
 func (*ListHoldsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListHoldsResponse) GetHeader() *ResponseHeader {
@@ -2671,7 +2669,7 @@ type PutHoldRequest struct {
 
 func (x *PutHoldRequest) Reset() {
 	*x = PutHoldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[32]
+	mi := &file_api_v1_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2681,7 @@ func (x *PutHoldRequest) String() string {
 func (*PutHoldRequest) ProtoMessage() {}
 
 func (x *PutHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[32]
+	mi := &file_api_v1_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2694,7 @@ func (x *PutHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHoldRequest.ProtoReflect.Descriptor instead.
 func (*PutHoldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutHoldRequest) GetRequestId() *RequestId {
@@ -2744,7 +2742,7 @@ type PutHoldResponse struct {
 
 func (x *PutHoldResponse) Reset() {
 	*x = PutHoldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[33]
+	mi := &file_api_v1_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2754,7 @@ func (x *PutHoldResponse) String() string {
 func (*PutHoldResponse) ProtoMessage() {}
 
 func (x *PutHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[33]
+	mi := &file_api_v1_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2767,7 @@ func (x *PutHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutHoldResponse.ProtoReflect.Descriptor instead.
 func (*PutHoldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutHoldResponse) GetHeader() *ResponseHeader {
@@ -2797,7 +2795,7 @@ type ReleaseHoldRequest struct {
 
 func (x *ReleaseHoldRequest) Reset() {
 	*x = ReleaseHoldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[34]
+	mi := &file_api_v1_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2807,7 @@ func (x *ReleaseHoldRequest) String() string {
 func (*ReleaseHoldRequest) ProtoMessage() {}
 
 func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[34]
+	mi := &file_api_v1_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2820,7 @@ func (x *ReleaseHoldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseHoldRequest) GetRequestId() *RequestId {
@@ -2856,7 +2854,7 @@ type ReleaseHoldResponse struct {
 
 func (x *ReleaseHoldResponse) Reset() {
 	*x = ReleaseHoldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[35]
+	mi := &file_api_v1_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +2866,7 @@ func (x *ReleaseHoldResponse) String() string {
 func (*ReleaseHoldResponse) ProtoMessage() {}
 
 func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[35]
+	mi := &file_api_v1_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +2879,7 @@ func (x *ReleaseHoldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHoldResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseHoldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReleaseHoldResponse) GetHeader() *ResponseHeader {
@@ -2912,7 +2910,7 @@ type ListHeldRequest struct {
 
 func (x *ListHeldRequest) Reset() {
 	*x = ListHeldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[36]
+	mi := &file_api_v1_cluster_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +2922,7 @@ func (x *ListHeldRequest) String() string {
 func (*ListHeldRequest) ProtoMessage() {}
 
 func (x *ListHeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[36]
+	mi := &file_api_v1_cluster_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +2935,7 @@ func (x *ListHeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHeldRequest.ProtoReflect.Descriptor instead.
 func (*ListHeldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListHeldRequest) GetConsistency() *Consistency {
@@ -2982,7 +2980,7 @@ type HeldFact struct {
 
 func (x *HeldFact) Reset() {
 	*x = HeldFact{}
-	mi := &file_api_v1_cluster_proto_msgTypes[37]
+	mi := &file_api_v1_cluster_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2994,7 +2992,7 @@ func (x *HeldFact) String() string {
 func (*HeldFact) ProtoMessage() {}
 
 func (x *HeldFact) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[37]
+	mi := &file_api_v1_cluster_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3007,7 +3005,7 @@ func (x *HeldFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldFact.ProtoReflect.Descriptor instead.
 func (*HeldFact) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *HeldFact) GetMailbox() string {
@@ -3049,7 +3047,7 @@ type ListHeldResponse struct {
 
 func (x *ListHeldResponse) Reset() {
 	*x = ListHeldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[38]
+	mi := &file_api_v1_cluster_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3059,7 @@ func (x *ListHeldResponse) String() string {
 func (*ListHeldResponse) ProtoMessage() {}
 
 func (x *ListHeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[38]
+	mi := &file_api_v1_cluster_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3072,7 @@ func (x *ListHeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHeldResponse.ProtoReflect.Descriptor instead.
 func (*ListHeldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListHeldResponse) GetHeader() *ResponseHeader {
@@ -3109,7 +3107,7 @@ type DecideHeldRequest struct {
 
 func (x *DecideHeldRequest) Reset() {
 	*x = DecideHeldRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[39]
+	mi := &file_api_v1_cluster_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3121,7 +3119,7 @@ func (x *DecideHeldRequest) String() string {
 func (*DecideHeldRequest) ProtoMessage() {}
 
 func (x *DecideHeldRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[39]
+	mi := &file_api_v1_cluster_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3134,7 +3132,7 @@ func (x *DecideHeldRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideHeldRequest.ProtoReflect.Descriptor instead.
 func (*DecideHeldRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DecideHeldRequest) GetRequestId() *RequestId {
@@ -3168,7 +3166,7 @@ type DecideHeldResponse struct {
 
 func (x *DecideHeldResponse) Reset() {
 	*x = DecideHeldResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[40]
+	mi := &file_api_v1_cluster_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3180,7 +3178,7 @@ func (x *DecideHeldResponse) String() string {
 func (*DecideHeldResponse) ProtoMessage() {}
 
 func (x *DecideHeldResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[40]
+	mi := &file_api_v1_cluster_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3193,7 +3191,7 @@ func (x *DecideHeldResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideHeldResponse.ProtoReflect.Descriptor instead.
 func (*DecideHeldResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DecideHeldResponse) GetHeader() *ResponseHeader {
@@ -3222,7 +3220,7 @@ type ListForksRequest struct {
 
 func (x *ListForksRequest) Reset() {
 	*x = ListForksRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[41]
+	mi := &file_api_v1_cluster_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3234,7 +3232,7 @@ func (x *ListForksRequest) String() string {
 func (*ListForksRequest) ProtoMessage() {}
 
 func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[41]
+	mi := &file_api_v1_cluster_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3247,7 +3245,7 @@ func (x *ListForksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksRequest.ProtoReflect.Descriptor instead.
 func (*ListForksRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListForksRequest) GetConsistency() *Consistency {
@@ -3283,7 +3281,7 @@ type ListForksResponse struct {
 
 func (x *ListForksResponse) Reset() {
 	*x = ListForksResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[42]
+	mi := &file_api_v1_cluster_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3293,7 @@ func (x *ListForksResponse) String() string {
 func (*ListForksResponse) ProtoMessage() {}
 
 func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[42]
+	mi := &file_api_v1_cluster_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3306,7 @@ func (x *ListForksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListForksResponse.ProtoReflect.Descriptor instead.
 func (*ListForksResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListForksResponse) GetHeader() *ResponseHeader {
@@ -3344,7 +3342,7 @@ type SettleRequest struct {
 
 func (x *SettleRequest) Reset() {
 	*x = SettleRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[43]
+	mi := &file_api_v1_cluster_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3354,7 @@ func (x *SettleRequest) String() string {
 func (*SettleRequest) ProtoMessage() {}
 
 func (x *SettleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[43]
+	mi := &file_api_v1_cluster_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3367,7 @@ func (x *SettleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleRequest.ProtoReflect.Descriptor instead.
 func (*SettleRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SettleRequest) GetRequestId() *RequestId {
@@ -3403,7 +3401,7 @@ type SettleResponse struct {
 
 func (x *SettleResponse) Reset() {
 	*x = SettleResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[44]
+	mi := &file_api_v1_cluster_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3413,7 @@ func (x *SettleResponse) String() string {
 func (*SettleResponse) ProtoMessage() {}
 
 func (x *SettleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[44]
+	mi := &file_api_v1_cluster_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3426,7 @@ func (x *SettleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettleResponse.ProtoReflect.Descriptor instead.
 func (*SettleResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SettleResponse) GetHeader() *ResponseHeader {
@@ -3457,7 +3455,7 @@ type ListMovesRequest struct {
 
 func (x *ListMovesRequest) Reset() {
 	*x = ListMovesRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[45]
+	mi := &file_api_v1_cluster_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3469,7 +3467,7 @@ func (x *ListMovesRequest) String() string {
 func (*ListMovesRequest) ProtoMessage() {}
 
 func (x *ListMovesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[45]
+	mi := &file_api_v1_cluster_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3482,7 +3480,7 @@ func (x *ListMovesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMovesRequest.ProtoReflect.Descriptor instead.
 func (*ListMovesRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListMovesRequest) GetConsistency() *Consistency {
@@ -3519,7 +3517,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_api_v1_cluster_proto_msgTypes[46]
+	mi := &file_api_v1_cluster_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3531,7 +3529,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[46]
+	mi := &file_api_v1_cluster_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3544,7 +3542,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Move) GetMailbox() string {
@@ -3579,7 +3577,7 @@ type ListMovesResponse struct {
 
 func (x *ListMovesResponse) Reset() {
 	*x = ListMovesResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
+	mi := &file_api_v1_cluster_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3591,7 +3589,7 @@ func (x *ListMovesResponse) String() string {
 func (*ListMovesResponse) ProtoMessage() {}
 
 func (x *ListMovesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
+	mi := &file_api_v1_cluster_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3604,7 +3602,7 @@ func (x *ListMovesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMovesResponse.ProtoReflect.Descriptor instead.
 func (*ListMovesResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListMovesResponse) GetHeader() *ResponseHeader {
@@ -3654,13 +3652,16 @@ type Settings struct {
 	LogKeep *uint64 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3,oneof" json:"log_keep,omitempty"`
 	// How long a client id's last result is kept.
 	RequestKeepMs *uint64 `protobuf:"varint,13,opt,name=request_keep_ms,json=requestKeepMs,proto3,oneof" json:"request_keep_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The directory moves no primary by itself, whatever a group's mode. A restored
+	// cluster begins so.
+	AutomationPaused *bool `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3,oneof" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3673,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3686,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Settings) GetDefaultDomain() string {
@@ -3779,6 +3780,13 @@ func (x *Settings) GetRequestKeepMs() uint64 {
 	return 0
 }
 
+func (x *Settings) GetAutomationPaused() bool {
+	if x != nil && x.AutomationPaused != nil {
+		return *x.AutomationPaused
+	}
+	return false
+}
+
 type GetSettingsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Consistency   *Consistency           `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
@@ -3788,7 +3796,7 @@ type GetSettingsRequest struct {
 
 func (x *GetSettingsRequest) Reset() {
 	*x = GetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3800,7 +3808,7 @@ func (x *GetSettingsRequest) String() string {
 func (*GetSettingsRequest) ProtoMessage() {}
 
 func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3813,7 +3821,7 @@ func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetSettingsRequest) GetConsistency() *Consistency {
@@ -3833,7 +3841,7 @@ type GetSettingsResponse struct {
 
 func (x *GetSettingsResponse) Reset() {
 	*x = GetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3845,7 +3853,7 @@ func (x *GetSettingsResponse) String() string {
 func (*GetSettingsResponse) ProtoMessage() {}
 
 func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3858,7 +3866,7 @@ func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3885,7 +3893,7 @@ type SetSettingsRequest struct {
 
 func (x *SetSettingsRequest) Reset() {
 	*x = SetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +3905,7 @@ func (x *SetSettingsRequest) String() string {
 func (*SetSettingsRequest) ProtoMessage() {}
 
 func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +3918,7 @@ func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*SetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetSettingsRequest) GetRequestId() *RequestId {
@@ -3937,7 +3945,7 @@ type SetSettingsResponse struct {
 
 func (x *SetSettingsResponse) Reset() {
 	*x = SetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +3957,7 @@ func (x *SetSettingsResponse) String() string {
 func (*SetSettingsResponse) ProtoMessage() {}
 
 func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +3970,7 @@ func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*SetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3990,7 +3998,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4002,7 +4010,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4015,7 +4023,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckRequest) GetConsistency() *Consistency {
@@ -4046,7 +4054,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4066,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4079,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckResponse) GetPart() isCheckResponse_Part {
@@ -4143,7 +4151,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4155,7 +4163,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4168,7 +4176,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckProgress) GetPhase() string {
@@ -4208,7 +4216,7 @@ type CheckFinding struct {
 
 func (x *CheckFinding) Reset() {
 	*x = CheckFinding{}
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +4228,7 @@ func (x *CheckFinding) String() string {
 func (*CheckFinding) ProtoMessage() {}
 
 func (x *CheckFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +4241,7 @@ func (x *CheckFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFinding.ProtoReflect.Descriptor instead.
 func (*CheckFinding) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckFinding) GetKind() string {
@@ -4281,7 +4289,7 @@ type CheckSummary struct {
 
 func (x *CheckSummary) Reset() {
 	*x = CheckSummary{}
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4293,7 +4301,7 @@ func (x *CheckSummary) String() string {
 func (*CheckSummary) ProtoMessage() {}
 
 func (x *CheckSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[57]
+	mi := &file_api_v1_cluster_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4306,7 +4314,7 @@ func (x *CheckSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSummary.ProtoReflect.Descriptor instead.
 func (*CheckSummary) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{57}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CheckSummary) GetHeader() *ResponseHeader {
@@ -4355,9 +4363,9 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
-	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xee\x06\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xb7\t\n" +
 	"\x0eStatusResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1d\n" +
 	"\n" +
@@ -4385,7 +4393,17 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\fnot_admitted\x18\x15 \x03(\tR\vnotAdmitted\x12#\n" +
 	"\rapplied_index\x18\x16 \x01(\x04R\fappliedIndex\x12!\n" +
 	"\fcommit_index\x18\x17 \x01(\x04R\vcommitIndex\x12\x12\n" +
-	"\x04term\x18\x18 \x01(\x04R\x04term\"\x8c\x02\n" +
+	"\x04term\x18\x18 \x01(\x04R\x04term\x121\n" +
+	"\x06alarms\x18\x1a \x03(\v2\x19.rookery.api.v1.AlarmInfoR\x06alarms\x12%\n" +
+	"\x0egrowth_refused\x18\x1b \x01(\tR\rgrowthRefused\x122\n" +
+	"\x06health\x18\x1c \x01(\v2\x1a.rookery.api.v1.NodeHealthR\x06health\x12.\n" +
+	"\awaiting\x18# \x03(\v2\x14.rookery.api.v1.NodeR\awaiting\x12#\n" +
+	"\rnode_problems\x18$ \x03(\tR\fnodeProblems\x12\x17\n" +
+	"\anode_id\x18% \x01(\x04R\x06nodeId\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x1e \x01(\bR\n" +
+	"recovering\x12+\n" +
+	"\x11automation_paused\x18\x1f \x01(\bR\x10automationPaused\"\x8c\x02\n" +
 	"\x06Counts\x12\x1c\n" +
 	"\tmailboxes\x18\x01 \x01(\x04R\tmailboxes\x12\x16\n" +
 	"\x06listed\x18\x02 \x01(\x04R\x06listed\x12\x18\n" +
@@ -4395,14 +4413,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x04held\x18\x06 \x01(\x04R\x04held\x12$\n" +
 	"\rsubscriptions\x18\a \x01(\x04R\rsubscriptions\x12\x1a\n" +
 	"\bpostings\x18\b \x01(\x04R\bpostings\x12 \n" +
-	"\vdeactivated\x18\t \x01(\x04R\vdeactivated\"\xa2\x01\n" +
-	"\x04Node\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\x04R\x02id\x12%\n" +
-	"\x0eclient_address\x18\x03 \x01(\tR\rclientAddress\x12!\n" +
-	"\fpeer_address\x18\x04 \x01(\tR\vpeerAddress\x12\x14\n" +
-	"\x05voter\x18\x05 \x01(\bR\x05voter\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\bR\x06leader\"I\n" +
+	"\vdeactivated\x18\t \x01(\x04R\vdeactivated\"I\n" +
 	"\x05Sweep\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x14\n" +
@@ -4469,12 +4480,13 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\tR\x06server\"\x83\x01\n" +
 	"\x14AdmitBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
-	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\x98\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"\xba\x01\n" +
 	"\x15ConfirmBackendRequest\x128\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\v2\x19.rookery.api.v1.RequestIdR\trequestId\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12-\n" +
-	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\"\x85\x01\n" +
+	"\x03how\x18\x03 \x01(\x0e2\x1b.rookery.api.v1.ConfirmedByR\x03how\x12 \n" +
+	"\vincarnation\x18\x04 \x01(\rR\vincarnation\"\x85\x01\n" +
 	"\x16ConfirmBackendResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x123\n" +
 	"\x06result\x18\x02 \x01(\v2\x1b.rookery.api.v1.WriteResultR\x06result\"t\n" +
@@ -4632,7 +4644,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11ListMovesResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12*\n" +
 	"\x05moves\x18\x02 \x03(\v2\x14.rookery.api.v1.MoveR\x05moves\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xa2\x06\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xea\x06\n" +
 	"\bSettings\x12*\n" +
 	"\x0edefault_domain\x18\x01 \x01(\tH\x00R\rdefaultDomain\x88\x01\x01\x12&\n" +
 	"\fvirt_domains\x18\x02 \x01(\bH\x01R\vvirtDomains\x88\x01\x01\x12*\n" +
@@ -4649,7 +4661,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11tombstone_keep_ms\x18\v \x01(\x04H\n" +
 	"R\x0ftombstoneKeepMs\x88\x01\x01\x12\x1e\n" +
 	"\blog_keep\x18\f \x01(\x04H\vR\alogKeep\x88\x01\x01\x12+\n" +
-	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01B\x11\n" +
+	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01\x120\n" +
+	"\x11automation_paused\x18\x0e \x01(\bH\rR\x10automationPaused\x88\x01\x01B\x11\n" +
 	"\x0f_default_domainB\x0f\n" +
 	"\r_virt_domainsB\x11\n" +
 	"\x0f_admission_openB\f\n" +
@@ -4663,7 +4676,8 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x12_delivery_grace_msB\x14\n" +
 	"\x12_tombstone_keep_msB\v\n" +
 	"\t_log_keepB\x12\n" +
-	"\x10_request_keep_ms\"S\n" +
+	"\x10_request_keep_msB\x14\n" +
+	"\x12_automation_paused\"S\n" +
 	"\x12GetSettingsRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x13GetSettingsResponse\x126\n" +
@@ -4714,7 +4728,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\xe3\x0e\n" +
+	"\x0fDECISION_REJECT\x10\x022\xf9\x14\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4741,7 +4755,18 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\tListMoves\x12 .rookery.api.v1.ListMovesRequest\x1a!.rookery.api.v1.ListMovesResponse\x12V\n" +
 	"\vGetSettings\x12\".rookery.api.v1.GetSettingsRequest\x1a#.rookery.api.v1.GetSettingsResponse\x12V\n" +
 	"\vSetSettings\x12\".rookery.api.v1.SetSettingsRequest\x1a#.rookery.api.v1.SetSettingsResponse\x12F\n" +
-	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x05Check\x12\x1c.rookery.api.v1.CheckRequest\x1a\x1d.rookery.api.v1.CheckResponse0\x01\x12S\n" +
+	"\n" +
+	"ListAlarms\x12!.rookery.api.v1.ListAlarmsRequest\x1a\".rookery.api.v1.ListAlarmsResponse\x12V\n" +
+	"\vDisarmAlarm\x12\".rookery.api.v1.DisarmAlarmRequest\x1a#.rookery.api.v1.DisarmAlarmResponse\x12P\n" +
+	"\tAddMember\x12 .rookery.api.v1.AddMemberRequest\x1a!.rookery.api.v1.AddMemberResponse\x12\\\n" +
+	"\rPromoteMember\x12$.rookery.api.v1.PromoteMemberRequest\x1a%.rookery.api.v1.PromoteMemberResponse\x12Y\n" +
+	"\fRemoveMember\x12#.rookery.api.v1.RemoveMemberRequest\x1a$.rookery.api.v1.RemoveMemberResponse\x12\\\n" +
+	"\rReplaceMember\x12$.rookery.api.v1.ReplaceMemberRequest\x1a%.rookery.api.v1.ReplaceMemberResponse\x12S\n" +
+	"\n" +
+	"MoveLeader\x12!.rookery.api.v1.MoveLeaderRequest\x1a\".rookery.api.v1.MoveLeaderResponse\x12L\n" +
+	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01\x12[\n" +
+	"\fSaveSnapshot\x12#.rookery.api.v1.SaveSnapshotRequest\x1a$.rookery.api.v1.SaveSnapshotResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_cluster_proto_rawDescOnce sync.Once
@@ -4756,7 +4781,7 @@ func file_api_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
 var file_api_v1_cluster_proto_goTypes = []any{
 	(ConfirmedBy)(0),                 // 0: rookery.api.v1.ConfirmedBy
 	(GroupMode)(0),                   // 1: rookery.api.v1.GroupMode
@@ -4764,207 +4789,248 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*StatusRequest)(nil),            // 3: rookery.api.v1.StatusRequest
 	(*StatusResponse)(nil),           // 4: rookery.api.v1.StatusResponse
 	(*Counts)(nil),                   // 5: rookery.api.v1.Counts
-	(*Node)(nil),                     // 6: rookery.api.v1.Node
-	(*Sweep)(nil),                    // 7: rookery.api.v1.Sweep
-	(*Backend)(nil),                  // 8: rookery.api.v1.Backend
-	(*ListBackendsRequest)(nil),      // 9: rookery.api.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),     // 10: rookery.api.v1.ListBackendsResponse
-	(*AddressList)(nil),              // 11: rookery.api.v1.AddressList
-	(*SetBackendRequest)(nil),        // 12: rookery.api.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),       // 13: rookery.api.v1.SetBackendResponse
-	(*PreviewAdmissionRequest)(nil),  // 14: rookery.api.v1.PreviewAdmissionRequest
-	(*PreviewAdmissionResponse)(nil), // 15: rookery.api.v1.PreviewAdmissionResponse
-	(*Overlap)(nil),                  // 16: rookery.api.v1.Overlap
-	(*AdmitBackendRequest)(nil),      // 17: rookery.api.v1.AdmitBackendRequest
-	(*AdmitBackendResponse)(nil),     // 18: rookery.api.v1.AdmitBackendResponse
-	(*ConfirmBackendRequest)(nil),    // 19: rookery.api.v1.ConfirmBackendRequest
-	(*ConfirmBackendResponse)(nil),   // 20: rookery.api.v1.ConfirmBackendResponse
-	(*RenameBackendRequest)(nil),     // 21: rookery.api.v1.RenameBackendRequest
-	(*RenameBackendResponse)(nil),    // 22: rookery.api.v1.RenameBackendResponse
-	(*Group)(nil),                    // 23: rookery.api.v1.Group
-	(*Switchover)(nil),               // 24: rookery.api.v1.Switchover
-	(*ListGroupsRequest)(nil),        // 25: rookery.api.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),       // 26: rookery.api.v1.ListGroupsResponse
-	(*SetGroupRequest)(nil),          // 27: rookery.api.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 28: rookery.api.v1.SetGroupResponse
-	(*PlanSwitchoverRequest)(nil),    // 29: rookery.api.v1.PlanSwitchoverRequest
-	(*PlanSwitchoverResponse)(nil),   // 30: rookery.api.v1.PlanSwitchoverResponse
-	(*SetPrimaryRequest)(nil),        // 31: rookery.api.v1.SetPrimaryRequest
-	(*SetPrimaryResponse)(nil),       // 32: rookery.api.v1.SetPrimaryResponse
-	(*ListHoldsRequest)(nil),         // 33: rookery.api.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 34: rookery.api.v1.ListHoldsResponse
-	(*PutHoldRequest)(nil),           // 35: rookery.api.v1.PutHoldRequest
-	(*PutHoldResponse)(nil),          // 36: rookery.api.v1.PutHoldResponse
-	(*ReleaseHoldRequest)(nil),       // 37: rookery.api.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 38: rookery.api.v1.ReleaseHoldResponse
-	(*ListHeldRequest)(nil),          // 39: rookery.api.v1.ListHeldRequest
-	(*HeldFact)(nil),                 // 40: rookery.api.v1.HeldFact
-	(*ListHeldResponse)(nil),         // 41: rookery.api.v1.ListHeldResponse
-	(*DecideHeldRequest)(nil),        // 42: rookery.api.v1.DecideHeldRequest
-	(*DecideHeldResponse)(nil),       // 43: rookery.api.v1.DecideHeldResponse
-	(*ListForksRequest)(nil),         // 44: rookery.api.v1.ListForksRequest
-	(*ListForksResponse)(nil),        // 45: rookery.api.v1.ListForksResponse
-	(*SettleRequest)(nil),            // 46: rookery.api.v1.SettleRequest
-	(*SettleResponse)(nil),           // 47: rookery.api.v1.SettleResponse
-	(*ListMovesRequest)(nil),         // 48: rookery.api.v1.ListMovesRequest
-	(*Move)(nil),                     // 49: rookery.api.v1.Move
-	(*ListMovesResponse)(nil),        // 50: rookery.api.v1.ListMovesResponse
-	(*Settings)(nil),                 // 51: rookery.api.v1.Settings
-	(*GetSettingsRequest)(nil),       // 52: rookery.api.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),      // 53: rookery.api.v1.GetSettingsResponse
-	(*SetSettingsRequest)(nil),       // 54: rookery.api.v1.SetSettingsRequest
-	(*SetSettingsResponse)(nil),      // 55: rookery.api.v1.SetSettingsResponse
-	(*CheckRequest)(nil),             // 56: rookery.api.v1.CheckRequest
-	(*CheckResponse)(nil),            // 57: rookery.api.v1.CheckResponse
-	(*CheckProgress)(nil),            // 58: rookery.api.v1.CheckProgress
-	(*CheckFinding)(nil),             // 59: rookery.api.v1.CheckFinding
-	(*CheckSummary)(nil),             // 60: rookery.api.v1.CheckSummary
-	(*Consistency)(nil),              // 61: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),           // 62: rookery.api.v1.ResponseHeader
-	(*Address)(nil),                  // 63: rookery.api.v1.Address
-	(BackendState)(0),                // 64: rookery.api.v1.BackendState
-	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
-	(*HoldInfo)(nil),                 // 67: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 68: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 69: rookery.api.v1.FactState
-	(*Route)(nil),                    // 70: rookery.api.v1.Route
+	(*Sweep)(nil),                    // 6: rookery.api.v1.Sweep
+	(*Backend)(nil),                  // 7: rookery.api.v1.Backend
+	(*ListBackendsRequest)(nil),      // 8: rookery.api.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),     // 9: rookery.api.v1.ListBackendsResponse
+	(*AddressList)(nil),              // 10: rookery.api.v1.AddressList
+	(*SetBackendRequest)(nil),        // 11: rookery.api.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),       // 12: rookery.api.v1.SetBackendResponse
+	(*PreviewAdmissionRequest)(nil),  // 13: rookery.api.v1.PreviewAdmissionRequest
+	(*PreviewAdmissionResponse)(nil), // 14: rookery.api.v1.PreviewAdmissionResponse
+	(*Overlap)(nil),                  // 15: rookery.api.v1.Overlap
+	(*AdmitBackendRequest)(nil),      // 16: rookery.api.v1.AdmitBackendRequest
+	(*AdmitBackendResponse)(nil),     // 17: rookery.api.v1.AdmitBackendResponse
+	(*ConfirmBackendRequest)(nil),    // 18: rookery.api.v1.ConfirmBackendRequest
+	(*ConfirmBackendResponse)(nil),   // 19: rookery.api.v1.ConfirmBackendResponse
+	(*RenameBackendRequest)(nil),     // 20: rookery.api.v1.RenameBackendRequest
+	(*RenameBackendResponse)(nil),    // 21: rookery.api.v1.RenameBackendResponse
+	(*Group)(nil),                    // 22: rookery.api.v1.Group
+	(*Switchover)(nil),               // 23: rookery.api.v1.Switchover
+	(*ListGroupsRequest)(nil),        // 24: rookery.api.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),       // 25: rookery.api.v1.ListGroupsResponse
+	(*SetGroupRequest)(nil),          // 26: rookery.api.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 27: rookery.api.v1.SetGroupResponse
+	(*PlanSwitchoverRequest)(nil),    // 28: rookery.api.v1.PlanSwitchoverRequest
+	(*PlanSwitchoverResponse)(nil),   // 29: rookery.api.v1.PlanSwitchoverResponse
+	(*SetPrimaryRequest)(nil),        // 30: rookery.api.v1.SetPrimaryRequest
+	(*SetPrimaryResponse)(nil),       // 31: rookery.api.v1.SetPrimaryResponse
+	(*ListHoldsRequest)(nil),         // 32: rookery.api.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 33: rookery.api.v1.ListHoldsResponse
+	(*PutHoldRequest)(nil),           // 34: rookery.api.v1.PutHoldRequest
+	(*PutHoldResponse)(nil),          // 35: rookery.api.v1.PutHoldResponse
+	(*ReleaseHoldRequest)(nil),       // 36: rookery.api.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 37: rookery.api.v1.ReleaseHoldResponse
+	(*ListHeldRequest)(nil),          // 38: rookery.api.v1.ListHeldRequest
+	(*HeldFact)(nil),                 // 39: rookery.api.v1.HeldFact
+	(*ListHeldResponse)(nil),         // 40: rookery.api.v1.ListHeldResponse
+	(*DecideHeldRequest)(nil),        // 41: rookery.api.v1.DecideHeldRequest
+	(*DecideHeldResponse)(nil),       // 42: rookery.api.v1.DecideHeldResponse
+	(*ListForksRequest)(nil),         // 43: rookery.api.v1.ListForksRequest
+	(*ListForksResponse)(nil),        // 44: rookery.api.v1.ListForksResponse
+	(*SettleRequest)(nil),            // 45: rookery.api.v1.SettleRequest
+	(*SettleResponse)(nil),           // 46: rookery.api.v1.SettleResponse
+	(*ListMovesRequest)(nil),         // 47: rookery.api.v1.ListMovesRequest
+	(*Move)(nil),                     // 48: rookery.api.v1.Move
+	(*ListMovesResponse)(nil),        // 49: rookery.api.v1.ListMovesResponse
+	(*Settings)(nil),                 // 50: rookery.api.v1.Settings
+	(*GetSettingsRequest)(nil),       // 51: rookery.api.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),      // 52: rookery.api.v1.GetSettingsResponse
+	(*SetSettingsRequest)(nil),       // 53: rookery.api.v1.SetSettingsRequest
+	(*SetSettingsResponse)(nil),      // 54: rookery.api.v1.SetSettingsResponse
+	(*CheckRequest)(nil),             // 55: rookery.api.v1.CheckRequest
+	(*CheckResponse)(nil),            // 56: rookery.api.v1.CheckResponse
+	(*CheckProgress)(nil),            // 57: rookery.api.v1.CheckProgress
+	(*CheckFinding)(nil),             // 58: rookery.api.v1.CheckFinding
+	(*CheckSummary)(nil),             // 59: rookery.api.v1.CheckSummary
+	(*Consistency)(nil),              // 60: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),           // 61: rookery.api.v1.ResponseHeader
+	(*Node)(nil),                     // 62: rookery.api.v1.Node
+	(*AlarmInfo)(nil),                // 63: rookery.api.v1.AlarmInfo
+	(*NodeHealth)(nil),               // 64: rookery.api.v1.NodeHealth
+	(*Address)(nil),                  // 65: rookery.api.v1.Address
+	(BackendState)(0),                // 66: rookery.api.v1.BackendState
+	(*RequestId)(nil),                // 67: rookery.api.v1.RequestId
+	(*WriteResult)(nil),              // 68: rookery.api.v1.WriteResult
+	(*HoldInfo)(nil),                 // 69: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                    // 70: rookery.api.v1.HoldKind
+	(FactState)(0),                   // 71: rookery.api.v1.FactState
+	(*Route)(nil),                    // 72: rookery.api.v1.Route
+	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
+	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
+	(*AddMemberRequest)(nil),         // 75: rookery.api.v1.AddMemberRequest
+	(*PromoteMemberRequest)(nil),     // 76: rookery.api.v1.PromoteMemberRequest
+	(*RemoveMemberRequest)(nil),      // 77: rookery.api.v1.RemoveMemberRequest
+	(*ReplaceMemberRequest)(nil),     // 78: rookery.api.v1.ReplaceMemberRequest
+	(*MoveLeaderRequest)(nil),        // 79: rookery.api.v1.MoveLeaderRequest
+	(*CompactRequest)(nil),           // 80: rookery.api.v1.CompactRequest
+	(*SaveSnapshotRequest)(nil),      // 81: rookery.api.v1.SaveSnapshotRequest
+	(*ListAlarmsResponse)(nil),       // 82: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),      // 83: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberResponse)(nil),        // 84: rookery.api.v1.AddMemberResponse
+	(*PromoteMemberResponse)(nil),    // 85: rookery.api.v1.PromoteMemberResponse
+	(*RemoveMemberResponse)(nil),     // 86: rookery.api.v1.RemoveMemberResponse
+	(*ReplaceMemberResponse)(nil),    // 87: rookery.api.v1.ReplaceMemberResponse
+	(*MoveLeaderResponse)(nil),       // 88: rookery.api.v1.MoveLeaderResponse
+	(*CompactResponse)(nil),          // 89: rookery.api.v1.CompactResponse
+	(*SaveSnapshotResponse)(nil),     // 90: rookery.api.v1.SaveSnapshotResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
-	61,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	60,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
 	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
-	6,   // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
-	7,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
-	63,  // 5: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	64,  // 6: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 7: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 8: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 9: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	8,   // 10: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	63,  // 11: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	65,  // 12: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	11,  // 13: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	64,  // 14: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	62,  // 15: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 16: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 17: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 18: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	16,  // 19: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	65,  // 20: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 21: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 22: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 23: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 24: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	62,  // 25: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 26: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 27: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 28: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 29: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 30: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	24,  // 31: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	67,  // 32: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	61,  // 33: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 34: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	23,  // 35: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	65,  // 36: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 37: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	62,  // 38: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 39: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 40: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 41: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	65,  // 42: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 43: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 44: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 45: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 46: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 47: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	65,  // 48: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 49: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 50: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 51: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	65,  // 52: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	68,  // 53: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	62,  // 54: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 55: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 56: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	69,  // 57: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	62,  // 58: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	40,  // 59: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	65,  // 60: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 61: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	62,  // 62: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 63: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 64: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 65: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	70,  // 66: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	65,  // 67: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	62,  // 68: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 69: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 70: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 71: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	49,  // 72: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	61,  // 73: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	62,  // 74: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	51,  // 75: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	65,  // 76: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	51,  // 77: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	62,  // 78: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 79: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	61,  // 80: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58,  // 81: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	59,  // 82: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	60,  // 83: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	62,  // 84: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 85: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	9,   // 86: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	12,  // 87: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	14,  // 88: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	17,  // 89: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	19,  // 90: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	21,  // 91: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	25,  // 92: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	27,  // 93: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	29,  // 94: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	31,  // 95: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	33,  // 96: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	35,  // 97: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	37,  // 98: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	39,  // 99: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	42,  // 100: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	44,  // 101: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	46,  // 102: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	48,  // 103: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	52,  // 104: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	54,  // 105: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	56,  // 106: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
-	4,   // 107: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	10,  // 108: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	13,  // 109: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	15,  // 110: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	18,  // 111: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	20,  // 112: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	22,  // 113: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	26,  // 114: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	28,  // 115: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	30,  // 116: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	32,  // 117: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	34,  // 118: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	36,  // 119: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	38,  // 120: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	41,  // 121: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	43,  // 122: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	45,  // 123: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	47,  // 124: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	50,  // 125: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	53,  // 126: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	55,  // 127: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	57,  // 128: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	107, // [107:129] is the sub-list for method output_type
-	85,  // [85:107] is the sub-list for method input_type
-	85,  // [85:85] is the sub-list for extension type_name
-	85,  // [85:85] is the sub-list for extension extendee
-	0,   // [0:85] is the sub-list for field type_name
+	62,  // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
+	6,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
+	63,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
+	64,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
+	62,  // 7: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
+	65,  // 8: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	66,  // 9: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	0,   // 10: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	60,  // 11: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 12: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	7,   // 13: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	65,  // 14: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	67,  // 15: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	10,  // 16: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	66,  // 17: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	61,  // 18: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 19: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 20: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 21: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	15,  // 22: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	67,  // 23: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 24: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 25: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 26: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 27: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	61,  // 28: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 29: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 30: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 31: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 32: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	1,   // 33: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	23,  // 34: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	69,  // 35: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	60,  // 36: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 37: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	22,  // 38: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	67,  // 39: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	1,   // 40: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	61,  // 41: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 42: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 43: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 44: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	67,  // 45: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 46: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 47: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 48: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 49: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	69,  // 50: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	67,  // 51: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 52: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 53: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 54: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 55: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	70,  // 56: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	61,  // 57: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 58: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 59: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	71,  // 60: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	61,  // 61: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	39,  // 62: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	67,  // 63: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	2,   // 64: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	61,  // 65: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 66: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 67: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 68: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	72,  // 69: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	67,  // 70: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	61,  // 71: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 72: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 73: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 74: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	48,  // 75: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	60,  // 76: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 77: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	50,  // 78: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	67,  // 79: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	50,  // 80: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	61,  // 81: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 82: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 83: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	57,  // 84: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	58,  // 85: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	59,  // 86: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	61,  // 87: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 88: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	8,   // 89: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	11,  // 90: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	13,  // 91: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	16,  // 92: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	18,  // 93: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	20,  // 94: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	24,  // 95: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	26,  // 96: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	28,  // 97: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	30,  // 98: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	32,  // 99: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	34,  // 100: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	36,  // 101: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	38,  // 102: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	41,  // 103: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	43,  // 104: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	45,  // 105: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	47,  // 106: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	51,  // 107: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	53,  // 108: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	55,  // 109: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	73,  // 110: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
+	74,  // 111: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
+	75,  // 112: rookery.api.v1.ClusterService.AddMember:input_type -> rookery.api.v1.AddMemberRequest
+	76,  // 113: rookery.api.v1.ClusterService.PromoteMember:input_type -> rookery.api.v1.PromoteMemberRequest
+	77,  // 114: rookery.api.v1.ClusterService.RemoveMember:input_type -> rookery.api.v1.RemoveMemberRequest
+	78,  // 115: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
+	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
+	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
+	81,  // 118: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
+	4,   // 119: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	9,   // 120: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	12,  // 121: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	14,  // 122: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	17,  // 123: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	19,  // 124: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	21,  // 125: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	25,  // 126: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	27,  // 127: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	29,  // 128: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	31,  // 129: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	33,  // 130: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	35,  // 131: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	37,  // 132: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	40,  // 133: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	42,  // 134: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	44,  // 135: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	46,  // 136: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	49,  // 137: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	52,  // 138: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	54,  // 139: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	56,  // 140: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	82,  // 141: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	83,  // 142: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	84,  // 143: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
+	85,  // 144: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
+	86,  // 145: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
+	87,  // 146: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
+	88,  // 147: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
+	89,  // 148: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
+	90,  // 149: rookery.api.v1.ClusterService.SaveSnapshot:output_type -> rookery.api.v1.SaveSnapshotResponse
+	119, // [119:150] is the sub-list for method output_type
+	88,  // [88:119] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_cluster_proto_init() }
@@ -4972,11 +5038,14 @@ func file_api_v1_cluster_proto_init() {
 	if File_api_v1_cluster_proto != nil {
 		return
 	}
+	file_api_v1_alarm_proto_init()
+	file_api_v1_backup_proto_init()
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
-	file_api_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[48].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[54].OneofWrappers = []any{
+	file_api_v1_member_proto_init()
+	file_api_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
+	file_api_v1_cluster_proto_msgTypes[47].OneofWrappers = []any{}
+	file_api_v1_cluster_proto_msgTypes[53].OneofWrappers = []any{
 		(*CheckResponse_Progress)(nil),
 		(*CheckResponse_Finding)(nil),
 		(*CheckResponse_Summary)(nil),
@@ -4987,7 +5056,7 @@ func file_api_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_cluster_proto_rawDesc), len(file_api_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   58,
+			NumMessages:   57,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

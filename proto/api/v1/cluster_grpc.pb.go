@@ -41,6 +41,15 @@ const (
 	ClusterService_GetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/GetSettings"
 	ClusterService_SetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/SetSettings"
 	ClusterService_Check_FullMethodName            = "/rookery.api.v1.ClusterService/Check"
+	ClusterService_ListAlarms_FullMethodName       = "/rookery.api.v1.ClusterService/ListAlarms"
+	ClusterService_DisarmAlarm_FullMethodName      = "/rookery.api.v1.ClusterService/DisarmAlarm"
+	ClusterService_AddMember_FullMethodName        = "/rookery.api.v1.ClusterService/AddMember"
+	ClusterService_PromoteMember_FullMethodName    = "/rookery.api.v1.ClusterService/PromoteMember"
+	ClusterService_RemoveMember_FullMethodName     = "/rookery.api.v1.ClusterService/RemoveMember"
+	ClusterService_ReplaceMember_FullMethodName    = "/rookery.api.v1.ClusterService/ReplaceMember"
+	ClusterService_MoveLeader_FullMethodName       = "/rookery.api.v1.ClusterService/MoveLeader"
+	ClusterService_Compact_FullMethodName          = "/rookery.api.v1.ClusterService/Compact"
+	ClusterService_SaveSnapshot_FullMethodName     = "/rookery.api.v1.ClusterService/SaveSnapshot"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -117,6 +126,38 @@ type ClusterServiceClient interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(ctx context.Context, in *CheckRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CheckResponse], error)
+	// Every alarm of every node, and whether the cluster takes growth.
+	ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error)
+	// Lowers an alarm. A node whose trouble is not over raises it again.
+	// Effects: REMOVED, UNCHANGED.
+	DisarmAlarm(ctx context.Context, in *DisarmAlarmRequest, opts ...grpc.CallOption) (*DisarmAlarmResponse, error)
+	// Makes a node that waits to join a learner: it gets the log and has no vote.
+	// Effects: ADDED, UNCHANGED. Added errors: NOT_LEADER, NOT_WAITING, EXISTS (a member
+	// has that name: replace it).
+	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error)
+	// Gives a learner its vote. Effects: CHANGED, UNCHANGED. Added errors: NOT_LEADER,
+	// NOT_FOUND, LAGGING, NO_QUORUM.
+	PromoteMember(ctx context.Context, in *PromoteMemberRequest, opts ...grpc.CallOption) (*PromoteMemberResponse, error)
+	// Takes a member out, for good: its id is never used again. The leader hands the
+	// leadership over first. Effects: REMOVED, UNCHANGED. Added errors: NOT_LEADER,
+	// NOT_FOUND, NO_QUORUM.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
+	// Puts another disk in a member's place, in two steps: START, then FINISH once it has
+	// the log. Effects: ADDED, CHANGED, UNCHANGED. Added errors: NOT_LEADER, NOT_FOUND,
+	// NOT_WAITING, EXISTS (another replacement is under way), LAGGING, NO_QUORUM.
+	ReplaceMember(ctx context.Context, in *ReplaceMemberRequest, opts ...grpc.CallOption) (*ReplaceMemberResponse, error)
+	// Hands the leadership to another voter and waits until it leads. Added errors:
+	// NOT_LEADER, NOT_FOUND, NOT_VOTER, LAGGING.
+	MoveLeader(ctx context.Context, in *MoveLeaderRequest, opts ...grpc.CallOption) (*MoveLeaderResponse, error)
+	// Rewrites the state file of the node that answers without its holes, while it
+	// serves; one node of the cluster at a time. Progress comes first, the summary last;
+	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
+	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error)
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error)
 }
 
 type clusterServiceClient struct {
@@ -356,6 +397,114 @@ func (c *clusterServiceClient) Check(ctx context.Context, in *CheckRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckClient = grpc.ServerStreamingClient[CheckResponse]
 
+func (c *clusterServiceClient) ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAlarmsResponse)
+	err := c.cc.Invoke(ctx, ClusterService_ListAlarms_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) DisarmAlarm(ctx context.Context, in *DisarmAlarmRequest, opts ...grpc.CallOption) (*DisarmAlarmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisarmAlarmResponse)
+	err := c.cc.Invoke(ctx, ClusterService_DisarmAlarm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddMemberResponse)
+	err := c.cc.Invoke(ctx, ClusterService_AddMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) PromoteMember(ctx context.Context, in *PromoteMemberRequest, opts ...grpc.CallOption) (*PromoteMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromoteMemberResponse)
+	err := c.cc.Invoke(ctx, ClusterService_PromoteMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberResponse)
+	err := c.cc.Invoke(ctx, ClusterService_RemoveMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) ReplaceMember(ctx context.Context, in *ReplaceMemberRequest, opts ...grpc.CallOption) (*ReplaceMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceMemberResponse)
+	err := c.cc.Invoke(ctx, ClusterService_ReplaceMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) MoveLeader(ctx context.Context, in *MoveLeaderRequest, opts ...grpc.CallOption) (*MoveLeaderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveLeaderResponse)
+	err := c.cc.Invoke(ctx, ClusterService_MoveLeader_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[1], ClusterService_Compact_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CompactRequest, CompactResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_CompactClient = grpc.ServerStreamingClient[CompactResponse]
+
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[2], ClusterService_SaveSnapshot_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SaveSnapshotRequest, SaveSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotClient = grpc.ServerStreamingClient[SaveSnapshotResponse]
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -430,6 +579,38 @@ type ClusterServiceServer interface {
 	// stale copies. Reads everything: minutes at ten million mailboxes. Progress comes
 	// first, findings as they are found, the summary last; a stream without it broke off.
 	Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error
+	// Every alarm of every node, and whether the cluster takes growth.
+	ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error)
+	// Lowers an alarm. A node whose trouble is not over raises it again.
+	// Effects: REMOVED, UNCHANGED.
+	DisarmAlarm(context.Context, *DisarmAlarmRequest) (*DisarmAlarmResponse, error)
+	// Makes a node that waits to join a learner: it gets the log and has no vote.
+	// Effects: ADDED, UNCHANGED. Added errors: NOT_LEADER, NOT_WAITING, EXISTS (a member
+	// has that name: replace it).
+	AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error)
+	// Gives a learner its vote. Effects: CHANGED, UNCHANGED. Added errors: NOT_LEADER,
+	// NOT_FOUND, LAGGING, NO_QUORUM.
+	PromoteMember(context.Context, *PromoteMemberRequest) (*PromoteMemberResponse, error)
+	// Takes a member out, for good: its id is never used again. The leader hands the
+	// leadership over first. Effects: REMOVED, UNCHANGED. Added errors: NOT_LEADER,
+	// NOT_FOUND, NO_QUORUM.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
+	// Puts another disk in a member's place, in two steps: START, then FINISH once it has
+	// the log. Effects: ADDED, CHANGED, UNCHANGED. Added errors: NOT_LEADER, NOT_FOUND,
+	// NOT_WAITING, EXISTS (another replacement is under way), LAGGING, NO_QUORUM.
+	ReplaceMember(context.Context, *ReplaceMemberRequest) (*ReplaceMemberResponse, error)
+	// Hands the leadership to another voter and waits until it leads. Added errors:
+	// NOT_LEADER, NOT_FOUND, NOT_VOTER, LAGGING.
+	MoveLeader(context.Context, *MoveLeaderRequest) (*MoveLeaderResponse, error)
+	// Rewrites the state file of the node that answers without its holes, while it
+	// serves; one node of the cluster at a time. Progress comes first, the summary last;
+	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
+	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error
+	// Streams a snapshot of this node's state, which shows at least all that was applied
+	// here when it was asked; readers and writers go on. Parts of the snapshot come in
+	// order, its summary last; a stream without it broke off. One at a time on a node:
+	// a second one is refused, BUSY.
+	SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -505,6 +686,33 @@ func (UnimplementedClusterServiceServer) SetSettings(context.Context, *SetSettin
 }
 func (UnimplementedClusterServiceServer) Check(*CheckRequest, grpc.ServerStreamingServer[CheckResponse]) error {
 	return status.Error(codes.Unimplemented, "method Check not implemented")
+}
+func (UnimplementedClusterServiceServer) ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAlarms not implemented")
+}
+func (UnimplementedClusterServiceServer) DisarmAlarm(context.Context, *DisarmAlarmRequest) (*DisarmAlarmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisarmAlarm not implemented")
+}
+func (UnimplementedClusterServiceServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedClusterServiceServer) PromoteMember(context.Context, *PromoteMemberRequest) (*PromoteMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteMember not implemented")
+}
+func (UnimplementedClusterServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
+}
+func (UnimplementedClusterServiceServer) ReplaceMember(context.Context, *ReplaceMemberRequest) (*ReplaceMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplaceMember not implemented")
+}
+func (UnimplementedClusterServiceServer) MoveLeader(context.Context, *MoveLeaderRequest) (*MoveLeaderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveLeader not implemented")
+}
+func (UnimplementedClusterServiceServer) Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error {
+	return status.Error(codes.Unimplemented, "method Compact not implemented")
+}
+func (UnimplementedClusterServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -916,6 +1124,154 @@ func _ClusterService_Check_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CheckServer = grpc.ServerStreamingServer[CheckResponse]
 
+func _ClusterService_ListAlarms_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAlarmsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).ListAlarms(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_ListAlarms_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).ListAlarms(ctx, req.(*ListAlarmsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_DisarmAlarm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisarmAlarmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).DisarmAlarm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_DisarmAlarm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).DisarmAlarm(ctx, req.(*DisarmAlarmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).AddMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_AddMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).AddMember(ctx, req.(*AddMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_PromoteMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).PromoteMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_PromoteMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).PromoteMember(ctx, req.(*PromoteMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_ReplaceMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).ReplaceMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_ReplaceMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).ReplaceMember(ctx, req.(*ReplaceMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_MoveLeader_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveLeaderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).MoveLeader(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_MoveLeader_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).MoveLeader(ctx, req.(*MoveLeaderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_Compact_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CompactRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServiceServer).Compact(m, &grpc.GenericServerStream[CompactRequest, CompactResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_CompactServer = grpc.ServerStreamingServer[CompactResponse]
+
+func _ClusterService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SaveSnapshotRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ClusterServiceServer).SaveSnapshot(m, &grpc.GenericServerStream[SaveSnapshotRequest, SaveSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ClusterService_SaveSnapshotServer = grpc.ServerStreamingServer[SaveSnapshotResponse]
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1007,11 +1363,49 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "SetSettings",
 			Handler:    _ClusterService_SetSettings_Handler,
 		},
+		{
+			MethodName: "ListAlarms",
+			Handler:    _ClusterService_ListAlarms_Handler,
+		},
+		{
+			MethodName: "DisarmAlarm",
+			Handler:    _ClusterService_DisarmAlarm_Handler,
+		},
+		{
+			MethodName: "AddMember",
+			Handler:    _ClusterService_AddMember_Handler,
+		},
+		{
+			MethodName: "PromoteMember",
+			Handler:    _ClusterService_PromoteMember_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _ClusterService_RemoveMember_Handler,
+		},
+		{
+			MethodName: "ReplaceMember",
+			Handler:    _ClusterService_ReplaceMember_Handler,
+		},
+		{
+			MethodName: "MoveLeader",
+			Handler:    _ClusterService_MoveLeader_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Check",
 			Handler:       _ClusterService_Check_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Compact",
+			Handler:       _ClusterService_Compact_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "SaveSnapshot",
+			Handler:       _ClusterService_SaveSnapshot_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -186,8 +186,8 @@ const (
 	Reason_REASON_NOT_ADMITTED Reason = 25
 	// The server holds no fact that the command could change. [FAILED_PRECONDITION]
 	Reason_REASON_NOT_HOLDER Reason = 26
-	// The backend or group still holds facts, or is in a change that must end first.
-	// [FAILED_PRECONDITION]
+	// The backend or group still holds facts, or is in a change that must end first; or
+	// a node of the cluster is compacting already. [FAILED_PRECONDITION]
 	Reason_REASON_BUSY Reason = 27
 	// A later request of the same client id has been done; this is a late repeat.
 	// [ABORTED]
@@ -206,6 +206,18 @@ const (
 	Reason_REASON_DEADLINE Reason = 33
 	// This release does not have the call or the option. [UNIMPLEMENTED]
 	Reason_REASON_UNSUPPORTED Reason = 34
+	// Afterwards too few voters would answer to make a majority, or none would be left.
+	// The text has the numbers. [FAILED_PRECONDITION]
+	Reason_REASON_NO_QUORUM Reason = 50
+	// The node does not answer the leader, or its log is too far behind. Metadata:
+	// trails (entries), if it answers. [FAILED_PRECONDITION]
+	Reason_REASON_LAGGING Reason = 51
+	// No node of that name asks to join. [FAILED_PRECONDITION]
+	Reason_REASON_NOT_WAITING Reason = 52
+	// The node has no vote, or no other node has one. [FAILED_PRECONDITION]
+	Reason_REASON_NOT_VOTER Reason = 53
+	// The node leads: move the leadership first. [FAILED_PRECONDITION]
+	Reason_REASON_LEADING Reason = 54
 )
 
 // Enum value maps for Reason.
@@ -246,6 +258,11 @@ var (
 		32: "REASON_BROKEN",
 		33: "REASON_DEADLINE",
 		34: "REASON_UNSUPPORTED",
+		50: "REASON_NO_QUORUM",
+		51: "REASON_LAGGING",
+		52: "REASON_NOT_WAITING",
+		53: "REASON_NOT_VOTER",
+		54: "REASON_LEADING",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -283,6 +300,11 @@ var (
 		"REASON_BROKEN":            32,
 		"REASON_DEADLINE":          33,
 		"REASON_UNSUPPORTED":       34,
+		"REASON_NO_QUORUM":         50,
+		"REASON_LAGGING":           51,
+		"REASON_NOT_WAITING":       52,
+		"REASON_NOT_VOTER":         53,
+		"REASON_LEADING":           54,
 	}
 )
 
@@ -476,7 +498,10 @@ type RequestId struct {
 	// time, because the answer to the last is all that is kept: a repeat of the last
 	// gets that answer again, an older one is refused with STALE_REQUEST. To write in
 	// parallel, use several lines. A repeat must be the same request.
-	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// The highest incarnation that the caller has seen; 0 if it has seen none. A node of
+	// an earlier one refuses the write, WRONG_INCARNATION, and does nothing.
+	Incarnation   uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -521,6 +546,13 @@ func (x *RequestId) GetClientId() string {
 func (x *RequestId) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
+	}
+	return 0
+}
+
+func (x *RequestId) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
 	}
 	return 0
 }
@@ -699,10 +731,11 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x15\n" +
 	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"D\n" +
+	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"f\n" +
 	"\tRequestId\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xaa\x01\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"\xaa\x01\n" +
 	"\tNamespace\x12\x10\n" +
 	"\x03alt\x18\x01 \x01(\bR\x03alt\x12\x1c\n" +
 	"\tseparator\x18\x02 \x01(\tR\tseparator\x12!\n" +
@@ -721,7 +754,7 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\x1cCONSISTENCY_MODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19CONSISTENCY_MODE_AT_LEAST\x10\x01\x12!\n" +
 	"\x1dCONSISTENCY_MODE_LINEARIZABLE\x10\x02\x12\x1a\n" +
-	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xae\x06\n" +
+	"\x16CONSISTENCY_MODE_STALE\x10\x03*\x9a\a\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_FOUND\x10\x01\x12\x13\n" +
@@ -758,7 +791,12 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\rREASON_CLOSED\x10\x1f\x12\x11\n" +
 	"\rREASON_BROKEN\x10 \x12\x13\n" +
 	"\x0fREASON_DEADLINE\x10!\x12\x16\n" +
-	"\x12REASON_UNSUPPORTED\x10\"B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x12REASON_UNSUPPORTED\x10\"\x12\x14\n" +
+	"\x10REASON_NO_QUORUM\x102\x12\x12\n" +
+	"\x0eREASON_LAGGING\x103\x12\x16\n" +
+	"\x12REASON_NOT_WAITING\x104\x12\x14\n" +
+	"\x10REASON_NOT_VOTER\x105\x12\x12\n" +
+	"\x0eREASON_LEADING\x106B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_common_proto_rawDescOnce sync.Once

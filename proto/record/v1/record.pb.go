@@ -956,6 +956,114 @@ func (x *HoldRow) GetPlaced() uint64 {
 	return 0
 }
 
+type AlarmRow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	By            string                 `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Voters        uint32                 `protobuf:"varint,5,opt,name=voters,proto3" json:"voters,omitempty"`
+	Since         uint64                 `protobuf:"varint,6,opt,name=since,proto3" json:"since,omitempty"`
+	Wall          int64                  `protobuf:"varint,7,opt,name=wall,proto3" json:"wall,omitempty"`
+	Revision      uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Voter         bool                   `protobuf:"varint,9,opt,name=voter,proto3" json:"voter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlarmRow) Reset() {
+	*x = AlarmRow{}
+	mi := &file_record_v1_record_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlarmRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlarmRow) ProtoMessage() {}
+
+func (x *AlarmRow) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlarmRow.ProtoReflect.Descriptor instead.
+func (*AlarmRow) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AlarmRow) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *AlarmRow) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AlarmRow) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *AlarmRow) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *AlarmRow) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *AlarmRow) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *AlarmRow) GetWall() int64 {
+	if x != nil {
+		return x.Wall
+	}
+	return 0
+}
+
+func (x *AlarmRow) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AlarmRow) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
 type SubscriptionRow struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         uint64                 `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"` // revision
@@ -965,7 +1073,7 @@ type SubscriptionRow struct {
 
 func (x *SubscriptionRow) Reset() {
 	*x = SubscriptionRow{}
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1085,7 @@ func (x *SubscriptionRow) String() string {
 func (*SubscriptionRow) ProtoMessage() {}
 
 func (x *SubscriptionRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[10]
+	mi := &file_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1098,7 @@ func (x *SubscriptionRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscriptionRow.ProtoReflect.Descriptor instead.
 func (*SubscriptionRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubscriptionRow) GetSince() uint64 {
@@ -1014,7 +1122,7 @@ type ChangeRow struct {
 
 func (x *ChangeRow) Reset() {
 	*x = ChangeRow{}
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1134,7 @@ func (x *ChangeRow) String() string {
 func (*ChangeRow) ProtoMessage() {}
 
 func (x *ChangeRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[11]
+	mi := &file_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1147,7 @@ func (x *ChangeRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRow.ProtoReflect.Descriptor instead.
 func (*ChangeRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChangeRow) GetKind() uint32 {
@@ -1100,7 +1208,7 @@ type TombstoneRow struct {
 
 func (x *TombstoneRow) Reset() {
 	*x = TombstoneRow{}
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1220,7 @@ func (x *TombstoneRow) String() string {
 func (*TombstoneRow) ProtoMessage() {}
 
 func (x *TombstoneRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[12]
+	mi := &file_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1233,7 @@ func (x *TombstoneRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TombstoneRow.ProtoReflect.Descriptor instead.
 func (*TombstoneRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TombstoneRow) GetHow() uint32 {
@@ -1200,7 +1308,7 @@ type DigestRow struct {
 
 func (x *DigestRow) Reset() {
 	*x = DigestRow{}
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1320,7 @@ func (x *DigestRow) String() string {
 func (*DigestRow) ProtoMessage() {}
 
 func (x *DigestRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[13]
+	mi := &file_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1333,7 @@ func (x *DigestRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestRow.ProtoReflect.Descriptor instead.
 func (*DigestRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DigestRow) GetCount() uint64 {
@@ -1273,7 +1381,7 @@ type GuardRow struct {
 
 func (x *GuardRow) Reset() {
 	*x = GuardRow{}
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1393,7 @@ func (x *GuardRow) String() string {
 func (*GuardRow) ProtoMessage() {}
 
 func (x *GuardRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[14]
+	mi := &file_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1406,7 @@ func (x *GuardRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardRow.ProtoReflect.Descriptor instead.
 func (*GuardRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GuardRow) GetMinutes() []*GuardMinute {
@@ -1319,7 +1427,7 @@ type GuardMinute struct {
 
 func (x *GuardMinute) Reset() {
 	*x = GuardMinute{}
-	mi := &file_record_v1_record_proto_msgTypes[15]
+	mi := &file_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1331,7 +1439,7 @@ func (x *GuardMinute) String() string {
 func (*GuardMinute) ProtoMessage() {}
 
 func (x *GuardMinute) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[15]
+	mi := &file_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1344,7 +1452,7 @@ func (x *GuardMinute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuardMinute.ProtoReflect.Descriptor instead.
 func (*GuardMinute) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GuardMinute) GetMinute() uint64 {
@@ -1381,7 +1489,7 @@ type RequestRow struct {
 
 func (x *RequestRow) Reset() {
 	*x = RequestRow{}
-	mi := &file_record_v1_record_proto_msgTypes[16]
+	mi := &file_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1501,7 @@ func (x *RequestRow) String() string {
 func (*RequestRow) ProtoMessage() {}
 
 func (x *RequestRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[16]
+	mi := &file_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1514,7 @@ func (x *RequestRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRow.ProtoReflect.Descriptor instead.
 func (*RequestRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RequestRow) GetSequence() uint64 {
@@ -1451,7 +1559,7 @@ type SweepRow struct {
 
 func (x *SweepRow) Reset() {
 	*x = SweepRow{}
-	mi := &file_record_v1_record_proto_msgTypes[17]
+	mi := &file_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1571,7 @@ func (x *SweepRow) String() string {
 func (*SweepRow) ProtoMessage() {}
 
 func (x *SweepRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[17]
+	mi := &file_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1584,7 @@ func (x *SweepRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepRow.ProtoReflect.Descriptor instead.
 func (*SweepRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SweepRow) GetKind() uint32 {
@@ -1523,13 +1631,14 @@ type ClusterRow struct {
 	NextServer     uint32                 `protobuf:"varint,4,opt,name=next_server,json=nextServer,proto3" json:"next_server,omitempty"`
 	NextGroup      uint32                 `protobuf:"varint,5,opt,name=next_group,json=nextGroup,proto3" json:"next_group,omitempty"`
 	ClusterVersion uint32                 `protobuf:"varint,6,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	Began          uint64                 `protobuf:"varint,7,opt,name=began,proto3" json:"began,omitempty"` // revision that began the present life; 0: it is the first
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClusterRow) Reset() {
 	*x = ClusterRow{}
-	mi := &file_record_v1_record_proto_msgTypes[18]
+	mi := &file_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1650,7 @@ func (x *ClusterRow) String() string {
 func (*ClusterRow) ProtoMessage() {}
 
 func (x *ClusterRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[18]
+	mi := &file_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1663,7 @@ func (x *ClusterRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRow.ProtoReflect.Descriptor instead.
 func (*ClusterRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClusterRow) GetClusterId() string {
@@ -1599,6 +1708,13 @@ func (x *ClusterRow) GetClusterVersion() uint32 {
 	return 0
 }
 
+func (x *ClusterRow) GetBegan() uint64 {
+	if x != nil {
+		return x.Began
+	}
+	return 0
+}
+
 // ClockRow moves with every command.
 type ClockRow struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1619,7 +1735,7 @@ type ClockRow struct {
 
 func (x *ClockRow) Reset() {
 	*x = ClockRow{}
-	mi := &file_record_v1_record_proto_msgTypes[19]
+	mi := &file_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1747,7 @@ func (x *ClockRow) String() string {
 func (*ClockRow) ProtoMessage() {}
 
 func (x *ClockRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[19]
+	mi := &file_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1760,7 @@ func (x *ClockRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRow.ProtoReflect.Descriptor instead.
 func (*ClockRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ClockRow) GetRevision() uint64 {
@@ -1714,7 +1830,7 @@ type CountsRow struct {
 
 func (x *CountsRow) Reset() {
 	*x = CountsRow{}
-	mi := &file_record_v1_record_proto_msgTypes[20]
+	mi := &file_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1842,7 @@ func (x *CountsRow) String() string {
 func (*CountsRow) ProtoMessage() {}
 
 func (x *CountsRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[20]
+	mi := &file_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1855,7 @@ func (x *CountsRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountsRow.ProtoReflect.Descriptor instead.
 func (*CountsRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CountsRow) GetMailboxes() int64 {
@@ -1806,27 +1922,28 @@ func (x *CountsRow) GetDeactivated() int64 {
 }
 
 type SettingsRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DefaultDomain string                 `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3" json:"default_domain,omitempty"`
-	VirtDomains   bool                   `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3" json:"virt_domains,omitempty"`
-	AdmissionOpen bool                   `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3" json:"admission_open,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	GuardCount    uint32                 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3" json:"guard_count,omitempty"`
-	GuardPercent  uint32                 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3" json:"guard_percent,omitempty"`
-	GuardWindow   uint64                 `protobuf:"varint,7,opt,name=guard_window,json=guardWindow,proto3" json:"guard_window,omitempty"`
-	ReserveGrace  uint64                 `protobuf:"varint,8,opt,name=reserve_grace,json=reserveGrace,proto3" json:"reserve_grace,omitempty"`
-	ReserveMax    uint64                 `protobuf:"varint,9,opt,name=reserve_max,json=reserveMax,proto3" json:"reserve_max,omitempty"`
-	DeliveryGrace uint64                 `protobuf:"varint,10,opt,name=delivery_grace,json=deliveryGrace,proto3" json:"delivery_grace,omitempty"`
-	TombstoneKeep uint64                 `protobuf:"varint,11,opt,name=tombstone_keep,json=tombstoneKeep,proto3" json:"tombstone_keep,omitempty"`
-	LogKeep       uint64                 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3" json:"log_keep,omitempty"`
-	RequestKeep   uint64                 `protobuf:"varint,13,opt,name=request_keep,json=requestKeep,proto3" json:"request_keep,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	DefaultDomain    string                 `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3" json:"default_domain,omitempty"`
+	VirtDomains      bool                   `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3" json:"virt_domains,omitempty"`
+	AdmissionOpen    bool                   `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3" json:"admission_open,omitempty"`
+	ReadOnly         bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	GuardCount       uint32                 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3" json:"guard_count,omitempty"`
+	GuardPercent     uint32                 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3" json:"guard_percent,omitempty"`
+	GuardWindow      uint64                 `protobuf:"varint,7,opt,name=guard_window,json=guardWindow,proto3" json:"guard_window,omitempty"`
+	ReserveGrace     uint64                 `protobuf:"varint,8,opt,name=reserve_grace,json=reserveGrace,proto3" json:"reserve_grace,omitempty"`
+	ReserveMax       uint64                 `protobuf:"varint,9,opt,name=reserve_max,json=reserveMax,proto3" json:"reserve_max,omitempty"`
+	DeliveryGrace    uint64                 `protobuf:"varint,10,opt,name=delivery_grace,json=deliveryGrace,proto3" json:"delivery_grace,omitempty"`
+	TombstoneKeep    uint64                 `protobuf:"varint,11,opt,name=tombstone_keep,json=tombstoneKeep,proto3" json:"tombstone_keep,omitempty"`
+	LogKeep          uint64                 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3" json:"log_keep,omitempty"`
+	RequestKeep      uint64                 `protobuf:"varint,13,opt,name=request_keep,json=requestKeep,proto3" json:"request_keep,omitempty"`
+	AutomationPaused bool                   `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3" json:"automation_paused,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SettingsRow) Reset() {
 	*x = SettingsRow{}
-	mi := &file_record_v1_record_proto_msgTypes[21]
+	mi := &file_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1955,7 @@ func (x *SettingsRow) String() string {
 func (*SettingsRow) ProtoMessage() {}
 
 func (x *SettingsRow) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[21]
+	mi := &file_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1968,7 @@ func (x *SettingsRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRow.ProtoReflect.Descriptor instead.
 func (*SettingsRow) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SettingsRow) GetDefaultDomain() string {
@@ -1945,6 +2062,13 @@ func (x *SettingsRow) GetRequestKeep() uint64 {
 	return 0
 }
 
+func (x *SettingsRow) GetAutomationPaused() bool {
+	if x != nil {
+		return x.AutomationPaused
+	}
+	return false
+}
+
 type Command struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
@@ -1957,7 +2081,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_record_v1_record_proto_msgTypes[22]
+	mi := &file_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1969,7 +2093,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[22]
+	mi := &file_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1982,7 +2106,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Command) GetClient() string {
@@ -2039,6 +2163,8 @@ type Op struct {
 	//	*Op_SetSettings
 	//	*Op_Tick
 	//	*Op_Batch
+	//	*Op_Restore
+	//	*Op_SetAlarm
 	Op            isOp_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2046,7 +2172,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_record_v1_record_proto_msgTypes[23]
+	mi := &file_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +2184,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[23]
+	mi := &file_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +2197,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Op) GetOp() isOp_Op {
@@ -2279,6 +2405,24 @@ func (x *Op) GetBatch() *Batch {
 	return nil
 }
 
+func (x *Op) GetRestore() *Restore {
+	if x != nil {
+		if x, ok := x.Op.(*Op_Restore); ok {
+			return x.Restore
+		}
+	}
+	return nil
+}
+
+func (x *Op) GetSetAlarm() *SetAlarm {
+	if x != nil {
+		if x, ok := x.Op.(*Op_SetAlarm); ok {
+			return x.SetAlarm
+		}
+	}
+	return nil
+}
+
 type isOp_Op interface {
 	isOp_Op()
 }
@@ -2371,6 +2515,14 @@ type Op_Batch struct {
 	Batch *Batch `protobuf:"bytes,22,opt,name=batch,proto3,oneof"`
 }
 
+type Op_Restore struct {
+	Restore *Restore `protobuf:"bytes,23,opt,name=restore,proto3,oneof"`
+}
+
+type Op_SetAlarm struct {
+	SetAlarm *SetAlarm `protobuf:"bytes,24,opt,name=set_alarm,json=setAlarm,proto3,oneof"`
+}
+
 func (*Op_Init) isOp_Op() {}
 
 func (*Op_Assert) isOp_Op() {}
@@ -2415,6 +2567,10 @@ func (*Op_Tick) isOp_Op() {}
 
 func (*Op_Batch) isOp_Op() {}
 
+func (*Op_Restore) isOp_Op() {}
+
+func (*Op_SetAlarm) isOp_Op() {}
+
 type Init struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -2426,7 +2582,7 @@ type Init struct {
 
 func (x *Init) Reset() {
 	*x = Init{}
-	mi := &file_record_v1_record_proto_msgTypes[24]
+	mi := &file_record_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2594,7 @@ func (x *Init) String() string {
 func (*Init) ProtoMessage() {}
 
 func (x *Init) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[24]
+	mi := &file_record_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2607,7 @@ func (x *Init) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Init.ProtoReflect.Descriptor instead.
 func (*Init) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{24}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Init) GetClusterId() string {
@@ -2494,7 +2650,7 @@ type Assert struct {
 
 func (x *Assert) Reset() {
 	*x = Assert{}
-	mi := &file_record_v1_record_proto_msgTypes[25]
+	mi := &file_record_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2662,7 @@ func (x *Assert) String() string {
 func (*Assert) ProtoMessage() {}
 
 func (x *Assert) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[25]
+	mi := &file_record_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2675,7 @@ func (x *Assert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assert.ProtoReflect.Descriptor instead.
 func (*Assert) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{25}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Assert) GetMailbox() string {
@@ -2612,7 +2768,7 @@ type Retract struct {
 
 func (x *Retract) Reset() {
 	*x = Retract{}
-	mi := &file_record_v1_record_proto_msgTypes[26]
+	mi := &file_record_v1_record_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2780,7 @@ func (x *Retract) String() string {
 func (*Retract) ProtoMessage() {}
 
 func (x *Retract) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[26]
+	mi := &file_record_v1_record_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2793,7 @@ func (x *Retract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retract.ProtoReflect.Descriptor instead.
 func (*Retract) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{26}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Retract) GetMailbox() string {
@@ -2687,7 +2843,7 @@ type Reserve struct {
 
 func (x *Reserve) Reset() {
 	*x = Reserve{}
-	mi := &file_record_v1_record_proto_msgTypes[27]
+	mi := &file_record_v1_record_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2699,7 +2855,7 @@ func (x *Reserve) String() string {
 func (*Reserve) ProtoMessage() {}
 
 func (x *Reserve) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[27]
+	mi := &file_record_v1_record_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2712,7 +2868,7 @@ func (x *Reserve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reserve.ProtoReflect.Descriptor instead.
 func (*Reserve) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{27}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Reserve) GetMailbox() string {
@@ -2753,7 +2909,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_record_v1_record_proto_msgTypes[28]
+	mi := &file_record_v1_record_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +2921,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[28]
+	mi := &file_record_v1_record_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +2934,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{28}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Release) GetMailbox() string {
@@ -2805,7 +2961,7 @@ type Deactivate struct {
 
 func (x *Deactivate) Reset() {
 	*x = Deactivate{}
-	mi := &file_record_v1_record_proto_msgTypes[29]
+	mi := &file_record_v1_record_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2817,7 +2973,7 @@ func (x *Deactivate) String() string {
 func (*Deactivate) ProtoMessage() {}
 
 func (x *Deactivate) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[29]
+	mi := &file_record_v1_record_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2830,7 +2986,7 @@ func (x *Deactivate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deactivate.ProtoReflect.Descriptor instead.
 func (*Deactivate) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{29}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Deactivate) GetMailbox() string {
@@ -2859,7 +3015,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_record_v1_record_proto_msgTypes[30]
+	mi := &file_record_v1_record_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2871,7 +3027,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[30]
+	mi := &file_record_v1_record_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2884,7 +3040,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{30}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Rename) GetFrom() string {
@@ -2928,7 +3084,7 @@ type SetPrimary struct {
 
 func (x *SetPrimary) Reset() {
 	*x = SetPrimary{}
-	mi := &file_record_v1_record_proto_msgTypes[31]
+	mi := &file_record_v1_record_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3096,7 @@ func (x *SetPrimary) String() string {
 func (*SetPrimary) ProtoMessage() {}
 
 func (x *SetPrimary) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[31]
+	mi := &file_record_v1_record_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3109,7 @@ func (x *SetPrimary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPrimary.ProtoReflect.Descriptor instead.
 func (*SetPrimary) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{31}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetPrimary) GetGroup() string {
@@ -3003,7 +3159,7 @@ type SetGroup struct {
 
 func (x *SetGroup) Reset() {
 	*x = SetGroup{}
-	mi := &file_record_v1_record_proto_msgTypes[32]
+	mi := &file_record_v1_record_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3171,7 @@ func (x *SetGroup) String() string {
 func (*SetGroup) ProtoMessage() {}
 
 func (x *SetGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[32]
+	mi := &file_record_v1_record_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3184,7 @@ func (x *SetGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroup.ProtoReflect.Descriptor instead.
 func (*SetGroup) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{32}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetGroup) GetGroup() string {
@@ -3068,7 +3224,7 @@ type Addresses struct {
 
 func (x *Addresses) Reset() {
 	*x = Addresses{}
-	mi := &file_record_v1_record_proto_msgTypes[33]
+	mi := &file_record_v1_record_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3080,7 +3236,7 @@ func (x *Addresses) String() string {
 func (*Addresses) ProtoMessage() {}
 
 func (x *Addresses) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[33]
+	mi := &file_record_v1_record_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3093,7 +3249,7 @@ func (x *Addresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Addresses.ProtoReflect.Descriptor instead.
 func (*Addresses) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{33}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Addresses) GetAddresses() []*AddressRow {
@@ -3117,7 +3273,7 @@ type SetBackend struct {
 
 func (x *SetBackend) Reset() {
 	*x = SetBackend{}
-	mi := &file_record_v1_record_proto_msgTypes[34]
+	mi := &file_record_v1_record_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3129,7 +3285,7 @@ func (x *SetBackend) String() string {
 func (*SetBackend) ProtoMessage() {}
 
 func (x *SetBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[34]
+	mi := &file_record_v1_record_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3142,7 +3298,7 @@ func (x *SetBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackend.ProtoReflect.Descriptor instead.
 func (*SetBackend) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{34}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetBackend) GetServer() string {
@@ -3196,7 +3352,7 @@ type Admit struct {
 
 func (x *Admit) Reset() {
 	*x = Admit{}
-	mi := &file_record_v1_record_proto_msgTypes[35]
+	mi := &file_record_v1_record_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3364,7 @@ func (x *Admit) String() string {
 func (*Admit) ProtoMessage() {}
 
 func (x *Admit) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[35]
+	mi := &file_record_v1_record_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3377,7 @@ func (x *Admit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admit.ProtoReflect.Descriptor instead.
 func (*Admit) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{35}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Admit) GetServer() string {
@@ -3235,13 +3391,14 @@ type Confirm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
 	How           uint32                 `protobuf:"varint,2,opt,name=how,proto3" json:"how,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Confirm) Reset() {
 	*x = Confirm{}
-	mi := &file_record_v1_record_proto_msgTypes[36]
+	mi := &file_record_v1_record_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3253,7 +3410,7 @@ func (x *Confirm) String() string {
 func (*Confirm) ProtoMessage() {}
 
 func (x *Confirm) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[36]
+	mi := &file_record_v1_record_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3266,7 +3423,7 @@ func (x *Confirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
 func (*Confirm) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{36}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Confirm) GetServer() string {
@@ -3283,6 +3440,13 @@ func (x *Confirm) GetHow() uint32 {
 	return 0
 }
 
+func (x *Confirm) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
+}
+
 type RenameBackend struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -3293,7 +3457,7 @@ type RenameBackend struct {
 
 func (x *RenameBackend) Reset() {
 	*x = RenameBackend{}
-	mi := &file_record_v1_record_proto_msgTypes[37]
+	mi := &file_record_v1_record_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +3469,7 @@ func (x *RenameBackend) String() string {
 func (*RenameBackend) ProtoMessage() {}
 
 func (x *RenameBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[37]
+	mi := &file_record_v1_record_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +3482,7 @@ func (x *RenameBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameBackend.ProtoReflect.Descriptor instead.
 func (*RenameBackend) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{37}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RenameBackend) GetFrom() string {
@@ -3345,7 +3509,7 @@ type Subscribe struct {
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_record_v1_record_proto_msgTypes[38]
+	mi := &file_record_v1_record_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3521,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[38]
+	mi := &file_record_v1_record_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3534,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{38}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Subscribe) GetUser() string {
@@ -3397,7 +3561,7 @@ type Unsubscribe struct {
 
 func (x *Unsubscribe) Reset() {
 	*x = Unsubscribe{}
-	mi := &file_record_v1_record_proto_msgTypes[39]
+	mi := &file_record_v1_record_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3409,7 +3573,7 @@ func (x *Unsubscribe) String() string {
 func (*Unsubscribe) ProtoMessage() {}
 
 func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[39]
+	mi := &file_record_v1_record_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3422,7 +3586,7 @@ func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsubscribe.ProtoReflect.Descriptor instead.
 func (*Unsubscribe) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{39}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Unsubscribe) GetUser() string {
@@ -3449,7 +3613,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_record_v1_record_proto_msgTypes[40]
+	mi := &file_record_v1_record_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3625,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[40]
+	mi := &file_record_v1_record_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3638,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{40}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Settle) GetMailbox() string {
@@ -3503,7 +3667,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_record_v1_record_proto_msgTypes[41]
+	mi := &file_record_v1_record_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3679,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[41]
+	mi := &file_record_v1_record_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3692,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{41}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Hold) GetKind() uint32 {
@@ -3569,7 +3733,7 @@ type ReleaseHold struct {
 
 func (x *ReleaseHold) Reset() {
 	*x = ReleaseHold{}
-	mi := &file_record_v1_record_proto_msgTypes[42]
+	mi := &file_record_v1_record_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3745,7 @@ func (x *ReleaseHold) String() string {
 func (*ReleaseHold) ProtoMessage() {}
 
 func (x *ReleaseHold) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[42]
+	mi := &file_record_v1_record_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3758,7 @@ func (x *ReleaseHold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseHold.ProtoReflect.Descriptor instead.
 func (*ReleaseHold) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{42}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReleaseHold) GetKind() uint32 {
@@ -3621,7 +3785,7 @@ type DecideHeld struct {
 
 func (x *DecideHeld) Reset() {
 	*x = DecideHeld{}
-	mi := &file_record_v1_record_proto_msgTypes[43]
+	mi := &file_record_v1_record_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3633,7 +3797,7 @@ func (x *DecideHeld) String() string {
 func (*DecideHeld) ProtoMessage() {}
 
 func (x *DecideHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[43]
+	mi := &file_record_v1_record_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3646,7 +3810,7 @@ func (x *DecideHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecideHeld.ProtoReflect.Descriptor instead.
 func (*DecideHeld) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{43}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DecideHeld) GetServer() string {
@@ -3672,7 +3836,7 @@ type SetSettings struct {
 
 func (x *SetSettings) Reset() {
 	*x = SetSettings{}
-	mi := &file_record_v1_record_proto_msgTypes[44]
+	mi := &file_record_v1_record_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +3848,7 @@ func (x *SetSettings) String() string {
 func (*SetSettings) ProtoMessage() {}
 
 func (x *SetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[44]
+	mi := &file_record_v1_record_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +3861,7 @@ func (x *SetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettings.ProtoReflect.Descriptor instead.
 func (*SetSettings) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{44}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SetSettings) GetSettings() *SettingsRow {
@@ -3715,7 +3879,7 @@ type Tick struct {
 
 func (x *Tick) Reset() {
 	*x = Tick{}
-	mi := &file_record_v1_record_proto_msgTypes[45]
+	mi := &file_record_v1_record_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3727,7 +3891,7 @@ func (x *Tick) String() string {
 func (*Tick) ProtoMessage() {}
 
 func (x *Tick) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[45]
+	mi := &file_record_v1_record_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3740,7 +3904,91 @@ func (x *Tick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tick.ProtoReflect.Descriptor instead.
 func (*Tick) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{45}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{46}
+}
+
+type SetAlarm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	On            bool                   `protobuf:"varint,3,opt,name=on,proto3" json:"on,omitempty"`
+	Voter         bool                   `protobuf:"varint,4,opt,name=voter,proto3" json:"voter,omitempty"`
+	Voters        uint32                 `protobuf:"varint,5,opt,name=voters,proto3" json:"voters,omitempty"`
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAlarm) Reset() {
+	*x = SetAlarm{}
+	mi := &file_record_v1_record_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAlarm) ProtoMessage() {}
+
+func (x *SetAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAlarm.ProtoReflect.Descriptor instead.
+func (*SetAlarm) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SetAlarm) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *SetAlarm) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetAlarm) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+func (x *SetAlarm) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+func (x *SetAlarm) GetVoters() uint32 {
+	if x != nil {
+		return x.Voters
+	}
+	return 0
+}
+
+func (x *SetAlarm) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
 }
 
 type Batch struct {
@@ -3752,7 +4000,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_record_v1_record_proto_msgTypes[46]
+	mi := &file_record_v1_record_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3764,7 +4012,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[46]
+	mi := &file_record_v1_record_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3777,7 +4025,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{46}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Batch) GetOps() []*Op {
@@ -3785,6 +4033,58 @@ func (x *Batch) GetOps() []*Op {
 		return x.Ops
 	}
 	return nil
+}
+
+type Restore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restore) Reset() {
+	*x = Restore{}
+	mi := &file_record_v1_record_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restore) ProtoMessage() {}
+
+func (x *Restore) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restore.ProtoReflect.Descriptor instead.
+func (*Restore) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *Restore) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Restore) GetIncarnation() uint32 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 // Result is what a command came to.
@@ -3807,7 +4107,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_record_v1_record_proto_msgTypes[47]
+	mi := &file_record_v1_record_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4119,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[47]
+	mi := &file_record_v1_record_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4132,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{47}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Result) GetRevision() uint64 {
@@ -3999,7 +4299,17 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x05until\x18\x03 \x01(\x04R\x05until\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x0e\n" +
 	"\x02by\x18\x05 \x01(\tR\x02by\x12\x16\n" +
-	"\x06placed\x18\x06 \x01(\x04R\x06placed\"'\n" +
+	"\x06placed\x18\x06 \x01(\x04R\x06placed\"\xc8\x01\n" +
+	"\bAlarmRow\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x16\n" +
+	"\x06voters\x18\x05 \x01(\rR\x06voters\x12\x14\n" +
+	"\x05since\x18\x06 \x01(\x04R\x05since\x12\x12\n" +
+	"\x04wall\x18\a \x01(\x03R\x04wall\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
+	"\x05voter\x18\t \x01(\bR\x05voter\"'\n" +
 	"\x0fSubscriptionRow\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\x04R\x05since\"\x81\x01\n" +
 	"\tChangeRow\x12\x12\n" +
@@ -4041,7 +4351,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x12\x18\n" +
 	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x14\n" +
-	"\x05until\x18\x05 \x01(\x04R\x05until\"\xd5\x01\n" +
+	"\x05until\x18\x05 \x01(\x04R\x05until\"\xeb\x01\n" +
 	"\n" +
 	"ClusterRow\x12\x1d\n" +
 	"\n" +
@@ -4053,7 +4363,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"nextServer\x12\x1d\n" +
 	"\n" +
 	"next_group\x18\x05 \x01(\rR\tnextGroup\x12'\n" +
-	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"\xb3\x01\n" +
+	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\x12\x14\n" +
+	"\x05began\x18\a \x01(\x04R\x05began\"\xb3\x01\n" +
 	"\bClockRow\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x12\x12\n" +
@@ -4071,7 +4382,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x04held\x18\x06 \x01(\x03R\x04held\x12$\n" +
 	"\rsubscriptions\x18\a \x01(\x03R\rsubscriptions\x12\x1a\n" +
 	"\bpostings\x18\b \x01(\x03R\bpostings\x12 \n" +
-	"\vdeactivated\x18\t \x01(\x03R\vdeactivated\"\xd6\x03\n" +
+	"\vdeactivated\x18\t \x01(\x03R\vdeactivated\"\x83\x04\n" +
 	"\vSettingsRow\x12%\n" +
 	"\x0edefault_domain\x18\x01 \x01(\tR\rdefaultDomain\x12!\n" +
 	"\fvirt_domains\x18\x02 \x01(\bR\vvirtDomains\x12%\n" +
@@ -4088,13 +4399,13 @@ const file_record_v1_record_proto_rawDesc = "" +
 	" \x01(\x04R\rdeliveryGrace\x12%\n" +
 	"\x0etombstone_keep\x18\v \x01(\x04R\rtombstoneKeep\x12\x19\n" +
 	"\blog_keep\x18\f \x01(\x04R\alogKeep\x12!\n" +
-	"\frequest_keep\x18\r \x01(\x04R\vrequestKeep\"t\n" +
+	"\frequest_keep\x18\r \x01(\x04R\vrequestKeep\x12+\n" +
+	"\x11automation_paused\x18\x0e \x01(\bR\x10automationPaused\"t\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12%\n" +
-	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\x94\n" +
-	"\n" +
+	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\x88\v\n" +
 	"\x02Op\x12-\n" +
 	"\x04init\x18\x01 \x01(\v2\x17.rookery.record.v1.InitH\x00R\x04init\x123\n" +
 	"\x06assert\x18\x02 \x01(\v2\x19.rookery.record.v1.AssertH\x00R\x06assert\x126\n" +
@@ -4123,7 +4434,9 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"decideHeld\x12C\n" +
 	"\fset_settings\x18\x14 \x01(\v2\x1e.rookery.record.v1.SetSettingsH\x00R\vsetSettings\x12-\n" +
 	"\x04tick\x18\x15 \x01(\v2\x17.rookery.record.v1.TickH\x00R\x04tick\x120\n" +
-	"\x05batch\x18\x16 \x01(\v2\x18.rookery.record.v1.BatchH\x00R\x05batchB\x04\n" +
+	"\x05batch\x18\x16 \x01(\v2\x18.rookery.record.v1.BatchH\x00R\x05batch\x126\n" +
+	"\arestore\x18\x17 \x01(\v2\x1a.rookery.record.v1.RestoreH\x00R\arestore\x12:\n" +
+	"\tset_alarm\x18\x18 \x01(\v2\x1b.rookery.record.v1.SetAlarmH\x00R\bsetAlarmB\x04\n" +
 	"\x02op\"f\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
@@ -4200,10 +4513,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06_stateB\x11\n" +
 	"\x0f_drain_approved\"\x1f\n" +
 	"\x05Admit\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\"3\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\"U\n" +
 	"\aConfirm\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x10\n" +
-	"\x03how\x18\x02 \x01(\rR\x03how\"3\n" +
+	"\x03how\x18\x02 \x01(\rR\x03how\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"3\n" +
 	"\rRenameBackend\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"9\n" +
@@ -4230,9 +4544,20 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\aapprove\x18\x02 \x01(\bR\aapprove\"I\n" +
 	"\vSetSettings\x12:\n" +
 	"\bsettings\x18\x01 \x01(\v2\x1e.rookery.record.v1.SettingsRowR\bsettings\"\x06\n" +
-	"\x04Tick\"0\n" +
+	"\x04Tick\"\x82\x01\n" +
+	"\bSetAlarm\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x0e\n" +
+	"\x02on\x18\x03 \x01(\bR\x02on\x12\x14\n" +
+	"\x05voter\x18\x04 \x01(\bR\x05voter\x12\x16\n" +
+	"\x06voters\x18\x05 \x01(\rR\x06voters\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"0\n" +
 	"\x05Batch\x12'\n" +
-	"\x03ops\x18\x01 \x03(\v2\x15.rookery.record.v1.OpR\x03ops\"\x8b\x02\n" +
+	"\x03ops\x18\x01 \x03(\v2\x15.rookery.record.v1.OpR\x03ops\"J\n" +
+	"\aRestore\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"\x8b\x02\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\rR\x06effect\x12\x18\n" +
@@ -4258,7 +4583,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_record_v1_record_proto_goTypes = []any{
 	(*MailboxRow)(nil),      // 0: rookery.record.v1.MailboxRow
 	(*StrayCopy)(nil),       // 1: rookery.record.v1.StrayCopy
@@ -4270,84 +4595,89 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*GroupRow)(nil),        // 7: rookery.record.v1.GroupRow
 	(*SwitchoverRow)(nil),   // 8: rookery.record.v1.SwitchoverRow
 	(*HoldRow)(nil),         // 9: rookery.record.v1.HoldRow
-	(*SubscriptionRow)(nil), // 10: rookery.record.v1.SubscriptionRow
-	(*ChangeRow)(nil),       // 11: rookery.record.v1.ChangeRow
-	(*TombstoneRow)(nil),    // 12: rookery.record.v1.TombstoneRow
-	(*DigestRow)(nil),       // 13: rookery.record.v1.DigestRow
-	(*GuardRow)(nil),        // 14: rookery.record.v1.GuardRow
-	(*GuardMinute)(nil),     // 15: rookery.record.v1.GuardMinute
-	(*RequestRow)(nil),      // 16: rookery.record.v1.RequestRow
-	(*SweepRow)(nil),        // 17: rookery.record.v1.SweepRow
-	(*ClusterRow)(nil),      // 18: rookery.record.v1.ClusterRow
-	(*ClockRow)(nil),        // 19: rookery.record.v1.ClockRow
-	(*CountsRow)(nil),       // 20: rookery.record.v1.CountsRow
-	(*SettingsRow)(nil),     // 21: rookery.record.v1.SettingsRow
-	(*Command)(nil),         // 22: rookery.record.v1.Command
-	(*Op)(nil),              // 23: rookery.record.v1.Op
-	(*Init)(nil),            // 24: rookery.record.v1.Init
-	(*Assert)(nil),          // 25: rookery.record.v1.Assert
-	(*Retract)(nil),         // 26: rookery.record.v1.Retract
-	(*Reserve)(nil),         // 27: rookery.record.v1.Reserve
-	(*Release)(nil),         // 28: rookery.record.v1.Release
-	(*Deactivate)(nil),      // 29: rookery.record.v1.Deactivate
-	(*Rename)(nil),          // 30: rookery.record.v1.Rename
-	(*SetPrimary)(nil),      // 31: rookery.record.v1.SetPrimary
-	(*SetGroup)(nil),        // 32: rookery.record.v1.SetGroup
-	(*Addresses)(nil),       // 33: rookery.record.v1.Addresses
-	(*SetBackend)(nil),      // 34: rookery.record.v1.SetBackend
-	(*Admit)(nil),           // 35: rookery.record.v1.Admit
-	(*Confirm)(nil),         // 36: rookery.record.v1.Confirm
-	(*RenameBackend)(nil),   // 37: rookery.record.v1.RenameBackend
-	(*Subscribe)(nil),       // 38: rookery.record.v1.Subscribe
-	(*Unsubscribe)(nil),     // 39: rookery.record.v1.Unsubscribe
-	(*Settle)(nil),          // 40: rookery.record.v1.Settle
-	(*Hold)(nil),            // 41: rookery.record.v1.Hold
-	(*ReleaseHold)(nil),     // 42: rookery.record.v1.ReleaseHold
-	(*DecideHeld)(nil),      // 43: rookery.record.v1.DecideHeld
-	(*SetSettings)(nil),     // 44: rookery.record.v1.SetSettings
-	(*Tick)(nil),            // 45: rookery.record.v1.Tick
-	(*Batch)(nil),           // 46: rookery.record.v1.Batch
-	(*Result)(nil),          // 47: rookery.record.v1.Result
+	(*AlarmRow)(nil),        // 10: rookery.record.v1.AlarmRow
+	(*SubscriptionRow)(nil), // 11: rookery.record.v1.SubscriptionRow
+	(*ChangeRow)(nil),       // 12: rookery.record.v1.ChangeRow
+	(*TombstoneRow)(nil),    // 13: rookery.record.v1.TombstoneRow
+	(*DigestRow)(nil),       // 14: rookery.record.v1.DigestRow
+	(*GuardRow)(nil),        // 15: rookery.record.v1.GuardRow
+	(*GuardMinute)(nil),     // 16: rookery.record.v1.GuardMinute
+	(*RequestRow)(nil),      // 17: rookery.record.v1.RequestRow
+	(*SweepRow)(nil),        // 18: rookery.record.v1.SweepRow
+	(*ClusterRow)(nil),      // 19: rookery.record.v1.ClusterRow
+	(*ClockRow)(nil),        // 20: rookery.record.v1.ClockRow
+	(*CountsRow)(nil),       // 21: rookery.record.v1.CountsRow
+	(*SettingsRow)(nil),     // 22: rookery.record.v1.SettingsRow
+	(*Command)(nil),         // 23: rookery.record.v1.Command
+	(*Op)(nil),              // 24: rookery.record.v1.Op
+	(*Init)(nil),            // 25: rookery.record.v1.Init
+	(*Assert)(nil),          // 26: rookery.record.v1.Assert
+	(*Retract)(nil),         // 27: rookery.record.v1.Retract
+	(*Reserve)(nil),         // 28: rookery.record.v1.Reserve
+	(*Release)(nil),         // 29: rookery.record.v1.Release
+	(*Deactivate)(nil),      // 30: rookery.record.v1.Deactivate
+	(*Rename)(nil),          // 31: rookery.record.v1.Rename
+	(*SetPrimary)(nil),      // 32: rookery.record.v1.SetPrimary
+	(*SetGroup)(nil),        // 33: rookery.record.v1.SetGroup
+	(*Addresses)(nil),       // 34: rookery.record.v1.Addresses
+	(*SetBackend)(nil),      // 35: rookery.record.v1.SetBackend
+	(*Admit)(nil),           // 36: rookery.record.v1.Admit
+	(*Confirm)(nil),         // 37: rookery.record.v1.Confirm
+	(*RenameBackend)(nil),   // 38: rookery.record.v1.RenameBackend
+	(*Subscribe)(nil),       // 39: rookery.record.v1.Subscribe
+	(*Unsubscribe)(nil),     // 40: rookery.record.v1.Unsubscribe
+	(*Settle)(nil),          // 41: rookery.record.v1.Settle
+	(*Hold)(nil),            // 42: rookery.record.v1.Hold
+	(*ReleaseHold)(nil),     // 43: rookery.record.v1.ReleaseHold
+	(*DecideHeld)(nil),      // 44: rookery.record.v1.DecideHeld
+	(*SetSettings)(nil),     // 45: rookery.record.v1.SetSettings
+	(*Tick)(nil),            // 46: rookery.record.v1.Tick
+	(*SetAlarm)(nil),        // 47: rookery.record.v1.SetAlarm
+	(*Batch)(nil),           // 48: rookery.record.v1.Batch
+	(*Restore)(nil),         // 49: rookery.record.v1.Restore
+	(*Result)(nil),          // 50: rookery.record.v1.Result
 }
 var file_record_v1_record_proto_depIdxs = []int32{
 	1,  // 0: rookery.record.v1.MailboxRow.stray:type_name -> rookery.record.v1.StrayCopy
 	6,  // 1: rookery.record.v1.BackendRow.addresses:type_name -> rookery.record.v1.AddressRow
 	8,  // 2: rookery.record.v1.GroupRow.history:type_name -> rookery.record.v1.SwitchoverRow
-	15, // 3: rookery.record.v1.GuardRow.minutes:type_name -> rookery.record.v1.GuardMinute
-	47, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
-	23, // 5: rookery.record.v1.Command.op:type_name -> rookery.record.v1.Op
-	24, // 6: rookery.record.v1.Op.init:type_name -> rookery.record.v1.Init
-	25, // 7: rookery.record.v1.Op.assert:type_name -> rookery.record.v1.Assert
-	26, // 8: rookery.record.v1.Op.retract:type_name -> rookery.record.v1.Retract
-	27, // 9: rookery.record.v1.Op.reserve:type_name -> rookery.record.v1.Reserve
-	28, // 10: rookery.record.v1.Op.release:type_name -> rookery.record.v1.Release
-	29, // 11: rookery.record.v1.Op.deactivate:type_name -> rookery.record.v1.Deactivate
-	30, // 12: rookery.record.v1.Op.rename:type_name -> rookery.record.v1.Rename
-	31, // 13: rookery.record.v1.Op.set_primary:type_name -> rookery.record.v1.SetPrimary
-	32, // 14: rookery.record.v1.Op.set_group:type_name -> rookery.record.v1.SetGroup
-	34, // 15: rookery.record.v1.Op.set_backend:type_name -> rookery.record.v1.SetBackend
-	35, // 16: rookery.record.v1.Op.admit:type_name -> rookery.record.v1.Admit
-	36, // 17: rookery.record.v1.Op.confirm:type_name -> rookery.record.v1.Confirm
-	37, // 18: rookery.record.v1.Op.rename_backend:type_name -> rookery.record.v1.RenameBackend
-	38, // 19: rookery.record.v1.Op.subscribe:type_name -> rookery.record.v1.Subscribe
-	39, // 20: rookery.record.v1.Op.unsubscribe:type_name -> rookery.record.v1.Unsubscribe
-	40, // 21: rookery.record.v1.Op.settle:type_name -> rookery.record.v1.Settle
-	41, // 22: rookery.record.v1.Op.hold:type_name -> rookery.record.v1.Hold
-	42, // 23: rookery.record.v1.Op.release_hold:type_name -> rookery.record.v1.ReleaseHold
-	43, // 24: rookery.record.v1.Op.decide_held:type_name -> rookery.record.v1.DecideHeld
-	44, // 25: rookery.record.v1.Op.set_settings:type_name -> rookery.record.v1.SetSettings
-	45, // 26: rookery.record.v1.Op.tick:type_name -> rookery.record.v1.Tick
-	46, // 27: rookery.record.v1.Op.batch:type_name -> rookery.record.v1.Batch
-	6,  // 28: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
-	33, // 29: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
-	21, // 30: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
-	23, // 31: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
-	47, // 32: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	16, // 3: rookery.record.v1.GuardRow.minutes:type_name -> rookery.record.v1.GuardMinute
+	50, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
+	24, // 5: rookery.record.v1.Command.op:type_name -> rookery.record.v1.Op
+	25, // 6: rookery.record.v1.Op.init:type_name -> rookery.record.v1.Init
+	26, // 7: rookery.record.v1.Op.assert:type_name -> rookery.record.v1.Assert
+	27, // 8: rookery.record.v1.Op.retract:type_name -> rookery.record.v1.Retract
+	28, // 9: rookery.record.v1.Op.reserve:type_name -> rookery.record.v1.Reserve
+	29, // 10: rookery.record.v1.Op.release:type_name -> rookery.record.v1.Release
+	30, // 11: rookery.record.v1.Op.deactivate:type_name -> rookery.record.v1.Deactivate
+	31, // 12: rookery.record.v1.Op.rename:type_name -> rookery.record.v1.Rename
+	32, // 13: rookery.record.v1.Op.set_primary:type_name -> rookery.record.v1.SetPrimary
+	33, // 14: rookery.record.v1.Op.set_group:type_name -> rookery.record.v1.SetGroup
+	35, // 15: rookery.record.v1.Op.set_backend:type_name -> rookery.record.v1.SetBackend
+	36, // 16: rookery.record.v1.Op.admit:type_name -> rookery.record.v1.Admit
+	37, // 17: rookery.record.v1.Op.confirm:type_name -> rookery.record.v1.Confirm
+	38, // 18: rookery.record.v1.Op.rename_backend:type_name -> rookery.record.v1.RenameBackend
+	39, // 19: rookery.record.v1.Op.subscribe:type_name -> rookery.record.v1.Subscribe
+	40, // 20: rookery.record.v1.Op.unsubscribe:type_name -> rookery.record.v1.Unsubscribe
+	41, // 21: rookery.record.v1.Op.settle:type_name -> rookery.record.v1.Settle
+	42, // 22: rookery.record.v1.Op.hold:type_name -> rookery.record.v1.Hold
+	43, // 23: rookery.record.v1.Op.release_hold:type_name -> rookery.record.v1.ReleaseHold
+	44, // 24: rookery.record.v1.Op.decide_held:type_name -> rookery.record.v1.DecideHeld
+	45, // 25: rookery.record.v1.Op.set_settings:type_name -> rookery.record.v1.SetSettings
+	46, // 26: rookery.record.v1.Op.tick:type_name -> rookery.record.v1.Tick
+	48, // 27: rookery.record.v1.Op.batch:type_name -> rookery.record.v1.Batch
+	49, // 28: rookery.record.v1.Op.restore:type_name -> rookery.record.v1.Restore
+	47, // 29: rookery.record.v1.Op.set_alarm:type_name -> rookery.record.v1.SetAlarm
+	6,  // 30: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
+	34, // 31: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
+	22, // 32: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
+	24, // 33: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
+	50, // 34: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -4355,7 +4685,7 @@ func file_record_v1_record_proto_init() {
 	if File_record_v1_record_proto != nil {
 		return
 	}
-	file_record_v1_record_proto_msgTypes[23].OneofWrappers = []any{
+	file_record_v1_record_proto_msgTypes[24].OneofWrappers = []any{
 		(*Op_Init)(nil),
 		(*Op_Assert)(nil),
 		(*Op_Retract)(nil),
@@ -4378,16 +4708,18 @@ func file_record_v1_record_proto_init() {
 		(*Op_SetSettings)(nil),
 		(*Op_Tick)(nil),
 		(*Op_Batch)(nil),
+		(*Op_Restore)(nil),
+		(*Op_SetAlarm)(nil),
 	}
-	file_record_v1_record_proto_msgTypes[25].OneofWrappers = []any{}
-	file_record_v1_record_proto_msgTypes[34].OneofWrappers = []any{}
+	file_record_v1_record_proto_msgTypes[26].OneofWrappers = []any{}
+	file_record_v1_record_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   48,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

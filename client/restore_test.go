@@ -1,0 +1,162 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/server"
+)
+
+// twoLives is a cluster as it was, and as it was restored from its own snapshot. The
+// node of before, which should be gone, has come back.
+type twoLives struct {
+	before, after *server.Server
+}
+
+func newTwoLives(t *testing.T) *twoLives {
+	t.Helper()
+	before, stop, err := openNode(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	l := &twoLives{before: before}
+	c := l.dial(t, "before")
+	ctx := t.Context()
+	if _, err := c.Assert(ctx, client.Assert{Mailbox: "user.alice", Server: be1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ConfirmBackend(ctx, be1, directory.ByOperator); err != nil {
+		t.Fatal(err)
+	}
+	path, dir := filepath.Join(t.TempDir(), "night.snap"), t.TempDir()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told uint64
+	info, err := c.SaveSnapshot(ctx, f, func(n uint64) { told = n })
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatalf("SaveSnapshot: %v", err)
+	}
+	if info.Incarnation != 1 || info.Revision == 0 || info.Index == 0 || info.Size == 0 || info.Size != told || info.Node != "n1" || info.Shard != 1 {
+		t.Errorf("SaveSnapshot: got %+v, told of %d octets", info, told)
+	}
+	if _, err := raftstore.Restore(raftstore.Config{Dir: dir, Name: "n1", Machine: server.Applied(machine.New())}, path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if l.after, stop, err = openNode(dir); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return l
+}
+
+// dial returns a client of the nodes named, which asks them in that order.
+func (l *twoLives) dial(t *testing.T, names ...string) *client.Client {
+	t.Helper()
+	c, err := client.Dial(names, client.WithTimeout(5*time.Second), client.WithDialer(func(ctx context.Context, name string) (net.Conn, error) {
+		if name == "before" {
+			return l.before.DialMemory(ctx, name)
+		}
+		return l.after.DialMemory(ctx, name)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// incarnation is which life a client is answered from now.
+func incarnation(t *testing.T, s *client.Session) directory.Incarnation {
+	t.Helper()
+	r, err := s.Lookup(t.Context(), "user.alice")
+	if err != nil {
+		t.Fatalf("Lookup: %v", err)
+	}
+	return r.Incarnation
+}
+
+func TestTwoLives(t *testing.T) {
+	l := newTwoLives(t)
+	ctx := t.Context()
+	old := l.dial(t, "before")
+	if got := incarnation(t, old.Session); got != 1 {
+		t.Fatalf("before: got incarnation %d", got)
+	}
+	fresh := l.dial(t, "after")
+	if got := incarnation(t, fresh.Session); got != 2 {
+		t.Fatalf("after: got incarnation %d", got)
+	}
+
+	// A token of before that was kept is dropped, for reading and for writing.
+	for what, call := range map[string]func(*client.Session) (directory.Incarnation, error){
+		"read": func(s *client.Session) (directory.Incarnation, error) {
+			r, err := s.Lookup(ctx, "user.alice")
+			return r.Incarnation, err
+		},
+		"write": func(s *client.Session) (directory.Incarnation, error) {
+			r, err := s.Subscribe(ctx, "alice", "user.alice")
+			return r.Incarnation, err
+		},
+	} {
+		if got, err := call(l.dial(t, "after").NewSession(old.Token())); got != 2 || err != nil {
+			t.Errorf("%s with a token of before: got incarnation %d, %v", what, got, err)
+		}
+		// With one of after, the node of before is passed over, by a process that has
+		// seen nothing else.
+		c := l.dial(t, "before", "after")
+		if got, err := call(c.NewSession(fresh.Token())); got != 2 || err != nil {
+			t.Errorf("%s with a token of after: got incarnation %d, %v", what, got, err)
+		}
+		// What one session has seen, all sessions of the client know.
+		if got, err := call(c.NewSession(nil)); got != 2 || err != nil {
+			t.Errorf("%s in another session: got incarnation %d, %v", what, got, err)
+		}
+	}
+
+	// If only the node of before is there, nothing is done there.
+	c := l.dial(t, "before")
+	s := c.NewSession(fresh.Token())
+	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	_, err := s.Assert(short, client.Assert{Mailbox: "user.bob", Server: be1})
+	if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
+		t.Errorf("a write: got %v, want ErrUnavailable, and that it was not done", err)
+	}
+	short, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	if _, err := c.NewSession(nil).Assert(short, client.Assert{Mailbox: "user.bob", Server: be1}); !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
+		t.Errorf("a write in another session: got %v, want ErrUnavailable, and that it was not done", err)
+	}
+	if r, err := old.Lookup(ctx, "user.bob", client.Details()); err != nil || len(r.Facts) != 0 {
+		t.Errorf("it was done: %+v, %v", r, err)
+	}
+	// A token that the caller gave is the caller's to drop; a node of before it is not asked.
+	if _, err := fresh.Lookup(ctx, "user.alice", client.AtLeast(old.Token())); !errors.Is(err, client.ErrWrongIncarnation) {
+		t.Errorf("a given token of before: got %v", err)
+	}
+	// A list that was stated to the life before confirms nothing in this one.
+	if _, err := fresh.ConfirmBackendIn(ctx, 1, be1, directory.ByResync); !errors.Is(err, directory.ErrInvalid) {
+		t.Errorf("ConfirmBackendIn 1: got %v", err)
+	}
+	if st, err := fresh.Status(ctx); err != nil || !st.Recovering || !st.AutomationPaused {
+		t.Errorf("Status: got %+v, %v", st, err)
+	}
+	if _, err := fresh.ConfirmBackendIn(ctx, 2, be1, directory.ByResync); err != nil {
+		t.Errorf("ConfirmBackendIn 2: got %v", err)
+	}
+	if r, err := fresh.Lookup(ctx, "user.alice"); err != nil || r.Outcome != directory.Serving {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"github.com/rookery-mail/rookery/internal/obs"
+	"github.com/rookery-mail/rookery/raftstore/peer"
+	"github.com/rookery-mail/rookery/server"
+)
+
+// announcement is what this node tells the others of itself.
+func (n *node) announcement() peer.Announcement {
+	a := n.self()
+	if store := n.store.Load(); store != nil {
+		a.SumIndex, a.Sum = store.SumAfter(n.summed.Load())
+		n.summed.Store(a.SumIndex)
+	}
+	return a
+}
+
+// self is what is known of this node itself.
+func (n *node) self() peer.Announcement {
+	a := peer.Announcement{Name: n.s.name, ClientAddress: n.info.ClientAddress, Site: n.info.Site, Version: obs.Version()}
+	if store := n.store.Load(); store != nil {
+		a.Applied, a.Verified = store.Status().Applied, store.Verified()
+		a.FileBytes, a.UsedBytes = store.Size()
+		a.FreeBytes = store.Health().FreeBytes
+	}
+	return a
+}
+
+// compare holds this node's state against what another says of its own.
+func (n *node) compare(from uint64, a peer.Announcement) {
+	if store := n.store.Load(); store != nil && a.SumIndex > 0 {
+		store.CompareSum(from, a.SumIndex, a.Sum)
+	}
+}
+
+// members tells the API who the nodes are: who belongs to the cluster, as the
+// state says, and what each said of itself last.
+func (n *node) members() server.Members {
+	store := n.store.Load()
+	if store == nil {
+		return server.Members{}
+	}
+	st := store.Status()
+	heard := n.transport.Heard()
+	m := server.Members{Self: st.Identity.Node, Leader: st.Leader, Applied: st.Applied, Commit: st.Committed, Term: st.Term}
+	for _, x := range st.Members {
+		info := peer.ParseInfo(x.Context)
+		node := server.Node{
+			Name: x.Name, ID: x.ID, Voter: !x.Learner,
+			PeerAddress: info.PeerAddress, ClientAddress: info.ClientAddress, Site: info.Site,
+			Heard: -1,
+		}
+		h, ok := heard[x.ID]
+		if x.ID == st.Identity.Node {
+			h, ok = peer.Heard{Announcement: n.self()}, true
+		}
+		if ok {
+			// Addresses are what the node says now; the membership has what it
+			// said when it was added.
+			node.ClientAddress, node.Site = h.ClientAddress, h.Site
+			node.Heard, node.Version, node.Applied = h.Since, h.Version, h.Applied
+			node.FileBytes, node.UsedBytes, node.FreeBytes = h.FileBytes, h.UsedBytes, h.FreeBytes
+			node.Verified, node.Compacting, node.Quarantined = h.Verified, h.Compacting, h.Quarantined
+		}
+		for _, p := range st.Progress {
+			if p.Node == x.ID {
+				node.Match, node.Active = p.Match, p.Active
+			}
+		}
+		m.Nodes = append(m.Nodes, node)
+	}
+	for _, w := range n.transport.Waiting() {
+		m.Waiting = append(m.Waiting, server.Node{
+			Name: w.Name, ID: w.Birth, PeerAddress: w.Info.PeerAddress, ClientAddress: w.Info.ClientAddress, Site: w.Info.Site,
+			Context: w.Info.Context(), Heard: w.Since, Version: w.Version,
+		})
+	}
+	return m
+}

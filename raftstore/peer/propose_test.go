@@ -1,0 +1,81 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/rookery-mail/rookery/raftstore"
+)
+
+// TestProposeErrors: what the leader says of a command arrives as it was said.
+func TestProposeErrors(t *testing.T) {
+	a, _, _, sb := pair(t)
+	var answer error
+	sb.propose = func(_ context.Context, command []byte) ([]byte, error) {
+		if answer != nil {
+			return nil, answer
+		}
+		return append([]byte("done "), command...), nil
+	}
+	result, _, err := a.Propose(t.Context(), 2, []byte("it"))
+	if string(result) != "done it" || err != nil {
+		t.Errorf("got %q, %v", result, err)
+	}
+	for _, want := range []error{
+		raftstore.ErrNoLeader, raftstore.ErrOverloaded, raftstore.ErrTooLarge, raftstore.ErrUnknown, raftstore.ErrClosed, raftstore.ErrStopped,
+	} {
+		answer = fmt.Errorf("with more text: %w", want)
+		if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	answer = &raftstore.NotLeaderError{Leader: 5}
+	_, _, err = a.Propose(t.Context(), 2, []byte("it"))
+	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); !ok || e.Leader != 5 {
+		t.Errorf("got %v, want node 5 named", err)
+	}
+	answer = context.DeadlineExceeded // it may be in the log there
+	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrUnknown) {
+		t.Errorf("a deadline at the leader: got %v, want ErrUnknown", err)
+	}
+}
+
+// TestProposeBroken: what was sent and not answered is unknown; what was not
+// sent is promised not to be done.
+func TestProposeBroken(t *testing.T) {
+	a, b, _, sb := pair(t)
+	arrived := make(chan struct{})
+	sb.propose = func(ctx context.Context, _ []byte) ([]byte, error) {
+		close(arrived)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	errs := make(chan error, 1)
+	go func() {
+		_, _, err := a.Propose(context.Background(), 2, []byte("it"))
+		errs <- err
+	}()
+	<-arrived
+	b.Close()
+	if err := <-errs; !errors.Is(err, raftstore.ErrUnknown) {
+		t.Errorf("broken off: got %v, want ErrUnknown", err)
+	}
+	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("to a node that is gone: got %v, want ErrNoLeader", err)
+	}
+	if _, _, err := a.Propose(t.Context(), 99, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("to nobody: got %v, want ErrNoLeader", err)
+	}
+}
+
+// TestProposeToStranger: nothing was done.
+func TestProposeToStranger(t *testing.T) {
+	a, _, _, sb := pair(t)
+	sb.id.Incarnation = 2
+	a.link(2).t.store.Load().id.Incarnation = 3
+	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("got %v, want ErrNoLeader", err)
+	}
+}

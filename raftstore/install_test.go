@@ -424,7 +424,12 @@ func TestInstallOverQueuedWork(t *testing.T) {
 				t.Fatal("nothing waits on the follower")
 			}
 			from, to := disks[leader.Status().Identity.Node], disks[follower.Status().Identity.Node]
-			staged := stageFrom(t, from, to, func(m *Meta) { m.Applied.Index += 50; m.Mark = m.Applied })
+			staged := stageFrom(t, from, to, func(m *Meta) {
+				m.Applied.Index += 50
+				m.Mark = m.Applied
+				// Another change of which the node knows nothing yet.
+				m.Conf = &raftpb.ConfState{Voters: []uint64{1, 2}, Learners: []uint64{4}}
+			})
 			done := errors.New("no answer")
 			follower.Install(staged, leader.Status().Identity.Node, leader.Status().Term, func(err error) { done = err })
 			delete(b.nodes, leader.Status().Identity.Node)
@@ -434,8 +439,11 @@ func TestInstallOverQueuedWork(t *testing.T) {
 			}
 			want := staged.Meta()
 			st := follower.Status()
-			if st.Applied != want.Applied.Index || st.Flushed != want.Applied.Index || !slices.Equal(st.Learners, []uint64{3}) {
-				t.Errorf("after the installation: %+v, want index %d and learner 3", st, want.Applied.Index)
+			if st.Applied != want.Applied.Index || st.Flushed != want.Applied.Index || !slices.Equal(st.Learners, []uint64{4}) {
+				t.Errorf("after the installation: %+v, want index %d and learner 4", st, want.Applied.Index)
+			}
+			if l := follower.core.rn.Status().Config.Learners; len(l) != 1 {
+				t.Errorf("for Raft the learners are %v, want node 4: a change that the snapshot includes was applied to it again", l)
 			}
 			if v := follower.View(); v.Applied() != want.Applied.Index {
 				t.Errorf("a view shows index %d, want %d", v.Applied(), want.Applied.Index)

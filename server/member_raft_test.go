@@ -200,7 +200,7 @@ func TestMembersOfRaft(t *testing.T) {
 	}
 
 	// One is cut off: no other may go.
-	leading, leaderID := c.leader(t)
+	leading, _ := c.leader(t)
 	var others []string
 	for name := range c.stores {
 		if name != leading {
@@ -253,7 +253,7 @@ func TestMembersOfRaft(t *testing.T) {
 	}
 
 	// The leader goes: by handing over, and for good.
-	leading, leaderID = c.leader(t)
+	leading, leaderID := c.leader(t)
 	if r, err = cl.RemoveMember(ctx, client.NodeRef{Name: leading, ID: leaderID}); err != nil || r.Effect != client.Removed || len(r.Nodes) != 2 {
 		t.Fatalf("remove %s, which leads: got %+v, %v", leading, r, err)
 	}

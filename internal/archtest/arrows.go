@@ -55,7 +55,7 @@ var libraries = map[string][]string{
 var testLibraries = []string{"datadriven", "goleak", "testscript"}
 
 // Where a test needs a whole node in its own process, it takes it from here.
-var node = []string{"server", "raftstore", "raftstore/wal", "directory/machine", "internal/kv"}
+var node = []string{"server", "raftstore", "raftstore/wal", "raftstore/snap", "directory/machine", "internal/kv"}
 
 // Nothing with I/O, a clock or chance in it: a rule of the directory gives the
 // same answer on every node and in every build.

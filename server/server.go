@@ -66,8 +66,10 @@ const defaultTimeout = 10 * time.Second
 const MaxCommand = 2 * maxRequest
 
 // streamWorkers is how many goroutines wait for calls. A call that finds none
-// gets a new one, whose stack has to grow first: a seventh of a lookup's cost.
-const streamWorkers = 64
+// gets a new one, whose stack has to grow first: a seventh of a lookup's cost. A
+// write keeps its own until it is on disk, so there are as many as may well be
+// under way.
+const streamWorkers = 256
 
 // What a connection may bring.
 const (

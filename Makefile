@@ -16,11 +16,18 @@ TOOLS      := bin/tools
 BUF        := $(TOOLS)/buf
 GENERATORS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 STATICCHECK := $(TOOLS)/staticcheck
+ETCD        := $(TOOLS)/etcd
 
 DATA     ?= data
 BENCHDIR ?= bin/bench
+CLUSTERSIZE ?= 1M
 FUZZTIME ?= 30s
 KILLS    ?= 500
+
+LOADNODES    ?= 1
+LOADWATCHERS ?= 200
+LOADRATE     ?= 5000
+LOADTIME     ?= 1m
 
 # $(call part,name,command) runs one part of a target and prints its time.
 define part
@@ -28,7 +35,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m crash crash-leader generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +43,9 @@ help: ## print this list
 build: ## build the programs of cmd/ into bin/
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+
+demo: build ## three nodes with certificates, a killed leader under load, nothing lost; up until ^C
+	@deploy/demo/demo.sh bin testdata/cyrus
 
 man: build ## write the man pages of rookeryctl into bin/man/man1
 	bin/rookeryctl man bin/man/man1
@@ -63,11 +73,18 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
 
+watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
+	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
+		-load.watchers=$(LOADWATCHERS) -load.rate=$(LOADRATE) -load.time=$(LOADTIME) -load.kill=5s -load.mailboxes=20000
+
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg
 
 bench-10m: build ## the same at 10M mailboxes beside 100k; takes its time and some 20 GB of disk
 	bin/rookery-bench --population 100k,10M --dir $(BENCHDIR) --json $(BENCHDIR)/bench-10m.json --plot $(BENCHDIR)/bench-10m.svg
+
+bench-cluster: build $(ETCD) ## three nodes beside three of etcd at CLUSTERSIZE (1M) mailboxes, in half an hour
+	bin/rookery-bench compare --population $(CLUSTERSIZE) --dir $(BENCHDIR) --json $(BENCHDIR)/bench-cluster-$(CLUSTERSIZE).json
 
 generate: $(BUF) $(GENERATORS) ## generate the Go code of proto/ with the pinned tools
 	$(BUF) generate
@@ -79,7 +96,7 @@ check: $(BUF) $(GENERATORS) $(STATICCHECK) ## what may not drift: generated code
 	$(call part,gofmt,$(MAKE) -s gofmt)
 	$(call part,go vet,$(GO) vet ./...)
 	$(call part,staticcheck,$(STATICCHECK) ./...)
-	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff)
+	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff && $(GO) -C internal/tools/etcd mod tidy -diff)
 	$(call part,arrows,$(GO) test ./internal/archtest)
 
 check-systemd: build ## have systemd read the unit; needs systemd-analyze
@@ -101,3 +118,7 @@ $(BUF): internal/tools/buf/go.mod internal/tools/buf/go.sum
 
 $(GENERATORS) $(STATICCHECK) &: internal/tools/go.mod internal/tools/go.sum
 	$(GO) build -C internal/tools -o ../../$(TOOLS)/ tool
+
+# The server of etcd as it is released, for what is measured beside it.
+$(ETCD): internal/tools/etcd/go.mod internal/tools/etcd/go.sum
+	$(GO) build -C internal/tools/etcd -o ../../../$(ETCD) go.etcd.io/etcd/server/v3

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -135,6 +136,9 @@ func (o options) dial(endpoint string) (*grpc.ClientConn, error) {
 	}
 	if o.dialer != nil {
 		opts = append(opts, grpc.WithContextDialer(o.dialer))
+	}
+	if strings.HasPrefix(endpoint, "unix:") {
+		opts = append(opts, grpc.WithNoProxy()) // HTTPS_PROXY is about other machines
 	}
 	conn, err := grpc.NewClient("passthrough:///"+endpoint, append(opts, o.grpcOptions...)...)
 	if err != nil {

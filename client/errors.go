@@ -42,6 +42,9 @@ var (
 	ErrWrongIncarnation = errors.New("client: wrong incarnation")
 	// ErrCompacted: what was asked for is no longer kept; start from a listing.
 	ErrCompacted = errors.New("client: compacted")
+	// ErrSlowWatcher: the watcher took in less than there was to tell. Watch goes on
+	// by itself.
+	ErrSlowWatcher = errors.New("client: slow watcher")
 	// ErrInvalidToken: that is no token, or no page token.
 	ErrInvalidToken = errors.New("client: invalid token")
 	// ErrClosing: the node is closing or has not opened yet.
@@ -136,6 +139,7 @@ var sentinels = map[apiv1.Reason]error{
 	apiv1.Reason_REASON_NO_LEADER:         ErrNoLeader,
 	apiv1.Reason_REASON_BEHIND:            ErrBehind,
 	apiv1.Reason_REASON_COMPACTED:         ErrCompacted,
+	apiv1.Reason_REASON_SLOW_WATCHER:      ErrSlowWatcher,
 	apiv1.Reason_REASON_ROLE:              directory.ErrRole,
 	apiv1.Reason_REASON_INVALID_NAME:      directory.ErrInvalidName,
 	apiv1.Reason_REASON_INVALID_ACL:       directory.ErrInvalidACL,

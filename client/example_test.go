@@ -156,6 +156,39 @@ func ExampleSession_Reserve() {
 	// be2 may not create it: be1 is about to
 }
 
+// A watch tells what there is and then what changes; a Mirror keeps it.
+func ExampleSession_Watch() {
+	c, stop := exampleClient()
+	defer stop()
+	ctx := context.Background()
+	if _, err := c.Assert(ctx, client.Assert{Mailbox: "user.alice", Server: "be1"}); err != nil {
+		log.Fatal(err)
+	}
+
+	mirror := client.NewMirror()
+	for update, err := range c.Watch(ctx, client.WatchQuery{User: "alice"}) {
+		if err != nil {
+			log.Fatal(err) // watches go on by themselves: this is for good
+		}
+		mirror.Apply(update)
+		if !update.Mark {
+			continue
+		}
+		route, _ := mirror.Route("user.alice")
+		fmt.Println(route.Outcome, route.Server.Name)
+		if route.Outcome == directory.BackendIsDown {
+			break
+		}
+		// One change of the backend changes the routes of all its mailboxes.
+		if _, err := c.SetBackend(ctx, "be1", client.BackendChange{State: new(directory.BackendDown)}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// SERVING be1
+	// BACKEND_DOWN be1
+}
+
 // A session can be carried to another process by its token.
 func ExampleClient_NewSession() {
 	c, stop := exampleClient()

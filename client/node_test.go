@@ -92,6 +92,7 @@ type fakeNode struct {
 	lookup func(*apiv1.LookupRequest) (*apiv1.LookupResponse, error)
 	assert func(*apiv1.AssertRequest) (*apiv1.AssertResponse, error)
 	list   func(grpc.ServerStreamingServer[apiv1.ListResponse]) error
+	watch  func(*apiv1.WatchRequest, grpc.ServerStreamingServer[apiv1.WatchResponse]) error
 	reads  []*apiv1.LookupRequest
 	writes []*apiv1.AssertRequest
 }
@@ -114,6 +115,10 @@ func (f *fakeNode) Assert(_ context.Context, req *apiv1.AssertRequest) (*apiv1.A
 
 func (f *fakeNode) List(_ *apiv1.ListRequest, stream grpc.ServerStreamingServer[apiv1.ListResponse]) error {
 	return f.list(stream)
+}
+
+func (f *fakeNode) Watch(req *apiv1.WatchRequest, stream grpc.ServerStreamingServer[apiv1.WatchResponse]) error {
+	return f.watch(req, stream)
 }
 
 func (f *fakeNode) counts() (reads, writes int) {

@@ -62,6 +62,9 @@ func TestMain(m *testing.M) {
 //	node wipe NAME      remove the state of one that does not run
 //	node refuses NAME   start it: it must end with exit code 1; the next stderr
 //	                    is what it said
+//	node join NAME      start one of the cluster, without a state, with --join; it
+//	                    waits to be added
+//	node serves NAME    wait until it serves, after join
 //	cluster start N     start a cluster of n1 to nN, and ask all of them
 //	cluster ask         ask all nodes of the cluster that run
 //	cluster leader      wait for a leader; $LEADER is its name, $FOLLOWER and
@@ -141,7 +144,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ns := ts.Value(nodesKey{}).(*nodes)
 	name := args[1]
 	n := ns.running[name]
-	switch idle := args[0] == "start" || args[0] == "wipe" || args[0] == "refuses"; {
+	switch idle := slices.Contains([]string{"start", "wipe", "refuses", "join"}, args[0]); {
 	case idle && n != nil:
 		ts.Fatalf("node %s is running", name)
 	case !idle && n == nil:
@@ -154,6 +157,25 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ns.running[name] = n
 		ts.Check(n.serves())
 		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
+	case "join":
+		more := ns.args[name]
+		if len(more) < 2 || more[0] != "--initial-cluster" {
+			ts.Fatalf("node %s is not of the cluster, or has joined already", name)
+		}
+		var addresses []string
+		for part := range strings.SplitSeq(more[1], ",") {
+			other, address, _ := strings.Cut(part, "=")
+			if other != name {
+				addresses = append(addresses, address)
+			}
+		}
+		ns.args[name] = append([]string{"--join", strings.Join(addresses, ",")}, more[2:]...)
+		n, err := ns.launch(name)
+		ts.Check(err)
+		ns.running[name] = n
+		ts.Check(n.logs("waiting to be added"))
+	case "serves":
+		ts.Check(n.serves())
 	case "wipe":
 		ts.Check(os.RemoveAll(filepath.Join(ns.dir, name)))
 	case "refuses":
@@ -177,7 +199,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("node %s: %v; its log is %s", name, err, n.log.Name())
 		}
 	default:
-		ts.Fatalf("node %s: it is start, stop, kill, ask, wipe or refuses", args[0])
+		ts.Fatalf("node %s: it is start, stop, kill, ask, wipe, refuses, join or serves", args[0])
 	}
 }
 
@@ -236,6 +258,18 @@ func (n *node) serves() (err error) {
 	return fmt.Errorf("rookeryd: %w\n%s", err, log)
 }
 
+// logs waits until the node has logged a text.
+func (n *node) logs(text string) error {
+	for range 3000 {
+		log, err := os.ReadFile(n.log.Name())
+		if err != nil || strings.Contains(string(log), text) {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("%s does not say %q after 30 s", n.log.Name(), text)
+}
+
 func clusterCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: cluster start N|ask|leader")
@@ -270,7 +304,7 @@ func clusterCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "ask":
 		var all []string
 		for name := range ns.args {
-			if n := ns.running[name]; n != nil {
+			if n := ns.running[name]; n != nil && n.address != "" {
 				all = append(all, n.address)
 			}
 		}
@@ -295,7 +329,7 @@ func (ns *nodes) leader(ts *testscript.TestScript) (leader string, others []stri
 		leader, others = "", nil
 		for name := range ns.args {
 			n := ns.running[name]
-			if n == nil {
+			if n == nil || n.http == "" {
 				continue
 			}
 			resp, err := http.Get("http://" + n.http + "/leader")

@@ -32,6 +32,9 @@ type Change struct {
 	Key      string
 	Server   ServerID // whose fact changed; zero if none
 	From, To GroupID  // of a move
+	// Dropped are the other servers whose facts of the mailbox went with it, in
+	// order: who is left is found in the mailbox, who is gone nowhere else.
+	Dropped []ServerID
 }
 
 // Gone says how a name ended.

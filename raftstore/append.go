@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"slices"
 	"time"
 
 	"github.com/rookery-mail/rookery/raftstore/wal"
@@ -21,6 +22,7 @@ type appender struct {
 	// until the state is replaced.
 	installing *appendJob
 	held       []appendJob
+	stepped    func(string) // for tests; may be nil
 }
 
 // appendJob is a MsgStorageAppend, with the installation of the snapshot that
@@ -61,6 +63,9 @@ func (a *appender) sync() ([]event, error) {
 		return nil, err
 	}
 	a.metrics.syncSeconds.Observe((a.clock.Now() - a.began).Seconds())
+	if a.stepped != nil && slices.ContainsFunc(a.written, func(j appendJob) bool { return j.install != nil }) {
+		a.stepped("log goes on")
+	}
 	done := appended{}
 	var events []event
 	for _, j := range a.written {

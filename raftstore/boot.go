@@ -23,6 +23,7 @@ type files struct {
 	log    *wal.Log
 	replay *wal.Replay
 	state  *stateFile
+	held   bool // a reader has the state file for ever: it cannot be closed
 }
 
 // openFiles locks the shard, makes it if it is new, and opens it, refusing
@@ -97,7 +98,7 @@ func (f *files) close() error {
 	if f.log != nil {
 		errs = append(errs, f.log.Close())
 	}
-	if f.state != nil {
+	if f.state != nil && !f.held {
 		errs = append(errs, f.state.Close())
 	}
 	if f.lock != nil {

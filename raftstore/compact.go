@@ -27,6 +27,9 @@ type compaction struct {
 	s  *stateFile
 	to *bolt.DB
 
+	// A piece: so many octets or keys in one transaction.
+	pieceBytes, pieceKeys int
+
 	done, total int64 // octets
 	progress    func(done, total int64)
 }
@@ -41,9 +44,6 @@ type changeSet struct {
 }
 
 const (
-	// A piece of a compaction: so many octets or keys in one transaction.
-	pieceBytes = 4 << 20
-	pieceKeys  = 50_000
 	// compactFew is how many changed keys may be left for the moment in which
 	// no flush runs.
 	compactFew = 1000
@@ -178,7 +178,7 @@ func (s *stateFile) beginCompaction(used int64, progress func(done, total int64)
 	s.mu.Lock()
 	s.changes = set
 	s.mu.Unlock()
-	return &compaction{s: s, to: db, total: used, progress: progress}, nil
+	return &compaction{s: s, to: db, pieceBytes: 4 << 20, pieceKeys: 50_000, total: used, progress: progress}, nil
 }
 
 // run copies all, and again what changed meanwhile, until little is left to
@@ -213,7 +213,7 @@ func (c *compaction) run(check func() error) (err error) {
 	// A page that cannot be read would be found by who reads it next; here the
 	// old file is still there.
 	v := fileVerifier{path: c.to.Path()}
-	return c.to.View(v.file)
+	return c.to.View(v.rows)
 }
 
 func (c *compaction) changed() int {
@@ -248,7 +248,7 @@ func (c *compaction) piece(bucket int) (more bool, err error) {
 				k, v = cursor.Next()
 			}
 			size, n := 0, 0
-			for ; k != nil && size < pieceBytes && n < pieceKeys; k, v = cursor.Next() {
+			for ; k != nil && size < c.pieceBytes && n < c.pieceKeys; k, v = cursor.Next() {
 				if err := b.Put(k, v); err != nil {
 					return err
 				}
@@ -290,7 +290,7 @@ func (c *compaction) again() (err error) {
 				sorted = append(sorted, k)
 			}
 			slices.Sort(sorted)
-			for piece := range slices.Chunk(sorted, pieceKeys/10) {
+			for piece := range slices.Chunk(sorted, max(1, c.pieceKeys/10)) {
 				if err := c.copyKeys(tx, i, piece); err != nil {
 					return err
 				}

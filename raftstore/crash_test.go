@@ -240,6 +240,10 @@ func dump(t *testing.T, s *Store) string {
 		t.Fatal(err)
 	}
 	defer v.Release()
+	return dumpView(v)
+}
+
+func dumpView(v *View) string {
 	var all strings.Builder
 	for _, b := range []kv.Bucket{rowsBucket, alarmBucket} {
 		it := v.Iterate(b)

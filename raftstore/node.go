@@ -116,7 +116,7 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	}
 	n.core.pinned = n.pinned.Load
 	n.kept.Store(n.core.entries.before.Index)
-	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics}
+	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics, stepped: cfg.step}
 	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.sums, n.metrics)
 	n.report()
 	return n, nil
@@ -221,6 +221,7 @@ func (n *Node) StepAppend() (did bool, err error) {
 	if err := a.install(job); err != nil {
 		return false, err
 	}
+	n.cfg.stepped("log marked")
 	n.flushes.put(flushJob{install: job.install})
 	return true, nil
 }

@@ -1,9 +1,11 @@
 package raftstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -22,8 +25,19 @@ import (
 // messages, in an order drawn from a seed. It is a small brother of the
 // simulator, and shows that all of a node is steps.
 func TestSimulation(t *testing.T) {
+	var all simCounts
 	for seed := uint64(1); seed <= 8; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { simulate(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			_, c := simulate(t, seed)
+			all.crashedBefore += c.crashedBefore
+			all.crashedAfter += c.crashedAfter
+			all.broken += c.broken
+			all.installed += c.installed
+			all.swaps += c.swaps
+		})
+	}
+	if all.installed < 8 || all.crashedBefore == 0 || all.crashedAfter == 0 || all.broken == 0 || all.swaps == 0 {
+		t.Errorf("too little happened to installations: %+v", all)
 	}
 }
 
@@ -31,7 +45,10 @@ func TestSimulation(t *testing.T) {
 func TestSimulationIsDeterministic(t *testing.T) {
 	var digests []uint64
 	for range 2 {
-		t.Run("", func(t *testing.T) { digests = append(digests, simulate(t, 42)) })
+		t.Run("", func(t *testing.T) {
+			digest, _ := simulate(t, 42)
+			digests = append(digests, digest)
+		})
 	}
 	if digests[0] != digests[1] {
 		t.Errorf("two runs of one seed: digests %x and %x", digests[0], digests[1])
@@ -51,6 +68,7 @@ type sim struct {
 	now   time.Duration
 	nodes []*simNode
 	net   []simMessage
+	files []simFile
 	trace uint64
 
 	loss      float64
@@ -69,11 +87,23 @@ type sim struct {
 	leaders map[uint64]uint64
 	sums    map[uint64]uint64 // at each index
 	nextSum time.Duration     // when somebody tells somebody a sum, and somebody scrubs
-	counts  struct{ crashes, restarts, partitions, reads, unknown, locals, lapses, sums, scrubs int }
+	counts  simCounts
+
+	// logEntries is how many are kept for nodes that lag. Few: there are snapshots,
+	// which replace a state, also one that differs.
+	logEntries int
 
 	// odd is a node whose machine does something else than the others' from a
 	// revision on; 0: none.
 	odd uint64
+}
+
+// simCounts is what happened, so that a run in which nothing did proves nothing.
+type simCounts struct {
+	crashes, restarts, partitions, reads, unknown, locals, lapses, sums, scrubs int
+	// Snapshots sent, damaged on their way, installed, not taken; crashes before
+	// and after the state of one was in its place; exchanges of the disk.
+	sent, broken, installed, ignored, crashedBefore, crashedAfter, swaps int
 }
 
 // oddFrom is the revision that the odd machine gets wrong.
@@ -83,6 +113,17 @@ type simAck struct {
 	at       time.Duration
 	revision uint64
 	command  string
+}
+
+// simFile is a snapshot on its way from one node to another, or the news of
+// what became of it on its way back.
+type simFile struct {
+	at       time.Duration
+	from, to uint64
+	term     uint64
+	data     []byte
+	report   bool
+	ok       bool
 }
 
 type simMessage struct {
@@ -99,11 +140,18 @@ type simNode struct {
 	node   *Node  // nil while it is down
 	backAt time.Duration
 	syncAt time.Duration // when the disk is done with what it was given
+
+	installing bool
+	crashIn    int // steps of an installation until it crashes; 0: it does not
 }
 
 // The Network and the Clock of a node.
 func (n *simNode) Send(messages []*raftpb.Message) {
 	for _, m := range messages {
+		if m.GetType() == raftpb.MsgSnap {
+			n.sendFile(m)
+			continue
+		}
 		copies := 1
 		if n.s.rnd.IntN(50) == 0 {
 			copies = 2
@@ -119,6 +167,75 @@ func (n *simNode) Send(messages []*raftpb.Message) {
 			n.s.net = append(n.s.net, simMessage{n.s.now + delay, proto.Clone(m).(*raftpb.Message)})
 		}
 	}
+}
+
+// sendFile is the transport: it takes an image of what is on disk now, which may
+// be later than what the message says, and reports in any case.
+func (n *simNode) sendFile(m *raftpb.Message) {
+	n.s.counts.sent++
+	f := simFile{from: n.id, to: m.GetTo(), term: m.GetTerm(), at: n.s.now + time.Duration(n.s.rnd.IntN(600))*time.Millisecond}
+	var out bytes.Buffer
+	err := n.disk.Image(func(m Meta, write func(io.Writer) error) error {
+		w, err := snap.NewWriter(&out, m.header(snap.Rows))
+		return errors.Join(err, write(w), w.Close())
+	})
+	if err != nil {
+		n.s.t.Errorf("image: %v", err)
+	}
+	f.data = out.Bytes()
+	switch n.s.rnd.IntN(4) {
+	case 0: // lost on its way
+		f = simFile{from: f.to, to: f.from, at: f.at, report: true}
+	case 1: // damaged
+		f.data[n.s.rnd.IntN(len(f.data))] ^= 1 << n.s.rnd.IntN(8)
+	}
+	n.s.files = append(n.s.files, f)
+}
+
+// arrive takes a file, or the news of one.
+func (s *sim) arrive(f simFile) {
+	to := s.nodes[f.to-1]
+	answer := func(ok bool) {
+		s.files = append(s.files, simFile{from: f.to, to: f.from, report: true, ok: ok, at: s.now + time.Duration(s.rnd.IntN(20))*time.Millisecond})
+	}
+	switch {
+	case f.report:
+		if to.node != nil {
+			to.node.ReportSnapshot(f.from, f.ok)
+		}
+		return
+	case to.node == nil || s.cut[f.from][f.to]:
+		answer(false)
+		return
+	}
+	r, err := snap.NewReader(bytes.NewReader(f.data))
+	var staged Staged
+	if err == nil {
+		staged, err = to.disk.Stage(r)
+	}
+	if err != nil {
+		s.counts.broken++
+		answer(false)
+		return
+	}
+	id := to.disk.Meta().Identity
+	if err := staged.SetMeta(staged.Meta().adopt(id, to.disk.Meta().Name)); err != nil {
+		s.t.Errorf("staged meta: %v", err)
+	}
+	to.installing, to.crashIn = true, 0
+	if s.rnd.IntN(2) == 0 && s.now < simTime {
+		to.crashIn = 1 + s.rnd.IntN(12)
+	}
+	to.node.Install(staged, f.from, f.term, func(err error) {
+		to.installing = false
+		switch {
+		case err == nil:
+			s.counts.installed++
+		case errors.Is(err, ErrNotNeeded), errors.Is(err, ErrNotTaken):
+			s.counts.ignored++
+		}
+		answer(err == nil || errors.Is(err, ErrNotNeeded))
+	})
 }
 
 func (n *simNode) Now() time.Duration { return n.s.now }
@@ -156,7 +273,7 @@ func (n *simNode) start() {
 	cfg := Config{
 		Dir: "-", Name: meta.Name, Machine: simMachine{s: n.s, n: n}, Network: n, Clock: n, Log: slog.New(slog.DiscardHandler),
 		// Small, so that flushes, marks and compaction happen often.
-		FlushKeys: 200, LogEntries: 1500, MarkBytes: 30_000,
+		FlushKeys: 200, LogEntries: n.s.logEntries, MarkBytes: 10_000,
 	}
 	node, err := NewNode(cfg, n.log, replay, n.disk)
 	if err != nil {
@@ -168,17 +285,20 @@ func (n *simNode) start() {
 func (n *simNode) crash() {
 	// A crash ends the process: who waited there knows nothing.
 	n.node.Stop(ErrUnknown)
-	n.node = nil
+	n.node, n.installing, n.crashIn = nil, false, 0
 	n.log.Crash()
 	n.backAt = n.s.now + time.Duration(n.s.rnd.IntN(1500))*time.Millisecond
+	if n.s.rnd.IntN(3) == 0 {
+		n.backAt += 2 * time.Second // long enough to fall behind the log
+	}
 }
 
-func simulate(t *testing.T, seed uint64) uint64 {
-	s := newSim(t, seed)
+func simulate(t *testing.T, seed uint64) (digest uint64, counts simCounts) {
+	s := newSim(t, seed, 50)
 	s.run()
 	s.finish()
 	t.Logf("seed %d: %d commands proposed, %d acknowledged, %d applied, %+v", seed, s.proposed, len(s.acked), len(s.history), s.counts)
-	return s.trace
+	return s.trace, s.counts
 }
 
 // TestSimulationFindsDivergence: a machine that once does something else on one
@@ -186,7 +306,7 @@ func simulate(t *testing.T, seed uint64) uint64 {
 func TestSimulationFindsDivergence(t *testing.T) {
 	for seed := uint64(1); seed <= 4; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			s := newSim(t, seed)
+			s := newSim(t, seed, 1<<20)
 			s.odd = 1 + seed%simNodes
 			s.run()
 			for _, n := range s.nodes {
@@ -206,10 +326,10 @@ func TestSimulationFindsDivergence(t *testing.T) {
 	}
 }
 
-func newSim(t *testing.T, seed uint64) *sim {
+func newSim(t *testing.T, seed uint64, logEntries int) *sim {
 	cryptotest.SetGlobalRandom(t, seed)
 	s := &sim{
-		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Second,
+		t: t, rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Second, logEntries: logEntries,
 		refused: map[string]bool{}, history: map[uint64]string{}, hashes: map[uint64]uint64{}, leaders: map[uint64]uint64{}, sums: map[uint64]uint64{},
 	}
 	for id := uint64(1); id <= simNodes; id++ {
@@ -253,25 +373,50 @@ func (s *sim) step() {
 		core, flush := n.node.Wake()
 		next = min(next, core, flush)
 		if s.now >= core || n.node.events.len() > 0 {
-			can = append(can, action{fmt.Sprint("core ", n.id), func() { s.must(n, n.node.StepCore()) }})
+			can = append(can, action{fmt.Sprint("core ", n.id), func() {
+				s.must(n, n.node.StepCore())
+				s.stepped(n)
+			}})
 		}
 		if len(n.node.appender.written) > 0 {
 			next = min(next, n.syncAt)
 		}
-		if len(n.node.appender.written) > 0 && s.now >= n.syncAt || len(n.node.appender.written) == 0 && n.node.appends.len() > 0 {
+		a := n.node.appender
+		ready := len(a.written) == 0 && (n.node.appends.len() > 0 || len(a.held) > 0)
+		if a.installing != nil {
+			ready = n.node.resumes.len() > 0
+		}
+		if len(a.written) > 0 && s.now >= n.syncAt || ready {
 			can = append(can, action{fmt.Sprint("append ", n.id), func() {
 				s.did(n, n.node.StepAppend)
 				n.syncAt = s.now + time.Duration(s.rnd.IntN(2000))*time.Microsecond
+				s.stepped(n)
 			}})
 		}
 		if s.now >= flush || n.node.applies.len() > 0 && !n.node.applier.full() {
 			can = append(can, action{fmt.Sprint("apply ", n.id), func() {
 				s.did(n, n.node.StepApply)
 				s.observe(n)
+				s.stepped(n)
 			}})
 		}
+		if n.node.applier.full() && slices.ContainsFunc(n.node.applies.items, applyJob.ofDisk) {
+			can = append(can, action{fmt.Sprint("apply ", n.id), func() { s.did(n, n.node.StepApply); s.observe(n) }})
+		}
 		if n.node.flushes.len() > 0 {
-			can = append(can, action{fmt.Sprint("flush ", n.id), func() { s.did(n, n.node.StepFlush) }})
+			can = append(can, action{fmt.Sprint("flush ", n.id), func() {
+				s.did(n, n.node.StepFlush)
+				s.stepped(n)
+			}})
+		}
+	}
+	for i, f := range s.files {
+		next = min(next, f.at)
+		if s.now >= f.at {
+			can = append(can, action{"arrive", func() {
+				s.files = slices.Delete(s.files, i, i+1)
+				s.arrive(f)
+			}})
 		}
 	}
 	for i, m := range s.net {
@@ -316,6 +461,22 @@ func (s *sim) did(n *simNode, step func() (bool, error)) {
 	s.must(n, err)
 }
 
+// stepped crashes a node at one of the steps of an installation.
+func (s *sim) stepped(n *simNode) {
+	if n.crashIn > 0 && n.installing {
+		if n.crashIn--; n.crashIn == 0 {
+			s.counts.crashes++
+			in := n.node.core.taken
+			n.crash()
+			if in != nil && n.disk.Meta().Applied.Index < in.meta.Applied.Index {
+				s.counts.crashedBefore++
+			} else if in != nil {
+				s.counts.crashedAfter++
+			}
+		}
+	}
+}
+
 func (s *sim) digest(what string, more any) {
 	h := fnv.New64a()
 	fmt.Fprint(h, s.trace, what, more)
@@ -340,7 +501,11 @@ func (s *sim) fault() {
 		return
 	}
 	a, b := 1+s.rnd.IntN(simNodes), 1+s.rnd.IntN(simNodes)
-	switch s.rnd.IntN(6) {
+	switch s.rnd.IntN(7) {
+	case 6:
+		if n := s.nodes[a-1]; n.node != nil {
+			n.node.Swap(func() error { return nil }, func(error) { s.counts.swaps++ })
+		}
 	case 0:
 		s.counts.partitions++
 		for i := range s.cut {
@@ -355,6 +520,27 @@ func (s *sim) fault() {
 		if n := s.nodes[a-1]; n.node != nil {
 			s.counts.crashes++
 			n.crash()
+			if s.rnd.IntN(2) == 0 {
+				s.lost(n.id)
+			}
+		}
+	case 5: // who leads is a matter of opinion
+		n := s.nodes[a-1]
+		switch {
+		case n.node == nil:
+		case s.rnd.IntN(2) == 0:
+			n.node.Lost(uint64(b))
+		default:
+			n.node.Transfer(uint64(b))
+		}
+	}
+}
+
+// lost tells those that run that a node is gone.
+func (s *sim) lost(id uint64) {
+	for _, n := range s.nodes {
+		if n.node != nil {
+			n.node.Lost(id)
 		}
 	}
 }
@@ -402,7 +588,8 @@ func (s *sim) propose(n *simNode) {
 	command := fmt.Sprintf("put k%d %d", s.rnd.IntN(500), s.proposed)
 	if s.rnd.IntN(4) == 0 {
 		command = fmt.Sprintf("del k%d %d", s.rnd.IntN(500), s.proposed)
-	} else if s.rnd.IntN(20) == 0 {
+	} else if s.rnd.IntN(20) == 0 && s.now < simTime+simHeal-2*time.Second {
+		// They ring in time to be known everywhere at the end.
 		command = fmt.Sprintf("alarm a%d %d", s.proposed, s.rnd.IntN(2000))
 	}
 	n.node.Propose([]byte(command), func(result []byte, err error) {
@@ -540,7 +727,11 @@ func (s *sim) finish() {
 			want = got
 		}
 		if !slices.Equal(got, want) {
-			s.t.Errorf("nodes 1 and %d differ at the end:\n%q\n%q", n.id, want, got)
+			i := 0
+			for i < min(len(want), len(got)) && want[i] == got[i] {
+				i++
+			}
+			s.t.Errorf("nodes 1 and %d differ at the end, first in:\n%.200q\n%.200q", n.id, want[i:], got[i:])
 		}
 	}
 	late := 0

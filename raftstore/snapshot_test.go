@@ -167,13 +167,3 @@ func TestCompaction(t *testing.T) {
 		t.Errorf("after reopening: %+v", st)
 	}
 }
-
-// saveTo saves a snapshot of s to path.
-func saveTo(s *Store, path string) (h snap.Header, err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return h, err
-	}
-	h, err = s.Snapshot(context.Background(), f)
-	return h, errors.Join(err, f.Close())
-}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/rookery-mail/rookery/internal/kv"
 	"github.com/rookery-mail/rookery/raftstore/snap"
@@ -131,14 +132,8 @@ type bucketReader struct {
 func (b *bucketReader) Get(name kv.Bucket, key []byte) []byte { return b.r.Get(b.number(name), key) }
 func (b *bucketReader) Iterate(name kv.Bucket) kv.Iterator    { return b.r.Iterate(b.number(name)) }
 
-func (b *bucketReader) number(name kv.Bucket) int {
-	for i, other := range b.buckets {
-		if other == name {
-			return i
-		}
-	}
-	panic(fmt.Sprintf("raftstore: bucket %q is not one of the machine's", name))
-}
+// number finds a bucket, which is one of the machine's.
+func (b *bucketReader) number(name kv.Bucket) int { return slices.Index(b.buckets, name) }
 
 func closed(ch <-chan struct{}) bool {
 	select {

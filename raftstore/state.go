@@ -413,11 +413,14 @@ type fileVerifier struct {
 	sum  uint64
 }
 
+// rows reads every bucket.
+func (v *fileVerifier) rows(tx *bolt.Tx) error {
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return v.bucket(name, b) })
+}
+
+// file reads every bucket and compares the sum of the rows with the one kept.
 func (v *fileVerifier) file(tx *bolt.Tx) error {
-	err := tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		return v.bucket(name, b)
-	})
-	if err != nil || v.stopped() {
+	if err := v.rows(tx); err != nil || v.stopped() {
 		return err
 	}
 	meta, err := unmarshalMeta(tx.Bucket(metaBucket).Get(metaKey))

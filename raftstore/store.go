@@ -297,7 +297,7 @@ func (s *Store) shutDown() {
 	if s.node.Held() > 0 {
 		// bbolt waits for its readers for ever. The process is about to end.
 		errs = append(errs, errors.New("raftstore: a View was not released; the state file stays open"))
-		s.files.state = nil
+		s.files.held = true
 	}
 	if err := s.files.close(); s.cause == nil {
 		errs = append(errs, err)

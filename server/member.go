@@ -141,6 +141,9 @@ func (c *change) find(name string, id uint64) (*Node, error) {
 	return nil, fmt.Errorf("%w: %s is the name of %d members: say which by its id, %x or %x", directory.ErrInvalid, name, len(found), found[0].ID, found[1].ID)
 }
 
+// howToJoin says what makes a node wait.
+const howToJoin = "start it with --join naming every member and an empty data directory, and leave it running"
+
 // waiting returns the node that a request to join means.
 func (c *change) waiting(name string, id uint64) (*Node, error) {
 	if name == "" && id == 0 {
@@ -158,9 +161,13 @@ func (c *change) waiting(name string, id uint64) (*Node, error) {
 	case len(found) > 1:
 		return nil, fmt.Errorf("%w: %d nodes named %s wait to join: say which by its id, %x or %x", directory.ErrInvalid, len(found), name, found[0].ID, found[1].ID)
 	case len(c.Waiting) == 0:
-		return nil, fmt.Errorf("%w: no node asks to join; start it with --join and an empty data directory, and leave it running", errNotWaiting)
+		return nil, fmt.Errorf("%w: no node asks %s, which leads, to join; %s", errNotWaiting, c.leader().Name, howToJoin)
 	}
-	return nil, fmt.Errorf("%w: %s does not ask to join, only %s; start it with --join and an empty data directory, and leave it running", errNotWaiting, cmp.Or(name, fmt.Sprintf("%x", id)), namesOf(c.Waiting, "and"))
+	what := name
+	if id != 0 {
+		what = called(&Node{Name: name, ID: id})
+	}
+	return nil, fmt.Errorf("%w: %s does not ask %s, which leads, to join, only %s; %s", errNotWaiting, what, c.leader().Name, namesOf(c.Waiting, "and"), howToJoin)
 }
 
 // caughtUp refuses a node that does not answer, or that lacks too much of the log.
@@ -187,14 +194,16 @@ func (c *change) reconfigure(ctx context.Context, what string, n *Node, changes 
 		return err
 	}
 	c.s.log.Info("membership changed by an operator", "what", what, "member", n.Name, "id", fmt.Sprintf("%x", n.ID), "by", c.caller)
-	// What needs a joint membership is over when Raft has left it, soon after.
+	// What this node tells of its members comes a moment after the change; and what
+	// needs a joint membership is over when Raft has left it.
 	for range 100 {
 		if err := c.look(); err != nil {
 			return nil // it is done all the same; the next leader has it too
 		}
 		pending := false
 		for _, ch := range changes {
-			pending = pending || ch.Remove && c.member(ch.Member.ID) != nil
+			m := c.member(ch.Member.ID)
+			pending = pending || ch.Remove != (m == nil) || m != nil && m.Voter == ch.Member.Learner
 		}
 		if !pending {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,6 +29,25 @@ type raftCluster struct {
 	mu   sync.Mutex
 	byID map[uint64]*raftstore.Store
 	cut  uint64 // its messages are lost
+
+	forwarded   atomic.Int64
+	loseAnswers atomic.Bool // of what is forwarded
+}
+
+// forward is what a transport does.
+func (c *raftCluster) forward(ctx context.Context, leader uint64, command []byte) ([]byte, uint64, error) {
+	c.mu.Lock()
+	s := c.byID[leader]
+	c.mu.Unlock()
+	c.forwarded.Add(1)
+	result, err := s.Propose(ctx, command)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case c.loseAnswers.Load():
+		return nil, 0, raftstore.ErrUnknown
+	}
+	return result, s.Status().Committed, nil
 }
 
 func (c *raftCluster) Send(messages []*raftpb.Message) {
@@ -92,7 +112,7 @@ func newRaftCluster(t *testing.T) (*raftCluster, *client.Client) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Config{Store: Shard(store, nil), Machine: rules, Node: name, Version: "test", Members: func() Members { return membersOfStore(store) }, Replica: &raftReplica{store: store}})
+		s, err := New(Config{Store: Shard(store, c.forward), Machine: rules, Node: name, Version: "test", Members: func() Members { return membersOfStore(store) }, Replica: &raftReplica{store: store}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +200,7 @@ func TestMembersOfRaft(t *testing.T) {
 	}
 
 	// One is cut off: no other may go.
-	leading, leaderID := c.leader(t)
+	leading, _ := c.leader(t)
 	var others []string
 	for name := range c.stores {
 		if name != leading {
@@ -233,7 +253,7 @@ func TestMembersOfRaft(t *testing.T) {
 	}
 
 	// The leader goes: by handing over, and for good.
-	leading, leaderID = c.leader(t)
+	leading, leaderID := c.leader(t)
 	if r, err = cl.RemoveMember(ctx, client.NodeRef{Name: leading, ID: leaderID}); err != nil || r.Effect != client.Removed || len(r.Nodes) != 2 {
 		t.Fatalf("remove %s, which leads: got %+v, %v", leading, r, err)
 	}

@@ -183,9 +183,9 @@ func TestMemberRefusals(t *testing.T) {
 		reason  string
 		text    string
 	}{
-		{"add, nobody waits", "n1", nil, add("n4", 0), notWaiting, "no node asks to join; start it with --join"},
-		{"add another than waits", "n1", []Node{n4}, add("n5", 0), notWaiting, "n5 does not ask to join, only n4"},
-		{"add another disk than waits", "n1", []Node{n4}, add("n4", 0x99), notWaiting, "n4 does not ask to join"},
+		{"add, nobody waits", "n1", nil, add("n4", 0), notWaiting, "no node asks n1, which leads, to join; start it with --join"},
+		{"add another than waits", "n1", []Node{n4}, add("n5", 0), notWaiting, "n5 does not ask n1, which leads, to join, only n4"},
+		{"add another disk than waits", "n1", []Node{n4}, add("n4", 0x99), notWaiting, "n4 (id 99) does not ask n1, which leads, to join, only n4"},
 		{"add one of two", "n1", []Node{n4, n4b}, add("n4", 0), invalid, "2 nodes named n4 wait to join: say which by its id, 44 or 45"},
 		{"add what has a member's name", "n1 n2 n3-", []Node{n3b}, add("n3", 0), exists, "n3 (id 3) is a member already, and this is another disk (id 33): `rookeryctl member replace n3`"},
 		{"add nobody", "n1", nil, add("", 0), invalid, "no node stated"},
@@ -206,8 +206,8 @@ func TestMemberRefusals(t *testing.T) {
 		{"remove one of five", "n1 n2- n3- n4 n5", nil, remove("n5", 0), noQuorum, "removing n5 leaves 4 voters, of which 3 must answer; n1 and n4 answer: start n2 or n3 first, or remove n2 or n3 instead"},
 		{"remove the leader, nobody has its log", "n1 n2<x n3<x", nil, remove("n1", 0), lagging, "n2 trails the leader by 1500 entries"},
 
-		{"replace, nobody waits", "n1 n2 n3-", nil, replace(start, "n3", 0, 0), notWaiting, "no node asks to join"},
-		{"replace, another waits", "n1 n2 n3-", []Node{n4}, replace(start, "n3", 0, 0), notWaiting, "n3 does not ask to join, only n4"},
+		{"replace, nobody waits", "n1 n2 n3-", nil, replace(start, "n3", 0, 0), notWaiting, "no node asks n1, which leads, to join"},
+		{"replace, another waits", "n1 n2 n3-", []Node{n4}, replace(start, "n3", 0, 0), notWaiting, "n3 does not ask n1, which leads, to join, only n4"},
 		{"replace who is no member", "n1 n2", []Node{n3b}, replace(start, "n3", 0, 0), notFound, "nothing to replace; `rookeryctl member add n3`"},
 		{"replace an id that is none", "n1 n2 n3-", []Node{n3b}, replace(start, "n3", 0x77, 0), notFound, "no member is n3 (id 77)"},
 		{"replace twice", "n1 n2 n3- n3?", []Node{n3b}, replace(start, "n3", 0, 0), exists, "n3 is being replaced by another disk already (id 4)"},
@@ -385,7 +385,7 @@ func TestMoveLeader(t *testing.T) {
 	if err != nil || got.GetEffect() != apiv1.Effect_EFFECT_CHANGED || got.GetFrom() != "n1" || got.GetTo() != "n3" || !slices.Equal(r.moved, []uint64{3}) {
 		t.Errorf("to n3: got %v, %v, moves %v", got, err, r.moved)
 	}
-	r = n.lead("n1 n2 n3")
+	n.lead("n1 n2 n3")
 	n.members.Nodes[1].Match--
 	if got, err = n.MoveLeader(t.Context(), &apiv1.MoveLeaderRequest{}); err != nil || got.GetTo() != "n3" {
 		t.Errorf("to the best: got %v, %v, want n3", got, err)
@@ -423,6 +423,28 @@ func TestRefusalIsLookedAtAgain(t *testing.T) {
 	n.members = fleet("n1 n2 n3")
 	if _, err := n.RemoveMember(t.Context(), &apiv1.RemoveMemberRequest{Name: "n3", Id: 3}); err != nil || len(r.changes) != 1 {
 		t.Errorf("got %v, %v", r.changes, err)
+	}
+}
+
+// What a node tells of its members comes a moment after the change; the answer
+// shows the members with it.
+func TestAnswerShowsTheChange(t *testing.T) {
+	var r *fakeReplica
+	late := 3
+	n := newTestNode(t, func(cfg *Config) {
+		cfg.Members = func() Members {
+			m := r.n.members
+			if len(r.changes) > 0 && late > 0 {
+				late--
+				m = fleet("n1 n2 n3?")
+			}
+			return m
+		}
+	})
+	r = n.lead("n1 n2 n3?")
+	got, err := n.PromoteMember(t.Context(), &apiv1.PromoteMemberRequest{Name: "n3"})
+	if err != nil || !got.GetResult().GetMember().GetVoter() || len(got.GetResult().GetNotes()) != 0 {
+		t.Errorf("got %v, %v; want n3 with its vote", got, err)
 	}
 }
 

@@ -412,6 +412,11 @@ func TestEveryMethod(t *testing.T) {
 		t.Errorf("Compact: got %v, %v", sum, err)
 	}
 	s.called["Compact"] = true
+	updates, err := n.watched(t, &apiv1.WatchRequest{Filter: &apiv1.WatchRequest_User{User: "alice"}})
+	if err != nil || !updates[0].GetListing() || !updates[len(updates)-1].GetMark() || len(updates[0].GetEvents()) == 0 {
+		t.Errorf("Watch: got %v, %v", updates, err)
+	}
+	s.called["Watch"] = true
 
 	for _, service := range []string{"rookery.api.v1.DirectoryService", "rookery.api.v1.ClusterService"} {
 		for _, m := range n.grpc.GetServiceInfo()[service].Methods {
@@ -477,6 +482,9 @@ func TestMetrics(t *testing.T) {
 	}
 	counted := make(map[string]uint64)
 	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "rookery_watch_") {
+			continue // TestWatchMetrics
+		}
 		if f.GetName() != "rookery_server_request_seconds" {
 			t.Errorf("unexpected metric %s", f.GetName())
 		}

@@ -99,6 +99,7 @@ var roles = map[string]rule{
 	apiv1.DirectoryService_Batch_FullMethodName:             {backend: own, frontend: own},
 	apiv1.DirectoryService_Subscribe_FullMethodName:         ruleSub,
 	apiv1.DirectoryService_Unsubscribe_FullMethodName:       ruleSub,
+	apiv1.DirectoryService_Watch_FullMethodName:             ruleRead,
 
 	apiv1.ClusterService_Status_FullMethodName:           {backend: yes, frontend: yes, failover: yes, peer: yes},
 	apiv1.ClusterService_ListBackends_FullMethodName:     ruleRead,

@@ -66,8 +66,10 @@ const defaultTimeout = 10 * time.Second
 const MaxCommand = 2 * maxRequest
 
 // streamWorkers is how many goroutines wait for calls. A call that finds none
-// gets a new one, whose stack has to grow first: a seventh of a lookup's cost.
-const streamWorkers = 64
+// gets a new one, whose stack has to grow first: a seventh of a lookup's cost. A
+// write keeps its own until it is on disk, so there are as many as may well be
+// under way.
+const streamWorkers = 256
 
 // What a connection may bring.
 const (
@@ -110,6 +112,7 @@ type Server struct {
 
 	changing   chan struct{} // holds one: who changes the membership or the leader
 	compacting atomic.Bool
+	watch      *watchHub
 
 	serving sync.WaitGroup
 	closing sync.Once
@@ -170,6 +173,8 @@ func New(cfg Config) (*Server, error) {
 		grpc.StreamInterceptor(s.stream),
 		// Goroutines that are kept need not grow their stacks anew for every call.
 		grpc.NumStreamWorkers(streamWorkers),
+		// A watcher that is gone without a word is noticed, and lets its place go.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if cfg.Credentials != nil {
@@ -184,6 +189,11 @@ func New(cfg Config) (*Server, error) {
 	if s.methods, err = methodsOf(s.grpc, cfg.Metrics); err != nil {
 		return nil, err
 	}
+	watching, err := newWatchMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	s.watch = newWatchHub(s, watching)
 	s.SetServing(true)
 	s.serving.Go(func() {
 		if err := s.grpc.Serve(s.memory); err != nil {
@@ -220,11 +230,12 @@ func (s *Server) SetServing(ok bool) {
 	}
 }
 
-// Close tells health checks that the node is going, lets calls under way end for
-// some seconds or until ctx ends, and then breaks off the rest.
+// Close tells health checks that the node is going and ends watches, lets calls under
+// way end for some seconds or until ctx ends, and then breaks off the rest.
 func (s *Server) Close(ctx context.Context) {
 	s.closing.Do(func() {
 		s.health.Shutdown()
+		s.watch.close()
 		done := make(chan struct{})
 		s.serving.Go(func() {
 			defer close(done)

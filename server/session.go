@@ -249,18 +249,23 @@ func (s *Server) begin(r *read, seen token) (err error) {
 	if r.id, err = s.identity(r); err != nil {
 		return err
 	}
+	return s.ours(seen, r.id)
+}
+
+// ours checks that a token, if it is one, is of the cluster and life that id names.
+func (s *Server) ours(seen token, id *identity) (err error) {
 	switch {
 	case seen.cluster == "":
 		return nil
-	case seen.cluster != r.id.cluster:
-		err = fmt.Errorf("%w: the token is of cluster %s, this is %s", errWrongIncarnation, seen.cluster, r.id.cluster)
-	case seen.incarnation != r.id.incarnation:
-		err = fmt.Errorf("%w: the token is of incarnation %d, this is %d", errWrongIncarnation, seen.incarnation, r.id.incarnation)
+	case seen.cluster != id.cluster:
+		err = fmt.Errorf("%w: the token is of cluster %s, this is %s", errWrongIncarnation, seen.cluster, id.cluster)
+	case seen.incarnation != id.incarnation:
+		err = fmt.Errorf("%w: the token is of incarnation %d, this is %d", errWrongIncarnation, seen.incarnation, id.incarnation)
 	case seen.shard != s.shard:
 		err = fmt.Errorf("%w: the token is of shard %d, this is %d", errInvalidToken, seen.shard, s.shard)
 	}
 	if errors.Is(err, errWrongIncarnation) {
-		err = withMetadata(err, "incarnation", number(uint64(r.id.incarnation)), "seen", number(uint64(seen.incarnation)))
+		err = withMetadata(err, "incarnation", number(uint64(id.incarnation)), "seen", number(uint64(seen.incarnation)))
 	}
 	return err
 }

@@ -32,6 +32,7 @@ var (
 	errNotWaiting       = errors.New("server: not waiting")
 	errNotVoter         = errors.New("server: not a voter")
 	errLeading          = errors.New("server: leading")
+	errSlowWatcher      = errors.New("server: slow watcher") // it can be resumed
 )
 
 // statusRow says what an error is on the wire.
@@ -62,6 +63,7 @@ var statusTable = []statusRow{
 	{errNotWaiting, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_WAITING},
 	{errNotVoter, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_VOTER},
 	{errLeading, codes.FailedPrecondition, apiv1.Reason_REASON_LEADING},
+	{errSlowWatcher, codes.Aborted, apiv1.Reason_REASON_SLOW_WATCHER},
 
 	{directory.ErrRole, codes.PermissionDenied, apiv1.Reason_REASON_ROLE},
 	{directory.ErrTooLarge, codes.InvalidArgument, apiv1.Reason_REASON_TOO_LARGE},

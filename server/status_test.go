@@ -42,6 +42,7 @@ var clientSentinels = map[error]error{
 	errNotWaiting:            client.ErrNotWaiting,
 	errNotVoter:              client.ErrNotVoter,
 	errLeading:               client.ErrLeading,
+	errSlowWatcher:           client.ErrSlowWatcher,
 	raftstore.ErrTooLarge:    directory.ErrTooLarge,
 	machine.ErrCorrupt:       client.ErrBroken,
 	machine.ErrFormat:        client.ErrBroken,

@@ -85,6 +85,34 @@ func TestRun(t *testing.T) {
 	if left, _ := os.ReadDir(data); len(left) > 0 {
 		t.Errorf("%v was left behind", left)
 	}
+
+	// A comparison, as far as it goes without etcd.
+	table = run("compare", "--etcd", "", "--nodes", "1", "--population", "2k", "--runs", "1", "--duration", "50ms", "--warmup", "10ms",
+		"--workload", "assert-64", "--dir", data, "--json", jsonFile)
+	if r, err = readReport(jsonFile); err != nil {
+		t.Fatal(err)
+	}
+	c := r.Comparison
+	if len(c.Imports) != 1 || c.Imports[0].Facts != 2_000 || len(c.Duels) != 1 || len(c.Duels[0].Sides) != 3 || len(c.Systems) != 1 {
+		t.Fatalf("comparison: %+v", c)
+	}
+	for _, side := range c.Duels[0].Sides {
+		if side.Rate <= 0 || side.Errors > 0 || len(side.Rates) != 1 {
+			t.Errorf("%s: %+v", side.Name, side)
+		}
+	}
+	if side := c.Duels[0].Sides[0]; len(side.Costs) != 1 || side.Costs[0].Led != 1 || side.Open == nil || side.Open.Calls == 0 {
+		t.Errorf("%+v", side)
+	}
+	if n := c.Systems[0].Nodes[0]; n.Memory.End < 1<<20 || n.Stored <= n.State || n.State == 0 {
+		t.Errorf("node: %+v", n)
+	}
+	if !strings.Contains(table, "import into 1 nodes") {
+		t.Errorf("the table has no verdict:\n%s", table)
+	}
+	if left, _ := os.ReadDir(data); len(left) > 0 {
+		t.Errorf("%v was left behind by the comparison", left)
+	}
 }
 
 func checkLoads(t *testing.T, loads []loadResult, names ...string) {

@@ -83,7 +83,7 @@ func newEchoServer(octets bool) *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(16 << 20),
 		grpc.MaxConcurrentStreams(4096),
-		grpc.NumStreamWorkers(64), // as a node has
+		grpc.NumStreamWorkers(256), // as a node has
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	}
 	if octets {

@@ -4,9 +4,14 @@
 // directory with an invented mail site of as many mailboxes as asked for, prints a
 // table, and saves JSON and a plot. docs/BENCHMARKS.md tells how to read them.
 //
+// Asked to compare, it starts a cluster of several nodes and one of etcd, on the
+// same disk, and loads them by turns.
+//
 // workload.go is the table of what is measured and held against what; load.go
 // how load is made; population.go the mail site; stub.go and library.go the
-// callers; echo.go, fsync.go and bare.go the ceilings.
+// callers; echo.go, fsync.go and bare.go the ceilings. duel.go is the table of
+// what is held against etcd; cluster.go and etcd.go the clusters; etcdstub.go
+// what etcd is asked; quiet.go how they come to rest in between.
 //
 // Exit codes: 0 when it has measured, whatever it found; 1 when it could not; 2
 // when it was called wrongly.
@@ -28,10 +33,11 @@ import (
 
 // The commands besides a run.
 const (
-	commandEcho   = "echo" // these two are used by this program itself
-	commandOctets = "echo-octets"
-	commandDump   = "dump"
-	commandShow   = "show"
+	commandEcho    = "echo" // these two are used by this program itself
+	commandOctets  = "echo-octets"
+	commandDump    = "dump"
+	commandShow    = "show"
+	commandCompare = "compare"
 )
 
 func main() {
@@ -64,11 +70,14 @@ func command(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 	case commandShow:
 		return show(args[1:], out)
 	}
-	s, err := parseSettings(args, out)
+	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	if name == commandCompare {
+		return runCompare(ctx, args[1:], self, out, errOut)
+	}
+	s, err := parseSettings(args, out)
 	if err != nil {
 		return err
 	}
@@ -79,6 +88,19 @@ func command(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 	}
 	// What was measured before something broke took its time too.
 	return errors.Join(err, b.report.print(out, s.format), b.report.save(s.jsonFile, s.plotFile))
+}
+
+// runCompare measures clusters of Rookery and etcd beside each other.
+func runCompare(ctx context.Context, args []string, self string, out, errOut io.Writer) error {
+	s, err := parseCompare(args, out)
+	if err != nil {
+		return err
+	}
+	r, err := compare(ctx, s, self, errOut)
+	if errors.Is(err, errUsage) {
+		return err
+	}
+	return errors.Join(err, r.print(out, s.format), r.save(s.jsonFile, ""))
 }
 
 // dump prints a population as Cyrus would.

@@ -19,9 +19,10 @@ import (
 // cold disk.
 const patience = 5 * time.Minute
 
-// A node is one rookeryd that was started here, alone in its cluster.
+// A node is one rookeryd that was started here.
 type node struct {
 	program string
+	name    string
 	dir     string // holds the data directory and the log of the program
 	client  string // addresses
 	debug   string
@@ -29,26 +30,25 @@ type node struct {
 	process *process
 }
 
-// newNode chooses free ports for a node whose state is in dir. It does not start
-// it.
+// newNode chooses free ports for a node that is alone in its cluster, its state
+// in dir. It does not start it.
 func newNode(program, dir string) (*node, error) {
-	var ports [4]string
-	for i := range ports {
-		// All are held until the last is known, so that they differ.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		ports[i] = l.Addr().String()
+	ports, err := freePorts(4)
+	if err != nil {
+		return nil, err
 	}
+	return nodeAt(program, dir, "bench", ports), nil
+}
+
+// nodeAt returns a node that listens on four ports.
+func nodeAt(program, dir, name string, ports []string) *node {
 	return &node{
-		program: program, dir: dir, client: ports[0], debug: ports[3],
+		program: program, name: name, dir: dir, client: ports[0], debug: ports[3],
 		args: []string{
-			"--name", "bench", "--data", filepath.Join(dir, "data"),
+			"--name", name, "--data", filepath.Join(dir, "data"),
 			"--listen-client", ports[0], "--listen-peer", ports[1], "--listen-http", ports[2], "--listen-debug", ports[3],
 		},
-	}, nil
+	}
 }
 
 func (n *node) dataDir() string { return filepath.Join(n.dir, "data") }
@@ -131,12 +131,22 @@ func (n *node) stop(ctx context.Context) error { return n.process.terminate(ctx)
 func (n *node) kill() error { return n.process.kill() }
 
 // stored returns how many octets the data directory has on disk.
-func (n *node) stored() (octets int64, err error) {
-	err = filepath.WalkDir(n.dataDir(), func(_ string, d os.DirEntry, err error) error {
+func (n *node) stored() (int64, error) { return dirSize(n.dataDir()) }
+
+// dirSize returns how many octets the files below dir have. Files come and go
+// meanwhile.
+func dirSize(dir string) (octets int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err != nil || d.IsDir() {
 			return err
 		}
 		info, err := d.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
 		if err == nil {
 			octets += info.Size()
 		}

@@ -17,8 +17,10 @@ type report struct {
 	Rounds      int
 	Seconds     float64 // of one round of one system
 	Connections int
-	Populations []populationReport
-	Verdicts    []verdict
+	Populations []populationReport `json:",omitempty"`
+	// Comparison is that of Rookery beside etcd; nil if this was another run.
+	Comparison *comparisonReport `json:",omitempty"`
+	Verdicts   []verdict
 }
 
 // populationReport is what was found at one size.

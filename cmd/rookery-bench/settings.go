@@ -49,6 +49,7 @@ const synopsis = `rookery-bench - load on a Rookery directory, and the ceilings 
 
 Usage:
   rookery-bench [flags]                      run
+  rookery-bench compare [flags]              run three nodes, and three of etcd beside them
   rookery-bench dump --population N          the population as a Cyrus dump, on standard output
   rookery-bench show [-o FORMAT] [--plot FILE.svg] FILE.json
                                              what an earlier run found
@@ -58,6 +59,8 @@ Examples:
   rookery-bench --population 1M --workload 'lookup*,list-50' --rounds 5 --duration 5s
   rookery-bench --population 1M --workload assert-64 --cpuprofile-server profiles/
   rookery-bench --endpoints 127.0.0.1:7905 --population 100k --workload import,lookup
+  rookery-bench compare --population 1M --dir /srv/x --json compare.json
+  rookery-bench compare --population 20k --duration 2s --runs 1
 
 It starts a rookeryd of its own for each population, on free ports of loopback,
 fills it, puts the workloads on it one after the other, and between their rounds
@@ -66,6 +69,9 @@ fdatasync, a bare bbolt file. With --endpoints it asks a cluster that is running
 which must hold the population already unless "import" is among the workloads.
 That writes the invented mailboxes into it, and so do the asserts: never do it to
 a cluster that serves anybody.
+
+compare fills a cluster of its own and one of etcd with the same facts, then puts
+the same writes on both by turns, each time after all nodes have come to rest.
 
 Flags:
 `

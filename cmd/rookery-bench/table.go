@@ -66,7 +66,11 @@ func (r *report) tables() []table {
 	}
 
 	var out []table
-	for _, t := range []table{loads, imports, starts, sizes, verdicts} {
+	all := []table{loads, imports, starts, sizes}
+	if r.Comparison != nil {
+		all = append(all, r.Comparison.tables()...)
+	}
+	for _, t := range append(all, verdicts) {
 		if len(t.lines) > 0 {
 			out = append(out, t)
 		}

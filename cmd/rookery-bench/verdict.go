@@ -58,6 +58,9 @@ func (r *report) verdicts() []verdict {
 	if v, ok := r.listVerdict(); ok {
 		out = append(out, v)
 	}
+	if r.Comparison != nil {
+		out = append(out, r.Comparison.verdicts()...)
+	}
 	return out
 }
 

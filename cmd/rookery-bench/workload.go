@@ -13,11 +13,12 @@ import (
 type operation uint8
 
 const (
-	opLookup     operation = iota // one mailbox drawn from all
-	opLookupMany                  // several mailboxes drawn from all
-	opList                        // everything that a wide user sees
-	opAssert                      // one fact, drawn from all, changed
-	opBatch                       // the next facts of a server's list, each changed
+	opLookup      operation = iota // one mailbox drawn from all
+	opLookupMany                   // several mailboxes drawn from all
+	opList                         // everything that a wide user sees
+	opAssert                       // one fact, drawn from all, changed
+	opBatch                        // the next facts of a server's list, each changed
+	opBatchRandom                  // as many facts drawn from all, each changed; of etcd alone
 )
 
 // A workload is a load that is put on a system, and what its rate is held

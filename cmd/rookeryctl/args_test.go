@@ -92,15 +92,30 @@ func TestNodes(t *testing.T) {
 		{"127.0.0.1:7905", "127.0.0.1:7905"},
 		{" a:1 , b:2,,a:1,", "a:1 b:2"},
 		{"[::1]:7905", "[::1]:7905"},
+		{"unix:/a/b, unix:///a/b,c:1", "unix:/a/b c:1"},
 	} {
 		got, err := (&app{endpoints: tt.in}).nodes()
 		if err != nil || strings.Join(got, " ") != tt.want {
 			t.Errorf("%q: got %q, %v; want %q", tt.in, got, err, tt.want)
 		}
 	}
-	for _, in := range []string{"", ",", "host"} {
+	for _, in := range []string{"", ",", "host", "unix:", "unix:a", "unix://a", "unix:/a,unix:b"} {
 		if got, err := (&app{endpoints: in}).nodes(); err == nil {
 			t.Errorf("%q: got %q, want an error", in, got)
+		}
+	}
+}
+
+func TestDays(t *testing.T) {
+	for in, want := range map[string]string{"30d": "30d", "0d": "0s", "48h": "2d", "36h": "36h0m0s", "1m": "1m0s"} {
+		var d days
+		if err := d.Set(in); err != nil || d.String() != want {
+			t.Errorf("%q: got %s, %v; want %s", in, d.String(), err, want)
+		}
+	}
+	for _, in := range []string{"", "d", "-1d", "1", "1.5d", "-1h", "40000d", "900000h", "1y", "+1d"} {
+		if d := new(days); d.Set(in) == nil {
+			t.Errorf("%q: got %s, want an error", in, d)
 		}
 	}
 }

@@ -32,6 +32,7 @@ func TestPresent(t *testing.T) {
 		{"undecided", errors.Join(client.ErrUndecided, client.ErrUnavailable), "undecided: ", exitCannotAsk},
 		{"deadline", context.DeadlineExceeded, "cannot ask here:1: no answer in time", exitCannotAsk},
 		{"not there", fmt.Errorf(`rpc error: code = Unavailable desc = connection error: desc = "transport: dial tcp: connect: connection refused": %w`, client.ErrUnavailable), "cannot ask here:1: connection refused; is rookeryd running", exitCannotAsk},
+		{"no certificate", fmt.Errorf(`rpc error: code = Unavailable desc = connection error: desc = "error reading server preface: mtls: the node speaks TLS there": %w`, client.ErrUnavailable), "cannot ask here:1: the node speaks TLS there", exitCannotAsk},
 		{"broken off", client.ErrProtocol, "cannot ask here:1: ", exitCannotAsk},
 		{"an older release", client.ErrUnsupported, "cannot ask here:1: ", exitCannotAsk},
 		{"local", &fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission}, "open x: permission denied", exitRefused},
@@ -81,6 +82,8 @@ func TestUsage(t *testing.T) {
 		"--endpoints nohost status", "man", "member", "member bogus", "member list x", "member add", "member promote", "member remove a b", "member remove n1 --id xyz",
 		"member remove n1 --id 0", "member replace", "member replace n1 --old q", "member replace n1 --wait -1s", "move-leader a b", "move-leader --id q", "compact x",
 		"compact --all --node n1", "compact --all --force",
+		"cert", "cert bogus", "cert ca", "cert node --dir d", "cert node n1", "cert backend be1 --dir d --host h", "cert show",
+		"cert ca --dir d --days 1y", "status --tls-cert x", "status --tls-key x --tls-ca y", "status --tls-cert x --tls-key x --tls-ca x", "--endpoints unix:x status",
 	} {
 		stdout, stderr, code := command(t, append([]string{"--endpoints", "127.0.0.1:1"}, strings.Fields(line)...)...)
 		if code != exitUsage || stdout != "" || !strings.HasPrefix(stderr, "rookeryctl: ") || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "--help`)") {

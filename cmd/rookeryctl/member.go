@@ -149,7 +149,7 @@ func (a *app) memberAddCmd() *cobra.Command {
 		Use:   "add NAME",
 		Short: "let a node that waits join, as a learner",
 		Long: `Makes a node that waits to join a learner: it gets the log, and has no vote until it is
-promoted. Start it first, with --join naming the peers and an empty data directory, and
+promoted. Start it first, with --join naming every member and an empty data directory, and
 leave it running. A name that a member has already is refused: that is a replacement.`,
 		Example: `  rookeryctl member list
   rookeryctl member add n4`,
@@ -265,8 +265,8 @@ func (a *app) memberReplaceCmd() *cobra.Command {
 		Use:   "replace NAME",
 		Short: "put a new disk in a member's place",
 		Long: `Replaces a node whose disk was lost, emptied or quarantined. Start it first with the same
-name, with --join naming the peers and an empty data directory, and leave it running. This
-makes its new disk a learner, waits until that has caught up, and then, in one step, takes
+name, with --join naming every member and an empty data directory, and leave it running.
+This makes its new disk a learner, waits until that has caught up, and then, in one step, takes
 the old one out and gives the new one its vote. The number of votes never changes.
 
 It may be interrupted: the same command goes on where it was. It asks, or wants --yes.`,

@@ -218,6 +218,11 @@ that broke off is not valid JSON.
                    outcome}], separator, complete, missing, answer}
   rights           {rights: [{name, mailbox, outcome, rights, visible}]}
   subscriptions    {user, mailboxes}
+  watch            a line for each event, each a document: {event, revision, listing, gone} and, by event
+                   (mailbox, reservation, subscription, backend, group, hold, settings, mark, reset), what
+                   there is of mailbox, outcome, server, group, forked, listed_from, facts, new_name,
+                   retracted_by, partition, user, state, admitted, confirmed, primary, epoch, members,
+                   merged_into, kind, key, why, by, settings; of a mark its token
   import           {dry_run, files, records, added, changed, unchanged, skipped, refused, forked,
                    moves_completed, moves_aborted, guard_held, overtaken, skips: {reason: count},
                    refusals: [{place, name, reason}], refusals_cut, servers: [{server, records,

@@ -144,7 +144,7 @@ func (a *app) receive(ctx context.Context, c *client.Client, f *os.File) (info c
 // receiveFrom asks one node; the empty endpoint is one of those named by --endpoints.
 func (a *app) receiveFrom(ctx context.Context, c *client.Client, endpoint string, f *os.File) (client.Snapshot, error) {
 	if endpoint != "" {
-		one, err := client.Dial([]string{endpoint}, client.WithTimeout(a.timeout))
+		one, err := a.dial([]string{endpoint}, func(client.Attempt) {})
 		if err != nil {
 			return client.Snapshot{}, err
 		}
@@ -422,10 +422,15 @@ not to be started with their old data: clients that have seen the new cluster re
 		if !yes && !a.confirm(question) {
 			return refusedf("nothing was changed: what %s has not received would be lost, and the other nodes could not come back; --yes does it all the same", survivor)
 		}
+		if _, err := os.Stat(data); err != nil {
+			return refusedf("%v", err) // Recover would make it
+		}
 		old, id, err := raftstore.Recover(raftstore.Config{Dir: data, Name: survivor, Machine: server.Applied(machine.New())})
 		switch {
 		case errors.Is(err, raftstore.ErrLocked):
 			return refusedf("%s is the directory of a node that runs: stop it first. While it runs and has a leader, there is nothing to recover", data)
+		case errors.Is(err, raftstore.ErrAlone):
+			return refusedf("%s is its cluster's only voter already: start it, there is nothing to recover", survivor)
 		case err != nil:
 			return refusedf("%s", plain(firstReason(err)))
 		}

@@ -24,10 +24,7 @@ const unixScheme = "unix:"
 
 // unixEndpoint reads unix:PATH.
 func unixEndpoint(endpoint string) (string, error) {
-	path := strings.TrimPrefix(endpoint, unixScheme)
-	if strings.HasPrefix(path, "//") {
-		path = path[2:]
-	}
+	path := strings.TrimPrefix(strings.TrimPrefix(endpoint, unixScheme), "//")
 	if !filepath.IsAbs(path) {
 		return "", usagef("--endpoints %s: a unix socket is unix:/path", endpoint)
 	}

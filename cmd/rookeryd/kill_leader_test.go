@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -210,6 +211,63 @@ func TestKillLeader(t *testing.T) {
 	if slices.Contains(again, 0) {
 		t.Errorf("after a kill no write was acknowledged: %v", again)
 	}
+}
+
+// TestLeaderTermination ends the leader of three by SIGTERM under load, as a
+// rolling restart does: it hands over first, and no write fails.
+func TestLeaderTermination(t *testing.T) {
+	nodes := newCluster(t)
+	var endpoints []string
+	for _, n := range nodes {
+		endpoints = append(endpoints, n.client)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	const count = 4
+	p := &pauses{last: make([]time.Time, count), worst: make([]time.Duration, count)}
+	var writers []*writer
+	for i := range count {
+		c, err := client.Dial(endpoints, client.WithTimeout(30*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		writers = append(writers, &writer{
+			id: i, c: c, rng: rand.New(rand.NewPCG(7, uint64(i))), truth: map[directory.MailboxName]string{},
+			answered: func(began time.Time) { p.answered(i, began) },
+		})
+	}
+	stop, errs := make(chan struct{}), make(chan error, count)
+	for _, w := range writers {
+		go func() { errs <- w.run(ctx, stop) }()
+	}
+	for range 3 {
+		time.Sleep(300 * time.Millisecond)
+		leader := nodes[leaderOf(t, nodes)]
+		p.kill()
+		if err := leader.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-leader.ended:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("still running 20 s after SIGTERM\n%s", tail(leader.log.String(), 20))
+		}
+		if leader.exit != nil || !strings.Contains(leader.log.String(), "msg=closed") || strings.Contains(leader.log.String(), "not handed over") {
+			t.Errorf("after SIGTERM: %v\n%s", leader.exit, tail(leader.log.String(), 20))
+		}
+		leader.cmd = nil
+		t.Logf("first write acknowledged %v after SIGTERM, longest wait %v", p.first.Round(time.Millisecond), slices.Max(p.worst).Round(time.Millisecond))
+		leader.start()
+		leader.ready()
+	}
+	close(stop)
+	for range writers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	verify(t, ctx, writers[0].c, writers, 0)
 }
 
 // read asks one node again and again, and it alone, for what it must know.

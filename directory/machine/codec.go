@@ -28,6 +28,23 @@ func EncodeCommand(c Command) []byte {
 	return closeMessage(b, at)
 }
 
+// opOctets returns the operation of an encoded command, its field with it, as
+// EncodeCommand writes it at the end; nil of what that has not written. It saves
+// encoding the operation again.
+func opOctets(command []byte) []byte {
+	for b := command; len(b) > 0; {
+		num, _, n := protowire.ConsumeField(b)
+		switch {
+		case n < 0:
+			return nil
+		case num == 4 && n == len(b):
+			return b
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
 // opSize is about how long op will be, on the large side.
 func opSize(op Op) int {
 	switch v := op.(type) {

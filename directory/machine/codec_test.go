@@ -170,6 +170,29 @@ func TestCommands(t *testing.T) {
 }
 
 // What is stated to be nothing is something else than what is not stated.
+// A repeat is known by the operation's octets; whether they are taken from the
+// log or made again must be the same.
+func TestOpOctets(t *testing.T) {
+	for _, c := range opCases {
+		alone := EncodeCommand(Command{Op: c.op})
+		for _, who := range []Command{{Op: c.op}, {By: "node", Op: c.op}, {Client: "c", Sequence: 1 << 40, By: "n", Op: c.op}} {
+			encoded := EncodeCommand(who)
+			if got := opOctets(encoded); !bytes.Equal(got, alone) {
+				t.Errorf("%T: the operation in %x is %x, want %x", c.op, encoded, got, alone)
+			}
+			if got := opOctets(append(encoded, 8<<3, 1)); got != nil {
+				t.Errorf("%T: %x of a command that goes on after its operation, want none", c.op, got)
+			}
+			if got := opOctets(encoded[:len(encoded)-1]); got != nil {
+				t.Errorf("%T: %x of a command that is cut off, want none", c.op, got)
+			}
+		}
+	}
+	if got := opOctets(nil); got != nil {
+		t.Errorf("%x of nothing, want none", got)
+	}
+}
+
 func TestStatedZero(t *testing.T) {
 	for _, op := range []Op{
 		Assert{Statement: directory.Statement{

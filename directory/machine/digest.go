@@ -37,6 +37,9 @@ func newHasher(key []byte) *hasher {
 	return h
 }
 
+// keyed reports whether the hasher is of that key.
+func (h *hasher) keyed(key []byte) bool { return h != nil && bytes.Equal(h.buf, key) }
+
 func (h *hasher) sum(kind byte, fill func(b []byte) []byte) sum128 {
 	n := len(h.buf)
 	b := fill(append(h.buf, kind))
@@ -92,21 +95,23 @@ func (a *apply) mendDigest(server directory.ServerID, name directory.MailboxName
 	if !restated && wasPresent == isPresent {
 		return nil
 	}
-	if a.hash == nil {
-		a.hash = newHasher(a.cluster.DigestKey)
+	hash := a.room().hasher(a.cluster.DigestKey)
+	// Where the name stays, its hash would be taken away and added again.
+	var nameSum sum128
+	if wasStated != isStated || wasPresent != isPresent {
+		nameSum = hash.name(name)
 	}
-	nameSum := a.hash.name(name)
 	var change digest
 	if wasStated {
 		change.Count--
-		change.Names, change.Facts = change.Names.Sub(nameSum), change.Facts.Sub(a.hash.fact(name, was))
+		change.Names, change.Facts = change.Names.Sub(nameSum), change.Facts.Sub(hash.fact(name, was))
 	}
 	if isStated {
 		change.Count++
-		change.Names, change.Facts = change.Names.Add(nameSum), change.Facts.Add(a.hash.fact(name, is))
+		change.Names, change.Facts = change.Names.Add(nameSum), change.Facts.Add(hash.fact(name, is))
 	}
 	if restated {
-		if err := a.addDigest(&a.sums[1], digestKey(server, a.hash.bucket(name)), change); err != nil {
+		if err := a.addDigest(&a.sums[1], digestKey(server, hash.bucket(name)), change); err != nil {
 			return err
 		}
 	}
@@ -160,7 +165,9 @@ func (a *apply) putDigest(row *digestRow) {
 	if row.sum == (digest{}) {
 		a.tx.Delete(bucketDigest, row.key)
 	} else {
-		a.put1(bucketDigest, row.key, encodeDigest(row.sum))
+		s := a.room()
+		s.message = appendDigest(s.message[:0], &row.sum)
+		a.put1(bucketDigest, row.key, s.message)
 	}
 	row.key = nil
 }

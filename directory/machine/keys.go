@@ -179,11 +179,11 @@ func subscriptionKey(user directory.UserID, name directory.MailboxName) []byte {
 }
 
 func logKey(rev directory.Revision, ordinal uint32) []byte {
-	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(rev)), ordinal)
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(make([]byte, 0, 12), uint64(rev)), ordinal)
 }
 
 func digestKey(server directory.ServerID, bucket uint16) []byte {
-	return binary.BigEndian.AppendUint16(serverKey(server), bucket)
+	return binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint32(make([]byte, 0, 6), uint32(server)), bucket)
 }
 
 // Kinds of a deadline.

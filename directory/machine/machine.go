@@ -14,11 +14,29 @@ import (
 )
 
 // Machine applies commands and answers questions. It keeps nothing of its own
-// but the last decoded topology, which any reader could decode again; all state
-// is in the transaction it is given. Its reading methods may be used by many
-// goroutines at once, beside one that applies.
+// but the last decoded topology, which any reader could decode again, and room
+// to work in; all state is in the transaction it is given. Its reading methods
+// may be used by many goroutines at once, beside one that applies.
 type Machine struct {
-	top atomic.Pointer[topology]
+	top     atomic.Pointer[topology]
+	scratch scratch
+}
+
+// scratch is what one command after the other is applied with, so that none has
+// to make it anew. It belongs to the goroutine that applies.
+type scratch struct {
+	hash *hasher
+	// The store copies what it is given.
+	message []byte // of encoding, for put1
+	value   []byte // of put1
+}
+
+// hasher returns the one of that key.
+func (s *scratch) hasher(key []byte) *hasher {
+	if !s.hash.keyed(key) {
+		s.hash = newHasher(key)
+	}
+	return s.hash
 }
 
 // New returns a machine for a state that may be empty.
@@ -36,7 +54,7 @@ func (m *Machine) Apply(tx kv.Tx, elapsed directory.Time, wall int64, command []
 	if err != nil {
 		return nil, err
 	}
-	r, err := m.Do(tx, elapsed, wall, c)
+	r, err := m.do(tx, elapsed, wall, c, opOctets(command))
 	if err != nil {
 		return nil, err
 	}
@@ -45,6 +63,12 @@ func (m *Machine) Apply(tx kv.Tx, elapsed directory.Time, wall int64, command []
 
 // Do is Apply for a command that is decoded already.
 func (m *Machine) Do(tx kv.Tx, elapsed directory.Time, wall int64, c Command) (Result, error) {
+	return m.do(tx, elapsed, wall, c, nil)
+}
+
+// do applies c, whose operation stands in the log as encoded; nil if that is not
+// known.
+func (m *Machine) do(tx kv.Tx, elapsed directory.Time, wall int64, c Command, encoded []byte) (Result, error) {
 	s, err := m.state(tx)
 	if err != nil {
 		return Result{}, err
@@ -54,7 +78,7 @@ func (m *Machine) Do(tx kv.Tx, elapsed directory.Time, wall int64, c Command) (R
 		// even a revision, so that the first one is Init's.
 		return Result{Refused: refuse(directory.ErrBusy, "the cluster has not begun; try again")}, nil
 	}
-	a := &apply{state: s, m: m, tx: tx, by: c.By}
+	a := &apply{state: s, m: m, tx: tx, by: c.By, scratch: &m.scratch}
 	a.clk.Revision++
 	a.clk.Time += elapsed
 	a.clk.Wall = wall
@@ -62,7 +86,7 @@ func (m *Machine) Do(tx kv.Tx, elapsed directory.Time, wall int64, c Command) (R
 		return Result{}, err
 	}
 	a.countsWere = a.counts
-	r, err := a.command(c)
+	r, err := a.command(c, encoded)
 	if err != nil {
 		return Result{}, err
 	}
@@ -79,15 +103,21 @@ type apply struct {
 	counts     counts
 	countsWere counts
 	topChanged bool
-	hash       *hasher // made when first needed
-	sweeping   bool    // derived rows may be wrong: look at each
-	renamed    int     // mailboxes renamed by this command so far
+	sweeping   bool // derived rows may be wrong: look at each
+	renamed    int  // mailboxes renamed by this command so far
 	sums       [2]digestRow
-	value      []byte // scratch of put1: the store copies what it is given
+	scratch    *scratch // the machine's; made when first needed where there is none
+}
+
+func (a *apply) room() *scratch {
+	if a.scratch == nil {
+		a.scratch = new(scratch)
+	}
+	return a.scratch
 }
 
 // command answers a repeated request from memory and does any other.
-func (a *apply) command(c Command) (Result, error) {
+func (a *apply) command(c Command, encoded []byte) (Result, error) {
 	if len(c.Client) > directory.MaxClientID || len(c.By) > directory.MaxText {
 		return Result{
 			Revision: a.clk.Revision,
@@ -98,7 +128,10 @@ func (a *apply) command(c Command) (Result, error) {
 		return a.do(c.Op)
 	}
 	key := []byte(c.Client)
-	print := crc32.Checksum(EncodeCommand(Command{Op: c.Op}), castagnoli)
+	if encoded == nil {
+		encoded = EncodeCommand(Command{Op: c.Op})
+	}
+	print := crc32.Checksum(encoded, castagnoli)
 	if v := a.tx.Get(bucketRequest, key); v != nil {
 		b, err := unseal(bucketRequest, key, v)
 		if err != nil {
@@ -336,14 +369,17 @@ func (a *apply) log(c directory.Change) {
 	if a.ordinal == math.MaxUint32 {
 		return
 	}
-	a.put1(bucketLog, logKey(a.clk.Revision, a.ordinal), encodeChange(&c))
+	s := a.room()
+	s.message = appendChange(s.message[:0], &c)
+	a.put1(bucketLog, logKey(a.clk.Revision, a.ordinal), s.message)
 	a.ordinal++
 }
 
 // put1 seals message under key.
 func (a *apply) put1(b kv.Bucket, key, message []byte) {
-	a.value = appendSealed(a.value[:0], b, key, message)
-	a.tx.Put(b, key, a.value)
+	s := a.room()
+	s.value = appendSealed(s.value[:0], b, key, message)
+	a.tx.Put(b, key, s.value)
 }
 
 // mark writes a row of an index that holds no value.

@@ -11,7 +11,8 @@ import (
 // edit is a mailbox being changed by a command: what it was, what it is to be.
 type edit struct {
 	was *directory.Mailbox // nil if there was none
-	mb  *directory.Mailbox
+	mb  *directory.Mailbox // is
+	is  directory.Mailbox
 }
 
 // edit reads name for changing; a mailbox that is not there yet has no facts.
@@ -20,11 +21,11 @@ func (a *apply) edit(name directory.MailboxName) (*edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &edit{was: was, mb: &directory.Mailbox{Name: name}}
+	e := &edit{was: was}
+	e.mb, e.is.Name = &e.is, name
 	if was != nil {
-		c := *was
-		c.Facts, c.Stray = slices.Clone(was.Facts), slices.Clone(was.Stray)
-		e.mb = &c
+		e.is = *was
+		e.is.Facts, e.is.Stray = slices.Clone(was.Facts), slices.Clone(was.Stray)
 	}
 	return e, nil
 }
@@ -61,7 +62,11 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 		return err
 	}
 	changed := a.saveRow(e)
+	var dropped []directory.ServerID
 	err := eachServer(e.was, mb, func(was, is *directory.Fact) error {
+		if is == nil && was.Server != server {
+			dropped = append(dropped, was.Server)
+		}
 		touched, err := a.saveFact(mb.Name, was, is)
 		changed = changed || touched
 		return err
@@ -78,7 +83,7 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 	if !changed {
 		return nil
 	}
-	c := directory.Change{Kind: kind, Name: mb.Name, Server: server}
+	c := directory.Change{Kind: kind, Name: mb.Name, Server: server, Dropped: dropped}
 	if kind == directory.ChangeMoved && e.was != nil {
 		c.From, c.To = e.was.Home, mb.Home
 	}
@@ -185,11 +190,11 @@ func (a *apply) saveFact(name directory.MailboxName, was, is *directory.Fact) (t
 		a.tx.Delete(bucketByServer, serverNameKey(was.Server, name))
 		touched = true
 	case was == nil:
-		a.put1(bucketMailbox, factKey(name, is.Server), encodeFact(is))
+		a.putFact(name, is)
 		a.mark(bucketByServer, serverNameKey(is.Server, name))
 		touched = true
 	case *was != *is:
-		a.put1(bucketMailbox, factKey(name, is.Server), encodeFact(is))
+		a.putFact(name, is)
 		touched = true
 	}
 	if !touched {
@@ -211,6 +216,12 @@ func (a *apply) saveFact(name directory.MailboxName, was, is *directory.Fact) (t
 		a.counts.Held--
 	}
 	return true, a.mendDigest(server, name, was, is)
+}
+
+func (a *apply) putFact(name directory.MailboxName, f *directory.Fact) {
+	s := a.room()
+	s.message = appendFact(s.message[:0], f)
+	a.put1(bucketMailbox, factKey(name, f.Server), s.message)
 }
 
 // mendMarks keeps the indexes of forks and moves and the counts.
@@ -272,7 +283,7 @@ func count(b bool) int64 {
 // identifiers that an ACL names before or after are looked at, and none if no
 // counted ACL changed.
 func (a *apply) mendPostings(was, mb *directory.Mailbox) error {
-	if was != nil && was.Listed == mb.Listed && slices.Equal(postingACLs(was), postingACLs(mb)) && !a.sweeping {
+	if was != nil && was.Listed == mb.Listed && samePostingACLs(was, mb) && !a.sweeping {
 		return nil
 	}
 	owner, _ := mb.Name.Owner()
@@ -341,6 +352,29 @@ func onlyOwner(m *directory.Mailbox, owner string) bool {
 			return false
 		}
 		if _, rest, _ = strings.Cut(rest, "\t"); rest != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// samePostingACLs reports whether postingACLs of both are equal.
+func samePostingACLs(m, n *directory.Mailbox) bool {
+	j := 0
+	for i := range m.Facts {
+		if !m.Facts[i].Counted {
+			continue
+		}
+		for j < len(n.Facts) && !n.Facts[j].Counted {
+			j++
+		}
+		if j == len(n.Facts) || n.Facts[j].ACL != m.Facts[i].ACL {
+			return false
+		}
+		j++
+	}
+	for ; j < len(n.Facts); j++ {
+		if n.Facts[j].Counted {
 			return false
 		}
 	}

@@ -93,7 +93,10 @@ func (r *wireReader) strayCopy() (s directory.StrayCopy) {
 
 // encodeFact writes all of f but Server, which is in the key.
 func encodeFact(f *directory.Fact) []byte {
-	b := make([]byte, 0, len(f.Partition)+len(f.ACL)+len(f.MailboxID)+len(f.SpecialUse)+64)
+	return appendFact(make([]byte, 0, len(f.Partition)+len(f.ACL)+len(f.MailboxID)+len(f.SpecialUse)+64), f)
+}
+
+func appendFact(b []byte, f *directory.Fact) []byte {
 	b = putString(b, 1, f.Partition)
 	b = putString(b, 2, f.ACL)
 	b = putString(b, 3, f.MailboxID)
@@ -564,13 +567,25 @@ func decodeSubscription(b []byte) (since directory.Revision, err error) {
 
 // encodeChange writes all of v but Revision and Ordinal, which are the key.
 func encodeChange(v *directory.Change) []byte {
-	b := make([]byte, 0, len(v.Name)+len(v.Key)+32)
+	return appendChange(make([]byte, 0, len(v.Name)+len(v.Key)+32), v)
+}
+
+func appendChange(b []byte, v *directory.Change) []byte {
 	b = putUint(b, 1, uint64(v.Kind))
 	b = putString(b, 2, string(v.Name))
 	b = putString(b, 3, v.Key)
 	b = putUint(b, 4, uint64(v.Server))
 	b = putUint(b, 5, uint64(v.From))
-	return putUint(b, 6, uint64(v.To))
+	b = putUint(b, 6, uint64(v.To))
+	if len(v.Dropped) > 0 {
+		var at int
+		b, at = openMessage(b, 7)
+		for _, s := range v.Dropped {
+			b = protowire.AppendVarint(b, uint64(s))
+		}
+		b = closeMessage(b, at)
+	}
+	return b
 }
 
 // decodeChange leaves Revision and Ordinal zero.
@@ -590,6 +605,14 @@ func decodeChange(b []byte) (v directory.Change, err error) {
 			v.From = directory.GroupID(r.uint32())
 		case 6<<3 | varint:
 			v.To = directory.GroupID(r.uint32())
+		case 7<<3 | octets: // packed
+			end := r.enter()
+			for r.more() {
+				v.Dropped = append(v.Dropped, directory.ServerID(r.uint32()))
+			}
+			r.leave(end)
+		case 7<<3 | varint: // one by one: never written, but the same to protobuf
+			v.Dropped = append(v.Dropped, directory.ServerID(r.uint32()))
 		default:
 			r.skip()
 		}
@@ -679,7 +702,10 @@ type digest struct {
 }
 
 func encodeDigest(d digest) []byte {
-	b := make([]byte, 0, 3*(2+16)+2*(1+binary.MaxVarintLen64))
+	return appendDigest(make([]byte, 0, 3*(2+16)+2*(1+binary.MaxVarintLen64)), &d)
+}
+
+func appendDigest(b []byte, d *digest) []byte {
 	b = putUint(b, 1, d.Count)
 	b = putSum(b, 2, d.Names)
 	b = putSum(b, 3, d.Facts)

@@ -229,6 +229,7 @@ type state struct {
 	r    kv.Reader
 	clk  clock
 	scan *mailboxScan // of glance, kept for the next name
+	rows kv.Iterator  // of mailbox, kept for the next name
 }
 
 // state returns a view of r, reusing the last topology while it is true.
@@ -267,7 +268,10 @@ func readClock(r kv.Reader) (clock, error) {
 
 // mailbox reads the row and the facts of name, nil if there are none.
 func (s *state) mailbox(name directory.MailboxName) (*directory.Mailbox, error) {
-	return readMailbox(s.r.Iterate(bucketMailbox), mailboxKey(name), name)
+	if s.rows == nil {
+		s.rows = s.r.Iterate(bucketMailbox)
+	}
+	return readMailbox(s.rows, mailboxKey(name), name)
 }
 
 // readMailbox reads the mailbox whose row's key is key; it leaves it at the row

@@ -41,6 +41,28 @@ type node struct {
 	kids  []*node
 }
 
+// newLeaf and newInner make empty nodes with room for all they can hold, in one
+// piece: nodes are copied after every Snapshot, and what is made in three costs
+// three times the allocator's work.
+func newLeaf(o *owner) *node {
+	l := new(struct {
+		node
+		keys, vals [fanout + 1][]byte
+	})
+	l.node = node{owner: o, keys: l.keys[:0], vals: l.vals[:0]}
+	return &l.node
+}
+
+func newInner(o *owner) *node {
+	l := new(struct {
+		node
+		keys [fanout + 1][]byte
+		kids [fanout + 1]*node
+	})
+	l.node = node{owner: o, keys: l.keys[:0], kids: l.kids[:0]}
+	return &l.node
+}
+
 // Len returns the number of keys, tombstones among them.
 func (t *Tree) Len() int { return t.len }
 
@@ -105,15 +127,14 @@ func (t *Tree) set(key, value []byte) {
 		t.owner = new(owner)
 	}
 	if t.root == nil {
-		t.root = &node{owner: t.owner}
+		t.root = newLeaf(t.owner)
 	}
 	t.root = t.own(t.root)
 	if right := t.insert(t.root, key, value); right != nil {
-		t.root = &node{
-			owner: t.owner,
-			keys:  [][]byte{t.root.keys[0], right.keys[0]},
-			kids:  []*node{t.root, right},
-		}
+		up := newInner(t.owner)
+		up.keys = append(up.keys, t.root.keys[0], right.keys[0])
+		up.kids = append(up.kids, t.root, right)
+		t.root = up
 	}
 }
 
@@ -165,19 +186,21 @@ func (t *Tree) insertLeaf(n *node, key, value []byte) {
 
 // split moves what n has from at on to a new node.
 func (t *Tree) split(n *node, at int) *node {
-	right := &node{owner: t.owner, keys: make([][]byte, 0, fanout+1)}
-	right.keys = append(right.keys, n.keys[at:]...)
-	clear(n.keys[at:])
-	n.keys = n.keys[:at]
+	var right *node
 	if n.kids == nil {
-		right.vals = append(make([][]byte, 0, fanout+1), n.vals[at:]...)
+		right = newLeaf(t.owner)
+		right.vals = append(right.vals, n.vals[at:]...)
 		clear(n.vals[at:])
 		n.vals = n.vals[:at]
 	} else {
-		right.kids = append(make([]*node, 0, fanout+1), n.kids[at:]...)
+		right = newInner(t.owner)
+		right.kids = append(right.kids, n.kids[at:]...)
 		clear(n.kids[at:])
 		n.kids = n.kids[:at]
 	}
+	right.keys = append(right.keys, n.keys[at:]...)
+	clear(n.keys[at:])
+	n.keys = n.keys[:at]
 	return right
 }
 
@@ -211,12 +234,15 @@ func (t *Tree) own(n *node) *node {
 	if n.owner == t.owner {
 		return n
 	}
-	c := &node{owner: t.owner, keys: append(make([][]byte, 0, fanout+1), n.keys...)}
+	var c *node
 	if n.kids == nil {
-		c.vals = append(make([][]byte, 0, fanout+1), n.vals...)
+		c = newLeaf(t.owner)
+		c.vals = append(c.vals, n.vals...)
 	} else {
-		c.kids = append(make([]*node, 0, fanout+1), n.kids...)
+		c = newInner(t.owner)
+		c.kids = append(c.kids, n.kids...)
 	}
+	c.keys = append(c.keys, n.keys...)
 	return c
 }
 

@@ -116,7 +116,7 @@ func ParseMap(data []byte) (*Map, error) {
 
 func parseMapLine(text string) (mapLine, error) {
 	if !utf8.ValidString(text) {
-		return mapLine{}, errors.New("not UTF-8")
+		return mapLine{}, errors.New("it is not UTF-8")
 	}
 	// The last colon that a blank follows: a pattern may have colons, and a common
 	// name blanks too.
@@ -126,7 +126,7 @@ func parseMapLine(text string) (mapLine, error) {
 	}
 	kind, pattern, ok := strings.Cut(text[:at], ":")
 	if !ok || mapKinds[kind] == nil {
-		return mapLine{}, fmt.Errorf("%q does not begin with dns:, uri:, email:, ip:, cn: or serial:", text)
+		return mapLine{}, fmt.Errorf("%q does not begin with one of dns:, uri:, email:, ip:, cn: and serial: as it must", text)
 	}
 	pattern = strings.TrimSpace(pattern)
 	if kind == "dns" || kind == "serial" {

@@ -115,7 +115,7 @@ func TestParseMapErrors(t *testing.T) {
 		{"dns:x\n", "line 1"},
 		{"\n\n# c\nx: node\n", "line 4"},
 		{"dns:x:node", "is not KIND"},
-		{"host:x: node", "does not begin with"},
+		{"host:x: node", "does not begin with one of"},
 		{"dns:: node", "the pattern is empty"},
 		{"dns: x: root", "is no role"},
 		{"dns:x: ", "is not KIND"},

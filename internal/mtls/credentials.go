@@ -26,7 +26,7 @@ const (
 	// maxHandshakes is how many connections of one host may be at that at once.
 	// Who opens more is refused at once, so that it holds no descriptors that
 	// others need.
-	maxHandshakes = 512
+	maxHandshakes = 2048
 )
 
 // alpn is the protocol that gRPC speaks inside of TLS.

@@ -56,6 +56,7 @@ func dialAndRead(path string) {
 		fmt.Println("write:", err)
 		return
 	}
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	b, err := io.ReadAll(conn)
 	fmt.Printf("read %d octets: %v\n", len(b), err)
 }

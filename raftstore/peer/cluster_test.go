@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,13 +56,7 @@ func (n *whole) open(t *testing.T) {
 // again is the node after a restart, at the same address.
 func (n *whole) again(t *testing.T) *whole {
 	t.Helper()
-	var l net.Listener
-	until(t, "the port", func() (ok bool) {
-		var err error
-		l, err = net.Listen("tcp", n.address)
-		return err == nil
-	})
-	m := &whole{end: newEndAt(t, Config{Name: n.Transport.cfg.Name}, l), cfg: n.cfg}
+	m := &whole{end: newEndAt(t, Config{Name: n.Transport.cfg.Name}, relisten(t, n.address)), cfg: n.cfg}
 	m.cfg.Network = m.Transport
 	m.open(t)
 	return m

@@ -129,6 +129,7 @@ func (l *link) run(c class) {
 				l.reachable(nil)
 			}
 			err = l.pump(c, s)
+			l.t.log.Debug("stream ended", "peer", l.id, "proto", c, "err", err)
 			s.close()
 			up, wait = true, 0
 			l.connected.CompareAndSwap(c == control, false)

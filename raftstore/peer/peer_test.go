@@ -92,6 +92,17 @@ func newEndAt(t *testing.T, cfg Config, l net.Listener) *end {
 	return e
 }
 
+// relisten listens where another has stopped to.
+func relisten(t *testing.T, address string) (l net.Listener) {
+	t.Helper()
+	until(t, "the port", func() bool {
+		var err error
+		l, err = net.Listen("tcp", address)
+		return err == nil
+	})
+	return l
+}
+
 // fakeStore notes what comes in.
 type fakeStore struct {
 	id raftstore.Identity
@@ -272,11 +283,7 @@ func TestLost(t *testing.T) {
 		t.Errorf("a lost peer was logged %d times, want once:\n%s", n, a.log)
 	}
 	// Another process in its place is as good a proof.
-	l, err := net.Listen("tcp", b.address)
-	if err != nil {
-		t.Skip("the port was taken meanwhile")
-	}
-	again := newEndAt(t, Config{Name: "n2"}, l)
+	again := newEndAt(t, Config{Name: "n2"}, relisten(t, b.address))
 	again.Attach(sb, nil)
 	until(t, "the connection to the new process", func() bool { return a.link(2) != nil && a.link(2).connected.Load() })
 	sa.mu.Lock()

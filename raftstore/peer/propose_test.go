@@ -72,9 +72,10 @@ func TestProposeBroken(t *testing.T) {
 
 // TestProposeToStranger: nothing was done.
 func TestProposeToStranger(t *testing.T) {
-	a, _, _, sb := pair(t)
-	sb.id.Incarnation = 2
-	a.link(2).t.store.Load().id.Incarnation = 3
+	a, b, _, _ := pair(t)
+	restored := newFake(1, member(1, a), member(2, b))
+	restored.id.Incarnation = 2
+	a.Attach(restored, nil)
 	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
 		t.Errorf("got %v, want ErrNoLeader", err)
 	}

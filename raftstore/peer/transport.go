@@ -145,6 +145,7 @@ type Transport struct {
 	heard   map[uint64]heardAt
 	waiting map[string]waitingAt // by name
 	refused map[uint64]string    // who was refused, and why, so that it is said once
+	looking bool                 // look runs
 	closed  bool
 }
 
@@ -243,7 +244,8 @@ func (t *Transport) Attach(s Store, snapshots Snapshots) {
 	t.sync()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.closed {
+	if !t.closed && !t.looking {
+		t.looking = true
 		t.running.Go(t.look)
 	}
 }

@@ -27,6 +27,6 @@
 // has in free pages, but it is written and read at the speed of the disk, and
 // installing it is a rename; keys in order have to be loaded again, which takes
 // minutes where the image takes seconds, and the time until a lost node is
-// whole again is what a snapshot is for. Kind 2 is the keys in order, as the
-// simulator's memory store writes them.
+// whole again is what a snapshot is for. Kind 2 is the meta record and the keys in
+// order, as the simulator's memory store writes them.
 package snap

@@ -38,6 +38,11 @@
 // fsynced it, about a second. A write of it that was torn fails its checksum,
 // and the other of its two slots counts.
 //
+// Where a state from elsewhere takes the place of the one that the log led to,
+// the log starts anew at a mark that it did not reach, see Log.Install. That
+// lowers the promise too, to what the log holds whether it is opened at the old
+// mark or at the new one.
+//
 // The promise also says up to which index the state file was flushed, so that
 // a state file that fell back to its older root is noticed too.
 package wal

@@ -21,6 +21,7 @@ func TestInstall(t *testing.T) {
 		{"ahead, empty", nil, Position{3, 100}, 0},
 		{"ahead, within the term", entries(2, 2, 20, 50), Position{2, 21}, 19},
 		{"another last entry", entries(2, 2, 20, 50), Position{3, 20}, 19},
+		{"another last entry of a higher term", append(entries(2, 2, 9, 50), entries(3, 10, 20, 50)...), Position{2, 20}, 19},
 		{"beyond, of lower terms", entries(2, 2, 20, 50), Position{3, 10}, 9},
 		// The entry that counts was written in term 2 and committed in term 4;
 		// this node has one of term 3, of which nobody else ever heard.
@@ -74,6 +75,9 @@ func TestInstall(t *testing.T) {
 			check(dir, memory, at, next)
 			wantEntries(t, memory.Replay(at.Index), next)
 			do(t, disk.Close())
+			if marks, err := Marks(dir); err != nil || !slices.Contains(marks, at.Position) {
+				t.Errorf("Marks: got %v, %v; want %v among them", marks, err, at.Position)
+			}
 			l, r := open(t, dir, at)
 			wantEntries(t, r, next)
 			if l.end != position(next[2]) || r.Hard.GetCommit() != at.Index {

@@ -21,113 +21,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ConfirmedBy says how a backend's list came to be known whole.
-type ConfirmedBy int32
-
-const (
-	// It is not.
-	ConfirmedBy_CONFIRMED_BY_UNSPECIFIED ConfirmedBy = 0
-	ConfirmedBy_CONFIRMED_BY_RESYNC      ConfirmedBy = 1
-	ConfirmedBy_CONFIRMED_BY_IMPORT      ConfirmedBy = 2
-	ConfirmedBy_CONFIRMED_BY_OPERATOR    ConfirmedBy = 3
-)
-
-// Enum value maps for ConfirmedBy.
-var (
-	ConfirmedBy_name = map[int32]string{
-		0: "CONFIRMED_BY_UNSPECIFIED",
-		1: "CONFIRMED_BY_RESYNC",
-		2: "CONFIRMED_BY_IMPORT",
-		3: "CONFIRMED_BY_OPERATOR",
-	}
-	ConfirmedBy_value = map[string]int32{
-		"CONFIRMED_BY_UNSPECIFIED": 0,
-		"CONFIRMED_BY_RESYNC":      1,
-		"CONFIRMED_BY_IMPORT":      2,
-		"CONFIRMED_BY_OPERATOR":    3,
-	}
-)
-
-func (x ConfirmedBy) Enum() *ConfirmedBy {
-	p := new(ConfirmedBy)
-	*p = x
-	return p
-}
-
-func (x ConfirmedBy) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (ConfirmedBy) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[0].Descriptor()
-}
-
-func (ConfirmedBy) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[0]
-}
-
-func (x ConfirmedBy) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use ConfirmedBy.Descriptor instead.
-func (ConfirmedBy) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{0}
-}
-
-// GroupMode says who moves a group's primary.
-type GroupMode int32
-
-const (
-	// In a request: unchanged, or manual for a new group.
-	GroupMode_GROUP_MODE_UNSPECIFIED GroupMode = 0
-	// Operators and failover tooling alone.
-	GroupMode_GROUP_MODE_MANUAL GroupMode = 1
-	// The directory's own automation may.
-	GroupMode_GROUP_MODE_AUTOMATIC GroupMode = 2
-)
-
-// Enum value maps for GroupMode.
-var (
-	GroupMode_name = map[int32]string{
-		0: "GROUP_MODE_UNSPECIFIED",
-		1: "GROUP_MODE_MANUAL",
-		2: "GROUP_MODE_AUTOMATIC",
-	}
-	GroupMode_value = map[string]int32{
-		"GROUP_MODE_UNSPECIFIED": 0,
-		"GROUP_MODE_MANUAL":      1,
-		"GROUP_MODE_AUTOMATIC":   2,
-	}
-)
-
-func (x GroupMode) Enum() *GroupMode {
-	p := new(GroupMode)
-	*p = x
-	return p
-}
-
-func (x GroupMode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (GroupMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[1].Descriptor()
-}
-
-func (GroupMode) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[1]
-}
-
-func (x GroupMode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use GroupMode.Descriptor instead.
-func (GroupMode) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{1}
-}
-
 // Decision is an operator's word about what the guard holds.
 type Decision int32
 
@@ -162,11 +55,11 @@ func (x Decision) String() string {
 }
 
 func (Decision) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_cluster_proto_enumTypes[2].Descriptor()
+	return file_api_v1_cluster_proto_enumTypes[0].Descriptor()
 }
 
 func (Decision) Type() protoreflect.EnumType {
-	return &file_api_v1_cluster_proto_enumTypes[2]
+	return &file_api_v1_cluster_proto_enumTypes[0]
 }
 
 func (x Decision) Number() protoreflect.EnumNumber {
@@ -175,7 +68,7 @@ func (x Decision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Decision.Descriptor instead.
 func (Decision) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
 type StatusRequest struct {
@@ -3626,167 +3519,6 @@ func (x *ListMovesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Settings are what the whole cluster agrees on. In a SetSettingsRequest what is
-// absent stays as it is; in an answer all are present.
-type Settings struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DefaultDomain *string                `protobuf:"bytes,1,opt,name=default_domain,json=defaultDomain,proto3,oneof" json:"default_domain,omitempty"`
-	VirtDomains   *bool                  `protobuf:"varint,2,opt,name=virt_domains,json=virtDomains,proto3,oneof" json:"virt_domains,omitempty"`
-	// An unknown backend that asserts is admitted at once.
-	AdmissionOpen *bool `protobuf:"varint,3,opt,name=admission_open,json=admissionOpen,proto3,oneof" json:"admission_open,omitempty"`
-	// No growth.
-	ReadOnly *bool `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3,oneof" json:"read_only,omitempty"`
-	// The withdrawal guard: beyond max(guard_count, guard_percent of the server's facts)
-	// in guard_window_ms.
-	GuardCount    *uint32 `protobuf:"varint,5,opt,name=guard_count,json=guardCount,proto3,oneof" json:"guard_count,omitempty"`
-	GuardPercent  *uint32 `protobuf:"varint,6,opt,name=guard_percent,json=guardPercent,proto3,oneof" json:"guard_percent,omitempty"`
-	GuardWindowMs *uint64 `protobuf:"varint,7,opt,name=guard_window_ms,json=guardWindowMs,proto3,oneof" json:"guard_window_ms,omitempty"`
-	// Reservations that state no grace, and how long silence keeps one.
-	ReserveGraceMs *uint64 `protobuf:"varint,8,opt,name=reserve_grace_ms,json=reserveGraceMs,proto3,oneof" json:"reserve_grace_ms,omitempty"`
-	ReserveMaxMs   *uint64 `protobuf:"varint,9,opt,name=reserve_max_ms,json=reserveMaxMs,proto3,oneof" json:"reserve_max_ms,omitempty"`
-	// An inbox retracted this recently is not NOT_FOUND for delivery.
-	DeliveryGraceMs *uint64 `protobuf:"varint,10,opt,name=delivery_grace_ms,json=deliveryGraceMs,proto3,oneof" json:"delivery_grace_ms,omitempty"`
-	// How long names that ended or moved are remembered.
-	TombstoneKeepMs *uint64 `protobuf:"varint,11,opt,name=tombstone_keep_ms,json=tombstoneKeepMs,proto3,oneof" json:"tombstone_keep_ms,omitempty"`
-	// How many revisions of the change log are kept.
-	LogKeep *uint64 `protobuf:"varint,12,opt,name=log_keep,json=logKeep,proto3,oneof" json:"log_keep,omitempty"`
-	// How long a client id's last result is kept.
-	RequestKeepMs *uint64 `protobuf:"varint,13,opt,name=request_keep_ms,json=requestKeepMs,proto3,oneof" json:"request_keep_ms,omitempty"`
-	// The directory moves no primary by itself, whatever a group's mode. A restored
-	// cluster begins so.
-	AutomationPaused *bool `protobuf:"varint,14,opt,name=automation_paused,json=automationPaused,proto3,oneof" json:"automation_paused,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
-}
-
-func (x *Settings) Reset() {
-	*x = Settings{}
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Settings) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Settings) ProtoMessage() {}
-
-func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[47]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
-func (*Settings) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
-}
-
-func (x *Settings) GetDefaultDomain() string {
-	if x != nil && x.DefaultDomain != nil {
-		return *x.DefaultDomain
-	}
-	return ""
-}
-
-func (x *Settings) GetVirtDomains() bool {
-	if x != nil && x.VirtDomains != nil {
-		return *x.VirtDomains
-	}
-	return false
-}
-
-func (x *Settings) GetAdmissionOpen() bool {
-	if x != nil && x.AdmissionOpen != nil {
-		return *x.AdmissionOpen
-	}
-	return false
-}
-
-func (x *Settings) GetReadOnly() bool {
-	if x != nil && x.ReadOnly != nil {
-		return *x.ReadOnly
-	}
-	return false
-}
-
-func (x *Settings) GetGuardCount() uint32 {
-	if x != nil && x.GuardCount != nil {
-		return *x.GuardCount
-	}
-	return 0
-}
-
-func (x *Settings) GetGuardPercent() uint32 {
-	if x != nil && x.GuardPercent != nil {
-		return *x.GuardPercent
-	}
-	return 0
-}
-
-func (x *Settings) GetGuardWindowMs() uint64 {
-	if x != nil && x.GuardWindowMs != nil {
-		return *x.GuardWindowMs
-	}
-	return 0
-}
-
-func (x *Settings) GetReserveGraceMs() uint64 {
-	if x != nil && x.ReserveGraceMs != nil {
-		return *x.ReserveGraceMs
-	}
-	return 0
-}
-
-func (x *Settings) GetReserveMaxMs() uint64 {
-	if x != nil && x.ReserveMaxMs != nil {
-		return *x.ReserveMaxMs
-	}
-	return 0
-}
-
-func (x *Settings) GetDeliveryGraceMs() uint64 {
-	if x != nil && x.DeliveryGraceMs != nil {
-		return *x.DeliveryGraceMs
-	}
-	return 0
-}
-
-func (x *Settings) GetTombstoneKeepMs() uint64 {
-	if x != nil && x.TombstoneKeepMs != nil {
-		return *x.TombstoneKeepMs
-	}
-	return 0
-}
-
-func (x *Settings) GetLogKeep() uint64 {
-	if x != nil && x.LogKeep != nil {
-		return *x.LogKeep
-	}
-	return 0
-}
-
-func (x *Settings) GetRequestKeepMs() uint64 {
-	if x != nil && x.RequestKeepMs != nil {
-		return *x.RequestKeepMs
-	}
-	return 0
-}
-
-func (x *Settings) GetAutomationPaused() bool {
-	if x != nil && x.AutomationPaused != nil {
-		return *x.AutomationPaused
-	}
-	return false
-}
-
 type GetSettingsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Consistency   *Consistency           `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
@@ -3796,7 +3528,7 @@ type GetSettingsRequest struct {
 
 func (x *GetSettingsRequest) Reset() {
 	*x = GetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3808,7 +3540,7 @@ func (x *GetSettingsRequest) String() string {
 func (*GetSettingsRequest) ProtoMessage() {}
 
 func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[48]
+	mi := &file_api_v1_cluster_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3821,7 +3553,7 @@ func (x *GetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*GetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetSettingsRequest) GetConsistency() *Consistency {
@@ -3841,7 +3573,7 @@ type GetSettingsResponse struct {
 
 func (x *GetSettingsResponse) Reset() {
 	*x = GetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3853,7 +3585,7 @@ func (x *GetSettingsResponse) String() string {
 func (*GetSettingsResponse) ProtoMessage() {}
 
 func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[49]
+	mi := &file_api_v1_cluster_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3866,7 +3598,7 @@ func (x *GetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*GetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3893,7 +3625,7 @@ type SetSettingsRequest struct {
 
 func (x *SetSettingsRequest) Reset() {
 	*x = SetSettingsRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3905,7 +3637,7 @@ func (x *SetSettingsRequest) String() string {
 func (*SetSettingsRequest) ProtoMessage() {}
 
 func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[50]
+	mi := &file_api_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3918,7 +3650,7 @@ func (x *SetSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsRequest.ProtoReflect.Descriptor instead.
 func (*SetSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SetSettingsRequest) GetRequestId() *RequestId {
@@ -3945,7 +3677,7 @@ type SetSettingsResponse struct {
 
 func (x *SetSettingsResponse) Reset() {
 	*x = SetSettingsResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +3689,7 @@ func (x *SetSettingsResponse) String() string {
 func (*SetSettingsResponse) ProtoMessage() {}
 
 func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[51]
+	mi := &file_api_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +3702,7 @@ func (x *SetSettingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSettingsResponse.ProtoReflect.Descriptor instead.
 func (*SetSettingsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SetSettingsResponse) GetHeader() *ResponseHeader {
@@ -3998,7 +3730,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4010,7 +3742,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[52]
+	mi := &file_api_v1_cluster_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4023,7 +3755,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CheckRequest) GetConsistency() *Consistency {
@@ -4054,7 +3786,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4066,7 +3798,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[53]
+	mi := &file_api_v1_cluster_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4079,7 +3811,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CheckResponse) GetPart() isCheckResponse_Part {
@@ -4151,7 +3883,7 @@ type CheckProgress struct {
 
 func (x *CheckProgress) Reset() {
 	*x = CheckProgress{}
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4163,7 +3895,7 @@ func (x *CheckProgress) String() string {
 func (*CheckProgress) ProtoMessage() {}
 
 func (x *CheckProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[54]
+	mi := &file_api_v1_cluster_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4176,7 +3908,7 @@ func (x *CheckProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckProgress.ProtoReflect.Descriptor instead.
 func (*CheckProgress) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CheckProgress) GetPhase() string {
@@ -4216,7 +3948,7 @@ type CheckFinding struct {
 
 func (x *CheckFinding) Reset() {
 	*x = CheckFinding{}
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +3960,7 @@ func (x *CheckFinding) String() string {
 func (*CheckFinding) ProtoMessage() {}
 
 func (x *CheckFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[55]
+	mi := &file_api_v1_cluster_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +3973,7 @@ func (x *CheckFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFinding.ProtoReflect.Descriptor instead.
 func (*CheckFinding) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CheckFinding) GetKind() string {
@@ -4289,7 +4021,7 @@ type CheckSummary struct {
 
 func (x *CheckSummary) Reset() {
 	*x = CheckSummary{}
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4301,7 +4033,7 @@ func (x *CheckSummary) String() string {
 func (*CheckSummary) ProtoMessage() {}
 
 func (x *CheckSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_cluster_proto_msgTypes[56]
+	mi := &file_api_v1_cluster_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4314,7 +4046,7 @@ func (x *CheckSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSummary.ProtoReflect.Descriptor instead.
 func (*CheckSummary) Descriptor() ([]byte, []int) {
-	return file_api_v1_cluster_proto_rawDescGZIP(), []int{56}
+	return file_api_v1_cluster_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CheckSummary) GetHeader() *ResponseHeader {
@@ -4363,7 +4095,7 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\x1a\x12api/v1/model.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xb7\t\n" +
 	"\x0eStatusResponse\x126\n" +
@@ -4644,40 +4376,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x11ListMovesResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12*\n" +
 	"\x05moves\x18\x02 \x03(\v2\x14.rookery.api.v1.MoveR\x05moves\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\xea\x06\n" +
-	"\bSettings\x12*\n" +
-	"\x0edefault_domain\x18\x01 \x01(\tH\x00R\rdefaultDomain\x88\x01\x01\x12&\n" +
-	"\fvirt_domains\x18\x02 \x01(\bH\x01R\vvirtDomains\x88\x01\x01\x12*\n" +
-	"\x0eadmission_open\x18\x03 \x01(\bH\x02R\radmissionOpen\x88\x01\x01\x12 \n" +
-	"\tread_only\x18\x04 \x01(\bH\x03R\breadOnly\x88\x01\x01\x12$\n" +
-	"\vguard_count\x18\x05 \x01(\rH\x04R\n" +
-	"guardCount\x88\x01\x01\x12(\n" +
-	"\rguard_percent\x18\x06 \x01(\rH\x05R\fguardPercent\x88\x01\x01\x12+\n" +
-	"\x0fguard_window_ms\x18\a \x01(\x04H\x06R\rguardWindowMs\x88\x01\x01\x12-\n" +
-	"\x10reserve_grace_ms\x18\b \x01(\x04H\aR\x0ereserveGraceMs\x88\x01\x01\x12)\n" +
-	"\x0ereserve_max_ms\x18\t \x01(\x04H\bR\freserveMaxMs\x88\x01\x01\x12/\n" +
-	"\x11delivery_grace_ms\x18\n" +
-	" \x01(\x04H\tR\x0fdeliveryGraceMs\x88\x01\x01\x12/\n" +
-	"\x11tombstone_keep_ms\x18\v \x01(\x04H\n" +
-	"R\x0ftombstoneKeepMs\x88\x01\x01\x12\x1e\n" +
-	"\blog_keep\x18\f \x01(\x04H\vR\alogKeep\x88\x01\x01\x12+\n" +
-	"\x0frequest_keep_ms\x18\r \x01(\x04H\fR\rrequestKeepMs\x88\x01\x01\x120\n" +
-	"\x11automation_paused\x18\x0e \x01(\bH\rR\x10automationPaused\x88\x01\x01B\x11\n" +
-	"\x0f_default_domainB\x0f\n" +
-	"\r_virt_domainsB\x11\n" +
-	"\x0f_admission_openB\f\n" +
-	"\n" +
-	"_read_onlyB\x0e\n" +
-	"\f_guard_countB\x10\n" +
-	"\x0e_guard_percentB\x12\n" +
-	"\x10_guard_window_msB\x13\n" +
-	"\x11_reserve_grace_msB\x11\n" +
-	"\x0f_reserve_max_msB\x14\n" +
-	"\x12_delivery_grace_msB\x14\n" +
-	"\x12_tombstone_keep_msB\v\n" +
-	"\t_log_keepB\x12\n" +
-	"\x10_request_keep_msB\x14\n" +
-	"\x12_automation_paused\"S\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"S\n" +
 	"\x12GetSettingsRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\x83\x01\n" +
 	"\x13GetSettingsResponse\x126\n" +
@@ -4715,16 +4414,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\x06faults\x18\x05 \x01(\x04R\x06faults\x12\x1e\n" +
 	"\n" +
 	"advisories\x18\x06 \x01(\x04R\n" +
-	"advisories*x\n" +
-	"\vConfirmedBy\x12\x1c\n" +
-	"\x18CONFIRMED_BY_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13CONFIRMED_BY_RESYNC\x10\x01\x12\x17\n" +
-	"\x13CONFIRMED_BY_IMPORT\x10\x02\x12\x19\n" +
-	"\x15CONFIRMED_BY_OPERATOR\x10\x03*X\n" +
-	"\tGroupMode\x12\x1a\n" +
-	"\x16GROUP_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11GROUP_MODE_MANUAL\x10\x01\x12\x18\n" +
-	"\x14GROUP_MODE_AUTOMATIC\x10\x02*O\n" +
+	"advisories*O\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
@@ -4780,82 +4470,82 @@ func file_api_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_api_v1_cluster_proto_rawDescData
 }
 
-var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 57)
+var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_api_v1_cluster_proto_goTypes = []any{
-	(ConfirmedBy)(0),                 // 0: rookery.api.v1.ConfirmedBy
-	(GroupMode)(0),                   // 1: rookery.api.v1.GroupMode
-	(Decision)(0),                    // 2: rookery.api.v1.Decision
-	(*StatusRequest)(nil),            // 3: rookery.api.v1.StatusRequest
-	(*StatusResponse)(nil),           // 4: rookery.api.v1.StatusResponse
-	(*Counts)(nil),                   // 5: rookery.api.v1.Counts
-	(*Sweep)(nil),                    // 6: rookery.api.v1.Sweep
-	(*Backend)(nil),                  // 7: rookery.api.v1.Backend
-	(*ListBackendsRequest)(nil),      // 8: rookery.api.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),     // 9: rookery.api.v1.ListBackendsResponse
-	(*AddressList)(nil),              // 10: rookery.api.v1.AddressList
-	(*SetBackendRequest)(nil),        // 11: rookery.api.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),       // 12: rookery.api.v1.SetBackendResponse
-	(*PreviewAdmissionRequest)(nil),  // 13: rookery.api.v1.PreviewAdmissionRequest
-	(*PreviewAdmissionResponse)(nil), // 14: rookery.api.v1.PreviewAdmissionResponse
-	(*Overlap)(nil),                  // 15: rookery.api.v1.Overlap
-	(*AdmitBackendRequest)(nil),      // 16: rookery.api.v1.AdmitBackendRequest
-	(*AdmitBackendResponse)(nil),     // 17: rookery.api.v1.AdmitBackendResponse
-	(*ConfirmBackendRequest)(nil),    // 18: rookery.api.v1.ConfirmBackendRequest
-	(*ConfirmBackendResponse)(nil),   // 19: rookery.api.v1.ConfirmBackendResponse
-	(*RenameBackendRequest)(nil),     // 20: rookery.api.v1.RenameBackendRequest
-	(*RenameBackendResponse)(nil),    // 21: rookery.api.v1.RenameBackendResponse
-	(*Group)(nil),                    // 22: rookery.api.v1.Group
-	(*Switchover)(nil),               // 23: rookery.api.v1.Switchover
-	(*ListGroupsRequest)(nil),        // 24: rookery.api.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),       // 25: rookery.api.v1.ListGroupsResponse
-	(*SetGroupRequest)(nil),          // 26: rookery.api.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 27: rookery.api.v1.SetGroupResponse
-	(*PlanSwitchoverRequest)(nil),    // 28: rookery.api.v1.PlanSwitchoverRequest
-	(*PlanSwitchoverResponse)(nil),   // 29: rookery.api.v1.PlanSwitchoverResponse
-	(*SetPrimaryRequest)(nil),        // 30: rookery.api.v1.SetPrimaryRequest
-	(*SetPrimaryResponse)(nil),       // 31: rookery.api.v1.SetPrimaryResponse
-	(*ListHoldsRequest)(nil),         // 32: rookery.api.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 33: rookery.api.v1.ListHoldsResponse
-	(*PutHoldRequest)(nil),           // 34: rookery.api.v1.PutHoldRequest
-	(*PutHoldResponse)(nil),          // 35: rookery.api.v1.PutHoldResponse
-	(*ReleaseHoldRequest)(nil),       // 36: rookery.api.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 37: rookery.api.v1.ReleaseHoldResponse
-	(*ListHeldRequest)(nil),          // 38: rookery.api.v1.ListHeldRequest
-	(*HeldFact)(nil),                 // 39: rookery.api.v1.HeldFact
-	(*ListHeldResponse)(nil),         // 40: rookery.api.v1.ListHeldResponse
-	(*DecideHeldRequest)(nil),        // 41: rookery.api.v1.DecideHeldRequest
-	(*DecideHeldResponse)(nil),       // 42: rookery.api.v1.DecideHeldResponse
-	(*ListForksRequest)(nil),         // 43: rookery.api.v1.ListForksRequest
-	(*ListForksResponse)(nil),        // 44: rookery.api.v1.ListForksResponse
-	(*SettleRequest)(nil),            // 45: rookery.api.v1.SettleRequest
-	(*SettleResponse)(nil),           // 46: rookery.api.v1.SettleResponse
-	(*ListMovesRequest)(nil),         // 47: rookery.api.v1.ListMovesRequest
-	(*Move)(nil),                     // 48: rookery.api.v1.Move
-	(*ListMovesResponse)(nil),        // 49: rookery.api.v1.ListMovesResponse
-	(*Settings)(nil),                 // 50: rookery.api.v1.Settings
-	(*GetSettingsRequest)(nil),       // 51: rookery.api.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),      // 52: rookery.api.v1.GetSettingsResponse
-	(*SetSettingsRequest)(nil),       // 53: rookery.api.v1.SetSettingsRequest
-	(*SetSettingsResponse)(nil),      // 54: rookery.api.v1.SetSettingsResponse
-	(*CheckRequest)(nil),             // 55: rookery.api.v1.CheckRequest
-	(*CheckResponse)(nil),            // 56: rookery.api.v1.CheckResponse
-	(*CheckProgress)(nil),            // 57: rookery.api.v1.CheckProgress
-	(*CheckFinding)(nil),             // 58: rookery.api.v1.CheckFinding
-	(*CheckSummary)(nil),             // 59: rookery.api.v1.CheckSummary
-	(*Consistency)(nil),              // 60: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),           // 61: rookery.api.v1.ResponseHeader
-	(*Node)(nil),                     // 62: rookery.api.v1.Node
-	(*AlarmInfo)(nil),                // 63: rookery.api.v1.AlarmInfo
-	(*NodeHealth)(nil),               // 64: rookery.api.v1.NodeHealth
-	(*Address)(nil),                  // 65: rookery.api.v1.Address
-	(BackendState)(0),                // 66: rookery.api.v1.BackendState
-	(*RequestId)(nil),                // 67: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 68: rookery.api.v1.WriteResult
-	(*HoldInfo)(nil),                 // 69: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 70: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 71: rookery.api.v1.FactState
-	(*Route)(nil),                    // 72: rookery.api.v1.Route
+	(Decision)(0),                    // 0: rookery.api.v1.Decision
+	(*StatusRequest)(nil),            // 1: rookery.api.v1.StatusRequest
+	(*StatusResponse)(nil),           // 2: rookery.api.v1.StatusResponse
+	(*Counts)(nil),                   // 3: rookery.api.v1.Counts
+	(*Sweep)(nil),                    // 4: rookery.api.v1.Sweep
+	(*Backend)(nil),                  // 5: rookery.api.v1.Backend
+	(*ListBackendsRequest)(nil),      // 6: rookery.api.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),     // 7: rookery.api.v1.ListBackendsResponse
+	(*AddressList)(nil),              // 8: rookery.api.v1.AddressList
+	(*SetBackendRequest)(nil),        // 9: rookery.api.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),       // 10: rookery.api.v1.SetBackendResponse
+	(*PreviewAdmissionRequest)(nil),  // 11: rookery.api.v1.PreviewAdmissionRequest
+	(*PreviewAdmissionResponse)(nil), // 12: rookery.api.v1.PreviewAdmissionResponse
+	(*Overlap)(nil),                  // 13: rookery.api.v1.Overlap
+	(*AdmitBackendRequest)(nil),      // 14: rookery.api.v1.AdmitBackendRequest
+	(*AdmitBackendResponse)(nil),     // 15: rookery.api.v1.AdmitBackendResponse
+	(*ConfirmBackendRequest)(nil),    // 16: rookery.api.v1.ConfirmBackendRequest
+	(*ConfirmBackendResponse)(nil),   // 17: rookery.api.v1.ConfirmBackendResponse
+	(*RenameBackendRequest)(nil),     // 18: rookery.api.v1.RenameBackendRequest
+	(*RenameBackendResponse)(nil),    // 19: rookery.api.v1.RenameBackendResponse
+	(*Group)(nil),                    // 20: rookery.api.v1.Group
+	(*Switchover)(nil),               // 21: rookery.api.v1.Switchover
+	(*ListGroupsRequest)(nil),        // 22: rookery.api.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),       // 23: rookery.api.v1.ListGroupsResponse
+	(*SetGroupRequest)(nil),          // 24: rookery.api.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 25: rookery.api.v1.SetGroupResponse
+	(*PlanSwitchoverRequest)(nil),    // 26: rookery.api.v1.PlanSwitchoverRequest
+	(*PlanSwitchoverResponse)(nil),   // 27: rookery.api.v1.PlanSwitchoverResponse
+	(*SetPrimaryRequest)(nil),        // 28: rookery.api.v1.SetPrimaryRequest
+	(*SetPrimaryResponse)(nil),       // 29: rookery.api.v1.SetPrimaryResponse
+	(*ListHoldsRequest)(nil),         // 30: rookery.api.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),        // 31: rookery.api.v1.ListHoldsResponse
+	(*PutHoldRequest)(nil),           // 32: rookery.api.v1.PutHoldRequest
+	(*PutHoldResponse)(nil),          // 33: rookery.api.v1.PutHoldResponse
+	(*ReleaseHoldRequest)(nil),       // 34: rookery.api.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),      // 35: rookery.api.v1.ReleaseHoldResponse
+	(*ListHeldRequest)(nil),          // 36: rookery.api.v1.ListHeldRequest
+	(*HeldFact)(nil),                 // 37: rookery.api.v1.HeldFact
+	(*ListHeldResponse)(nil),         // 38: rookery.api.v1.ListHeldResponse
+	(*DecideHeldRequest)(nil),        // 39: rookery.api.v1.DecideHeldRequest
+	(*DecideHeldResponse)(nil),       // 40: rookery.api.v1.DecideHeldResponse
+	(*ListForksRequest)(nil),         // 41: rookery.api.v1.ListForksRequest
+	(*ListForksResponse)(nil),        // 42: rookery.api.v1.ListForksResponse
+	(*SettleRequest)(nil),            // 43: rookery.api.v1.SettleRequest
+	(*SettleResponse)(nil),           // 44: rookery.api.v1.SettleResponse
+	(*ListMovesRequest)(nil),         // 45: rookery.api.v1.ListMovesRequest
+	(*Move)(nil),                     // 46: rookery.api.v1.Move
+	(*ListMovesResponse)(nil),        // 47: rookery.api.v1.ListMovesResponse
+	(*GetSettingsRequest)(nil),       // 48: rookery.api.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),      // 49: rookery.api.v1.GetSettingsResponse
+	(*SetSettingsRequest)(nil),       // 50: rookery.api.v1.SetSettingsRequest
+	(*SetSettingsResponse)(nil),      // 51: rookery.api.v1.SetSettingsResponse
+	(*CheckRequest)(nil),             // 52: rookery.api.v1.CheckRequest
+	(*CheckResponse)(nil),            // 53: rookery.api.v1.CheckResponse
+	(*CheckProgress)(nil),            // 54: rookery.api.v1.CheckProgress
+	(*CheckFinding)(nil),             // 55: rookery.api.v1.CheckFinding
+	(*CheckSummary)(nil),             // 56: rookery.api.v1.CheckSummary
+	(*Consistency)(nil),              // 57: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),           // 58: rookery.api.v1.ResponseHeader
+	(*Node)(nil),                     // 59: rookery.api.v1.Node
+	(*AlarmInfo)(nil),                // 60: rookery.api.v1.AlarmInfo
+	(*NodeHealth)(nil),               // 61: rookery.api.v1.NodeHealth
+	(*Address)(nil),                  // 62: rookery.api.v1.Address
+	(BackendState)(0),                // 63: rookery.api.v1.BackendState
+	(ConfirmedBy)(0),                 // 64: rookery.api.v1.ConfirmedBy
+	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
+	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
+	(GroupMode)(0),                   // 67: rookery.api.v1.GroupMode
+	(*HoldInfo)(nil),                 // 68: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                    // 69: rookery.api.v1.HoldKind
+	(FactState)(0),                   // 70: rookery.api.v1.FactState
+	(*Route)(nil),                    // 71: rookery.api.v1.Route
+	(*Settings)(nil),                 // 72: rookery.api.v1.Settings
 	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
 	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
 	(*AddMemberRequest)(nil),         // 75: rookery.api.v1.AddMemberRequest
@@ -4876,116 +4566,116 @@ var file_api_v1_cluster_proto_goTypes = []any{
 	(*SaveSnapshotResponse)(nil),     // 90: rookery.api.v1.SaveSnapshotResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
-	60,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	5,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
-	62,  // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
-	6,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
-	63,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
-	64,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
-	62,  // 7: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
-	65,  // 8: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
-	66,  // 9: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
-	0,   // 10: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
-	60,  // 11: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 12: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	7,   // 13: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
-	65,  // 14: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
-	67,  // 15: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	10,  // 16: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
-	66,  // 17: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
-	61,  // 18: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 19: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 20: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 21: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	15,  // 22: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
-	67,  // 23: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 24: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 25: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 26: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	0,   // 27: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
-	61,  // 28: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 29: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 30: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 31: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 32: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
-	1,   // 33: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
-	23,  // 34: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
-	69,  // 35: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
-	60,  // 36: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 37: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	22,  // 38: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
-	67,  // 39: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
-	1,   // 40: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
-	61,  // 41: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 42: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 43: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 44: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	67,  // 45: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 46: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 47: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 48: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 49: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	69,  // 50: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
-	67,  // 51: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	70,  // 52: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	61,  // 53: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 54: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	67,  // 55: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	70,  // 56: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
-	61,  // 57: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 58: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 59: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
-	71,  // 60: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
-	61,  // 61: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	39,  // 62: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
-	67,  // 63: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
-	2,   // 64: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
-	61,  // 65: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 66: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 67: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 68: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	72,  // 69: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
-	67,  // 70: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
-	61,  // 71: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 72: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 73: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 74: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	48,  // 75: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
-	60,  // 76: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	61,  // 77: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	50,  // 78: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
-	67,  // 79: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
-	50,  // 80: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
-	61,  // 81: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	68,  // 82: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
-	60,  // 83: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
-	57,  // 84: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
-	58,  // 85: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
-	59,  // 86: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
-	61,  // 87: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
-	3,   // 88: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
-	8,   // 89: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
-	11,  // 90: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
-	13,  // 91: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
-	16,  // 92: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
-	18,  // 93: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
-	20,  // 94: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
-	24,  // 95: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
-	26,  // 96: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
-	28,  // 97: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
-	30,  // 98: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
-	32,  // 99: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
-	34,  // 100: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
-	36,  // 101: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
-	38,  // 102: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
-	41,  // 103: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
-	43,  // 104: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
-	45,  // 105: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
-	47,  // 106: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
-	51,  // 107: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
-	53,  // 108: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
-	55,  // 109: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
+	57,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 1: rookery.api.v1.StatusResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	3,   // 2: rookery.api.v1.StatusResponse.counts:type_name -> rookery.api.v1.Counts
+	59,  // 3: rookery.api.v1.StatusResponse.nodes:type_name -> rookery.api.v1.Node
+	4,   // 4: rookery.api.v1.StatusResponse.sweeps:type_name -> rookery.api.v1.Sweep
+	60,  // 5: rookery.api.v1.StatusResponse.alarms:type_name -> rookery.api.v1.AlarmInfo
+	61,  // 6: rookery.api.v1.StatusResponse.health:type_name -> rookery.api.v1.NodeHealth
+	59,  // 7: rookery.api.v1.StatusResponse.waiting:type_name -> rookery.api.v1.Node
+	62,  // 8: rookery.api.v1.Backend.addresses:type_name -> rookery.api.v1.Address
+	63,  // 9: rookery.api.v1.Backend.state:type_name -> rookery.api.v1.BackendState
+	64,  // 10: rookery.api.v1.Backend.confirmed_by:type_name -> rookery.api.v1.ConfirmedBy
+	57,  // 11: rookery.api.v1.ListBackendsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 12: rookery.api.v1.ListBackendsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	5,   // 13: rookery.api.v1.ListBackendsResponse.backends:type_name -> rookery.api.v1.Backend
+	62,  // 14: rookery.api.v1.AddressList.addresses:type_name -> rookery.api.v1.Address
+	65,  // 15: rookery.api.v1.SetBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	8,   // 16: rookery.api.v1.SetBackendRequest.addresses:type_name -> rookery.api.v1.AddressList
+	63,  // 17: rookery.api.v1.SetBackendRequest.state:type_name -> rookery.api.v1.BackendState
+	58,  // 18: rookery.api.v1.SetBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 19: rookery.api.v1.SetBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 20: rookery.api.v1.PreviewAdmissionRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 21: rookery.api.v1.PreviewAdmissionResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	13,  // 22: rookery.api.v1.PreviewAdmissionResponse.overlaps:type_name -> rookery.api.v1.Overlap
+	65,  // 23: rookery.api.v1.AdmitBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	58,  // 24: rookery.api.v1.AdmitBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 25: rookery.api.v1.AdmitBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	65,  // 26: rookery.api.v1.ConfirmBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	64,  // 27: rookery.api.v1.ConfirmBackendRequest.how:type_name -> rookery.api.v1.ConfirmedBy
+	58,  // 28: rookery.api.v1.ConfirmBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 29: rookery.api.v1.ConfirmBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	65,  // 30: rookery.api.v1.RenameBackendRequest.request_id:type_name -> rookery.api.v1.RequestId
+	58,  // 31: rookery.api.v1.RenameBackendResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 32: rookery.api.v1.RenameBackendResponse.result:type_name -> rookery.api.v1.WriteResult
+	67,  // 33: rookery.api.v1.Group.mode:type_name -> rookery.api.v1.GroupMode
+	21,  // 34: rookery.api.v1.Group.history:type_name -> rookery.api.v1.Switchover
+	68,  // 35: rookery.api.v1.Group.hold:type_name -> rookery.api.v1.HoldInfo
+	57,  // 36: rookery.api.v1.ListGroupsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 37: rookery.api.v1.ListGroupsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	20,  // 38: rookery.api.v1.ListGroupsResponse.groups:type_name -> rookery.api.v1.Group
+	65,  // 39: rookery.api.v1.SetGroupRequest.request_id:type_name -> rookery.api.v1.RequestId
+	67,  // 40: rookery.api.v1.SetGroupRequest.mode:type_name -> rookery.api.v1.GroupMode
+	58,  // 41: rookery.api.v1.SetGroupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 42: rookery.api.v1.SetGroupResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 43: rookery.api.v1.PlanSwitchoverRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 44: rookery.api.v1.PlanSwitchoverResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	65,  // 45: rookery.api.v1.SetPrimaryRequest.request_id:type_name -> rookery.api.v1.RequestId
+	58,  // 46: rookery.api.v1.SetPrimaryResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 47: rookery.api.v1.SetPrimaryResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 48: rookery.api.v1.ListHoldsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 49: rookery.api.v1.ListHoldsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	68,  // 50: rookery.api.v1.ListHoldsResponse.holds:type_name -> rookery.api.v1.HoldInfo
+	65,  // 51: rookery.api.v1.PutHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	69,  // 52: rookery.api.v1.PutHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	58,  // 53: rookery.api.v1.PutHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 54: rookery.api.v1.PutHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	65,  // 55: rookery.api.v1.ReleaseHoldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	69,  // 56: rookery.api.v1.ReleaseHoldRequest.kind:type_name -> rookery.api.v1.HoldKind
+	58,  // 57: rookery.api.v1.ReleaseHoldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 58: rookery.api.v1.ReleaseHoldResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 59: rookery.api.v1.ListHeldRequest.consistency:type_name -> rookery.api.v1.Consistency
+	70,  // 60: rookery.api.v1.HeldFact.state:type_name -> rookery.api.v1.FactState
+	58,  // 61: rookery.api.v1.ListHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	37,  // 62: rookery.api.v1.ListHeldResponse.held:type_name -> rookery.api.v1.HeldFact
+	65,  // 63: rookery.api.v1.DecideHeldRequest.request_id:type_name -> rookery.api.v1.RequestId
+	0,   // 64: rookery.api.v1.DecideHeldRequest.decision:type_name -> rookery.api.v1.Decision
+	58,  // 65: rookery.api.v1.DecideHeldResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 66: rookery.api.v1.DecideHeldResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 67: rookery.api.v1.ListForksRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 68: rookery.api.v1.ListForksResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	71,  // 69: rookery.api.v1.ListForksResponse.forks:type_name -> rookery.api.v1.Route
+	65,  // 70: rookery.api.v1.SettleRequest.request_id:type_name -> rookery.api.v1.RequestId
+	58,  // 71: rookery.api.v1.SettleResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 72: rookery.api.v1.SettleResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 73: rookery.api.v1.ListMovesRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 74: rookery.api.v1.ListMovesResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	46,  // 75: rookery.api.v1.ListMovesResponse.moves:type_name -> rookery.api.v1.Move
+	57,  // 76: rookery.api.v1.GetSettingsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58,  // 77: rookery.api.v1.GetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	72,  // 78: rookery.api.v1.GetSettingsResponse.settings:type_name -> rookery.api.v1.Settings
+	65,  // 79: rookery.api.v1.SetSettingsRequest.request_id:type_name -> rookery.api.v1.RequestId
+	72,  // 80: rookery.api.v1.SetSettingsRequest.settings:type_name -> rookery.api.v1.Settings
+	58,  // 81: rookery.api.v1.SetSettingsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	66,  // 82: rookery.api.v1.SetSettingsResponse.result:type_name -> rookery.api.v1.WriteResult
+	57,  // 83: rookery.api.v1.CheckRequest.consistency:type_name -> rookery.api.v1.Consistency
+	54,  // 84: rookery.api.v1.CheckResponse.progress:type_name -> rookery.api.v1.CheckProgress
+	55,  // 85: rookery.api.v1.CheckResponse.finding:type_name -> rookery.api.v1.CheckFinding
+	56,  // 86: rookery.api.v1.CheckResponse.summary:type_name -> rookery.api.v1.CheckSummary
+	58,  // 87: rookery.api.v1.CheckSummary.header:type_name -> rookery.api.v1.ResponseHeader
+	1,   // 88: rookery.api.v1.ClusterService.Status:input_type -> rookery.api.v1.StatusRequest
+	6,   // 89: rookery.api.v1.ClusterService.ListBackends:input_type -> rookery.api.v1.ListBackendsRequest
+	9,   // 90: rookery.api.v1.ClusterService.SetBackend:input_type -> rookery.api.v1.SetBackendRequest
+	11,  // 91: rookery.api.v1.ClusterService.PreviewAdmission:input_type -> rookery.api.v1.PreviewAdmissionRequest
+	14,  // 92: rookery.api.v1.ClusterService.AdmitBackend:input_type -> rookery.api.v1.AdmitBackendRequest
+	16,  // 93: rookery.api.v1.ClusterService.ConfirmBackend:input_type -> rookery.api.v1.ConfirmBackendRequest
+	18,  // 94: rookery.api.v1.ClusterService.RenameBackend:input_type -> rookery.api.v1.RenameBackendRequest
+	22,  // 95: rookery.api.v1.ClusterService.ListGroups:input_type -> rookery.api.v1.ListGroupsRequest
+	24,  // 96: rookery.api.v1.ClusterService.SetGroup:input_type -> rookery.api.v1.SetGroupRequest
+	26,  // 97: rookery.api.v1.ClusterService.PlanSwitchover:input_type -> rookery.api.v1.PlanSwitchoverRequest
+	28,  // 98: rookery.api.v1.ClusterService.SetPrimary:input_type -> rookery.api.v1.SetPrimaryRequest
+	30,  // 99: rookery.api.v1.ClusterService.ListHolds:input_type -> rookery.api.v1.ListHoldsRequest
+	32,  // 100: rookery.api.v1.ClusterService.PutHold:input_type -> rookery.api.v1.PutHoldRequest
+	34,  // 101: rookery.api.v1.ClusterService.ReleaseHold:input_type -> rookery.api.v1.ReleaseHoldRequest
+	36,  // 102: rookery.api.v1.ClusterService.ListHeld:input_type -> rookery.api.v1.ListHeldRequest
+	39,  // 103: rookery.api.v1.ClusterService.DecideHeld:input_type -> rookery.api.v1.DecideHeldRequest
+	41,  // 104: rookery.api.v1.ClusterService.ListForks:input_type -> rookery.api.v1.ListForksRequest
+	43,  // 105: rookery.api.v1.ClusterService.Settle:input_type -> rookery.api.v1.SettleRequest
+	45,  // 106: rookery.api.v1.ClusterService.ListMoves:input_type -> rookery.api.v1.ListMovesRequest
+	48,  // 107: rookery.api.v1.ClusterService.GetSettings:input_type -> rookery.api.v1.GetSettingsRequest
+	50,  // 108: rookery.api.v1.ClusterService.SetSettings:input_type -> rookery.api.v1.SetSettingsRequest
+	52,  // 109: rookery.api.v1.ClusterService.Check:input_type -> rookery.api.v1.CheckRequest
 	73,  // 110: rookery.api.v1.ClusterService.ListAlarms:input_type -> rookery.api.v1.ListAlarmsRequest
 	74,  // 111: rookery.api.v1.ClusterService.DisarmAlarm:input_type -> rookery.api.v1.DisarmAlarmRequest
 	75,  // 112: rookery.api.v1.ClusterService.AddMember:input_type -> rookery.api.v1.AddMemberRequest
@@ -4995,28 +4685,28 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
 	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
 	81,  // 118: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
-	4,   // 119: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	9,   // 120: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	12,  // 121: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	14,  // 122: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	17,  // 123: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	19,  // 124: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	21,  // 125: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	25,  // 126: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	27,  // 127: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	29,  // 128: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	31,  // 129: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	33,  // 130: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	35,  // 131: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	37,  // 132: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	40,  // 133: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	42,  // 134: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	44,  // 135: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	46,  // 136: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	49,  // 137: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	52,  // 138: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	54,  // 139: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	56,  // 140: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	2,   // 119: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	7,   // 120: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	10,  // 121: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	12,  // 122: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	15,  // 123: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	17,  // 124: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	19,  // 125: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	23,  // 126: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	25,  // 127: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	27,  // 128: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	29,  // 129: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	31,  // 130: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	33,  // 131: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	35,  // 132: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	38,  // 133: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	40,  // 134: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	42,  // 135: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	44,  // 136: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	47,  // 137: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	49,  // 138: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	51,  // 139: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	53,  // 140: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
 	82,  // 141: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
 	83,  // 142: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
 	84,  // 143: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
@@ -5043,9 +4733,9 @@ func file_api_v1_cluster_proto_init() {
 	file_api_v1_common_proto_init()
 	file_api_v1_directory_proto_init()
 	file_api_v1_member_proto_init()
+	file_api_v1_model_proto_init()
 	file_api_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[47].OneofWrappers = []any{}
-	file_api_v1_cluster_proto_msgTypes[53].OneofWrappers = []any{
+	file_api_v1_cluster_proto_msgTypes[52].OneofWrappers = []any{
 		(*CheckResponse_Progress)(nil),
 		(*CheckResponse_Finding)(nil),
 		(*CheckResponse_Summary)(nil),
@@ -5055,8 +4745,8 @@ func file_api_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_cluster_proto_rawDesc), len(file_api_v1_cluster_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   57,
+			NumEnums:      1,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -206,6 +206,9 @@ const (
 	Reason_REASON_DEADLINE Reason = 33
 	// This release does not have the call or the option. [UNIMPLEMENTED]
 	Reason_REASON_UNSUPPORTED Reason = 34
+	// The watcher took in less than there was to tell: resume it from its last mark.
+	// Metadata: revision, up to which the node had read. [ABORTED]
+	Reason_REASON_SLOW_WATCHER Reason = 40
 	// Afterwards too few voters would answer to make a majority, or none would be left.
 	// The text has the numbers. [FAILED_PRECONDITION]
 	Reason_REASON_NO_QUORUM Reason = 50
@@ -258,6 +261,7 @@ var (
 		32: "REASON_BROKEN",
 		33: "REASON_DEADLINE",
 		34: "REASON_UNSUPPORTED",
+		40: "REASON_SLOW_WATCHER",
 		50: "REASON_NO_QUORUM",
 		51: "REASON_LAGGING",
 		52: "REASON_NOT_WAITING",
@@ -300,6 +304,7 @@ var (
 		"REASON_BROKEN":            32,
 		"REASON_DEADLINE":          33,
 		"REASON_UNSUPPORTED":       34,
+		"REASON_SLOW_WATCHER":      40,
 		"REASON_NO_QUORUM":         50,
 		"REASON_LAGGING":           51,
 		"REASON_NOT_WAITING":       52,
@@ -754,7 +759,7 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\x1cCONSISTENCY_MODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19CONSISTENCY_MODE_AT_LEAST\x10\x01\x12!\n" +
 	"\x1dCONSISTENCY_MODE_LINEARIZABLE\x10\x02\x12\x1a\n" +
-	"\x16CONSISTENCY_MODE_STALE\x10\x03*\x9a\a\n" +
+	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xb3\a\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_FOUND\x10\x01\x12\x13\n" +
@@ -791,7 +796,8 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\rREASON_CLOSED\x10\x1f\x12\x11\n" +
 	"\rREASON_BROKEN\x10 \x12\x13\n" +
 	"\x0fREASON_DEADLINE\x10!\x12\x16\n" +
-	"\x12REASON_UNSUPPORTED\x10\"\x12\x14\n" +
+	"\x12REASON_UNSUPPORTED\x10\"\x12\x17\n" +
+	"\x13REASON_SLOW_WATCHER\x10(\x12\x14\n" +
 	"\x10REASON_NO_QUORUM\x102\x12\x12\n" +
 	"\x0eREASON_LAGGING\x103\x12\x16\n" +
 	"\x12REASON_NOT_WAITING\x104\x12\x14\n" +

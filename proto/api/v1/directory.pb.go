@@ -21,457 +21,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Outcome is the kind of answer a route is.
-type Outcome int32
-
-const (
-	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
-	// The server named takes the sessions.
-	Outcome_OUTCOME_SERVING Outcome = 1
-	// The copy that takes sessions is being moved or renamed; ask again.
-	Outcome_OUTCOME_MOVING Outcome = 2
-	// An operator, a switchover or the withdrawal guard says "not now".
-	Outcome_OUTCOME_HELD Outcome = 3
-	// A member of the home group has it (the server named), its primary never had.
-	Outcome_OUTCOME_NOT_AT_PRIMARY Outcome = 4
-	// The server that has it is down, or lost with all it had.
-	Outcome_OUTCOME_BACKEND_DOWN Outcome = 5
-	// Its home holds nothing while servers outside it do.
-	Outcome_OUTCOME_ORPHANED_FORK Outcome = 6
-	// With a server: it held the mailbox before the cluster was restored and has not
-	// been heard since; IMAP and POP may be served, delivery answers "later". Without
-	// one: nothing is known of the name, and that could not be confirmed.
-	Outcome_OUTCOME_UNCONFIRMED Outcome = 7
-	// Nothing is known of the name, but not every backend has been heard: `missing`.
-	Outcome_OUTCOME_INCOMPLETE Outcome = 8
-	// No backend holds it. Bounces mail; see Route.recently_retracted.
-	Outcome_OUTCOME_NOT_FOUND Outcome = 9
-)
-
-// Enum value maps for Outcome.
-var (
-	Outcome_name = map[int32]string{
-		0: "OUTCOME_UNSPECIFIED",
-		1: "OUTCOME_SERVING",
-		2: "OUTCOME_MOVING",
-		3: "OUTCOME_HELD",
-		4: "OUTCOME_NOT_AT_PRIMARY",
-		5: "OUTCOME_BACKEND_DOWN",
-		6: "OUTCOME_ORPHANED_FORK",
-		7: "OUTCOME_UNCONFIRMED",
-		8: "OUTCOME_INCOMPLETE",
-		9: "OUTCOME_NOT_FOUND",
-	}
-	Outcome_value = map[string]int32{
-		"OUTCOME_UNSPECIFIED":    0,
-		"OUTCOME_SERVING":        1,
-		"OUTCOME_MOVING":         2,
-		"OUTCOME_HELD":           3,
-		"OUTCOME_NOT_AT_PRIMARY": 4,
-		"OUTCOME_BACKEND_DOWN":   5,
-		"OUTCOME_ORPHANED_FORK":  6,
-		"OUTCOME_UNCONFIRMED":    7,
-		"OUTCOME_INCOMPLETE":     8,
-		"OUTCOME_NOT_FOUND":      9,
-	}
-)
-
-func (x Outcome) Enum() *Outcome {
-	p := new(Outcome)
-	*p = x
-	return p
-}
-
-func (x Outcome) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[0].Descriptor()
-}
-
-func (Outcome) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[0]
-}
-
-func (x Outcome) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Outcome.Descriptor instead.
-func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{0}
-}
-
-// FactState is what a fact's server last said of its copy.
-type FactState int32
-
-const (
-	FactState_FACT_STATE_UNSPECIFIED FactState = 0
-	FactState_FACT_STATE_ACTIVE      FactState = 1
-	// Given up in a move, for whoever asserts it next.
-	FactState_FACT_STATE_DEACTIVATED FactState = 2
-	// A rename is under way.
-	FactState_FACT_STATE_WITHDRAWING FactState = 3
-	// Retracted, one of so many that nobody believes it yet. Still listed.
-	FactState_FACT_STATE_HELD_WITHDRAWAL FactState = 4
-	// Asserted, one of so many that had been retracted that nobody believes it yet.
-	// Neither listed nor routed.
-	FactState_FACT_STATE_HELD_RETURN FactState = 5
-)
-
-// Enum value maps for FactState.
-var (
-	FactState_name = map[int32]string{
-		0: "FACT_STATE_UNSPECIFIED",
-		1: "FACT_STATE_ACTIVE",
-		2: "FACT_STATE_DEACTIVATED",
-		3: "FACT_STATE_WITHDRAWING",
-		4: "FACT_STATE_HELD_WITHDRAWAL",
-		5: "FACT_STATE_HELD_RETURN",
-	}
-	FactState_value = map[string]int32{
-		"FACT_STATE_UNSPECIFIED":     0,
-		"FACT_STATE_ACTIVE":          1,
-		"FACT_STATE_DEACTIVATED":     2,
-		"FACT_STATE_WITHDRAWING":     3,
-		"FACT_STATE_HELD_WITHDRAWAL": 4,
-		"FACT_STATE_HELD_RETURN":     5,
-	}
-)
-
-func (x FactState) Enum() *FactState {
-	p := new(FactState)
-	*p = x
-	return p
-}
-
-func (x FactState) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (FactState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[1].Descriptor()
-}
-
-func (FactState) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[1]
-}
-
-func (x FactState) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use FactState.Descriptor instead.
-func (FactState) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{1}
-}
-
-// Standing says whether a fact still counts.
-type Standing int32
-
-const (
-	Standing_STANDING_UNSPECIFIED Standing = 0
-	Standing_STANDING_IN_FORCE    Standing = 1
-	// A move took the mailbox elsewhere, or was aborted, while this copy stayed.
-	Standing_STANDING_LEFT_BEHIND Standing = 2
-	// The group's primary retracted the mailbox while this member still had a copy.
-	Standing_STANDING_STALE_COPY Standing = 3
-	// A fork was settled against this copy.
-	Standing_STANDING_STRAY Standing = 4
-)
-
-// Enum value maps for Standing.
-var (
-	Standing_name = map[int32]string{
-		0: "STANDING_UNSPECIFIED",
-		1: "STANDING_IN_FORCE",
-		2: "STANDING_LEFT_BEHIND",
-		3: "STANDING_STALE_COPY",
-		4: "STANDING_STRAY",
-	}
-	Standing_value = map[string]int32{
-		"STANDING_UNSPECIFIED": 0,
-		"STANDING_IN_FORCE":    1,
-		"STANDING_LEFT_BEHIND": 2,
-		"STANDING_STALE_COPY":  3,
-		"STANDING_STRAY":       4,
-	}
-)
-
-func (x Standing) Enum() *Standing {
-	p := new(Standing)
-	*p = x
-	return p
-}
-
-func (x Standing) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Standing) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[2].Descriptor()
-}
-
-func (Standing) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[2]
-}
-
-func (x Standing) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Standing.Descriptor instead.
-func (Standing) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{2}
-}
-
-// MailboxType is Cyrus's type of a mailbox.
-type MailboxType int32
-
-const (
-	// In a statement: not stated.
-	MailboxType_MAILBOX_TYPE_UNSPECIFIED MailboxType = 0
-	MailboxType_MAILBOX_TYPE_EMAIL       MailboxType = 1
-	MailboxType_MAILBOX_TYPE_NEWS        MailboxType = 2
-	MailboxType_MAILBOX_TYPE_COLLECTION  MailboxType = 3
-	MailboxType_MAILBOX_TYPE_CALENDAR    MailboxType = 4
-	MailboxType_MAILBOX_TYPE_ADDRESSBOOK MailboxType = 5
-	MailboxType_MAILBOX_TYPE_SUBMISSION  MailboxType = 6
-	MailboxType_MAILBOX_TYPE_PUSH        MailboxType = 7
-	MailboxType_MAILBOX_TYPE_SIEVE       MailboxType = 8
-)
-
-// Enum value maps for MailboxType.
-var (
-	MailboxType_name = map[int32]string{
-		0: "MAILBOX_TYPE_UNSPECIFIED",
-		1: "MAILBOX_TYPE_EMAIL",
-		2: "MAILBOX_TYPE_NEWS",
-		3: "MAILBOX_TYPE_COLLECTION",
-		4: "MAILBOX_TYPE_CALENDAR",
-		5: "MAILBOX_TYPE_ADDRESSBOOK",
-		6: "MAILBOX_TYPE_SUBMISSION",
-		7: "MAILBOX_TYPE_PUSH",
-		8: "MAILBOX_TYPE_SIEVE",
-	}
-	MailboxType_value = map[string]int32{
-		"MAILBOX_TYPE_UNSPECIFIED": 0,
-		"MAILBOX_TYPE_EMAIL":       1,
-		"MAILBOX_TYPE_NEWS":        2,
-		"MAILBOX_TYPE_COLLECTION":  3,
-		"MAILBOX_TYPE_CALENDAR":    4,
-		"MAILBOX_TYPE_ADDRESSBOOK": 5,
-		"MAILBOX_TYPE_SUBMISSION":  6,
-		"MAILBOX_TYPE_PUSH":        7,
-		"MAILBOX_TYPE_SIEVE":       8,
-	}
-)
-
-func (x MailboxType) Enum() *MailboxType {
-	p := new(MailboxType)
-	*p = x
-	return p
-}
-
-func (x MailboxType) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (MailboxType) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[3].Descriptor()
-}
-
-func (MailboxType) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[3]
-}
-
-func (x MailboxType) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use MailboxType.Descriptor instead.
-func (MailboxType) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{3}
-}
-
-// BackendState is an operator's word about a backend.
-type BackendState int32
-
-const (
-	BackendState_BACKEND_STATE_UNSPECIFIED BackendState = 0
-	// Serves and takes new users.
-	BackendState_BACKEND_STATE_ACTIVE BackendState = 1
-	// Serves, takes no new users.
-	BackendState_BACKEND_STATE_DRAINING BackendState = 2
-	// Its mailboxes route as BACKEND_DOWN; LIST is unchanged.
-	BackendState_BACKEND_STATE_DOWN BackendState = 3
-	// Its facts are kept as history, never routed, and block no Reserve.
-	BackendState_BACKEND_STATE_LOST BackendState = 4
-	// It held nothing when it was retired; its name is not reused.
-	BackendState_BACKEND_STATE_RETIRED BackendState = 5
-)
-
-// Enum value maps for BackendState.
-var (
-	BackendState_name = map[int32]string{
-		0: "BACKEND_STATE_UNSPECIFIED",
-		1: "BACKEND_STATE_ACTIVE",
-		2: "BACKEND_STATE_DRAINING",
-		3: "BACKEND_STATE_DOWN",
-		4: "BACKEND_STATE_LOST",
-		5: "BACKEND_STATE_RETIRED",
-	}
-	BackendState_value = map[string]int32{
-		"BACKEND_STATE_UNSPECIFIED": 0,
-		"BACKEND_STATE_ACTIVE":      1,
-		"BACKEND_STATE_DRAINING":    2,
-		"BACKEND_STATE_DOWN":        3,
-		"BACKEND_STATE_LOST":        4,
-		"BACKEND_STATE_RETIRED":     5,
-	}
-)
-
-func (x BackendState) Enum() *BackendState {
-	p := new(BackendState)
-	*p = x
-	return p
-}
-
-func (x BackendState) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (BackendState) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[4].Descriptor()
-}
-
-func (BackendState) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[4]
-}
-
-func (x BackendState) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use BackendState.Descriptor instead.
-func (BackendState) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{4}
-}
-
-// TlsMode is how TLS is begun on an address.
-type TlsMode int32
-
-const (
-	// Plain text.
-	TlsMode_TLS_MODE_UNSPECIFIED TlsMode = 0
-	// STARTTLS after the greeting.
-	TlsMode_TLS_MODE_START TlsMode = 1
-	// TLS from the first octet.
-	TlsMode_TLS_MODE_IMPLICIT TlsMode = 2
-)
-
-// Enum value maps for TlsMode.
-var (
-	TlsMode_name = map[int32]string{
-		0: "TLS_MODE_UNSPECIFIED",
-		1: "TLS_MODE_START",
-		2: "TLS_MODE_IMPLICIT",
-	}
-	TlsMode_value = map[string]int32{
-		"TLS_MODE_UNSPECIFIED": 0,
-		"TLS_MODE_START":       1,
-		"TLS_MODE_IMPLICIT":    2,
-	}
-)
-
-func (x TlsMode) Enum() *TlsMode {
-	p := new(TlsMode)
-	*p = x
-	return p
-}
-
-func (x TlsMode) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (TlsMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[5].Descriptor()
-}
-
-func (TlsMode) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[5]
-}
-
-func (x TlsMode) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use TlsMode.Descriptor instead.
-func (TlsMode) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{5}
-}
-
-// HoldKind is what a hold covers.
-type HoldKind int32
-
-const (
-	HoldKind_HOLD_KIND_UNSPECIFIED HoldKind = 0
-	// All mailboxes of a user.
-	HoldKind_HOLD_KIND_USER HoldKind = 1
-	// A mailbox and all below it.
-	HoldKind_HOLD_KIND_MAILBOX HoldKind = 2
-	// The mailboxes whose home's primary it is.
-	HoldKind_HOLD_KIND_BACKEND HoldKind = 3
-	// The mailboxes whose home it is.
-	HoldKind_HOLD_KIND_GROUP HoldKind = 4
-)
-
-// Enum value maps for HoldKind.
-var (
-	HoldKind_name = map[int32]string{
-		0: "HOLD_KIND_UNSPECIFIED",
-		1: "HOLD_KIND_USER",
-		2: "HOLD_KIND_MAILBOX",
-		3: "HOLD_KIND_BACKEND",
-		4: "HOLD_KIND_GROUP",
-	}
-	HoldKind_value = map[string]int32{
-		"HOLD_KIND_UNSPECIFIED": 0,
-		"HOLD_KIND_USER":        1,
-		"HOLD_KIND_MAILBOX":     2,
-		"HOLD_KIND_BACKEND":     3,
-		"HOLD_KIND_GROUP":       4,
-	}
-)
-
-func (x HoldKind) Enum() *HoldKind {
-	p := new(HoldKind)
-	*p = x
-	return p
-}
-
-func (x HoldKind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (HoldKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[6].Descriptor()
-}
-
-func (HoldKind) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[6]
-}
-
-func (x HoldKind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use HoldKind.Descriptor instead.
-func (HoldKind) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{6}
-}
-
 // Attribute is a mailbox attribute of LIST (RFC 9051 7.3.1), special use apart.
 type Attribute int32
 
@@ -518,11 +67,11 @@ func (x Attribute) String() string {
 }
 
 func (Attribute) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[7].Descriptor()
+	return file_api_v1_directory_proto_enumTypes[0].Descriptor()
 }
 
 func (Attribute) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[7]
+	return &file_api_v1_directory_proto_enumTypes[0]
 }
 
 func (x Attribute) Number() protoreflect.EnumNumber {
@@ -531,7 +80,7 @@ func (x Attribute) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attribute.Descriptor instead.
 func (Attribute) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{0}
 }
 
 // Effect is what a write did, or found.
@@ -616,11 +165,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_v1_directory_proto_enumTypes[8].Descriptor()
+	return file_api_v1_directory_proto_enumTypes[1].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_api_v1_directory_proto_enumTypes[8]
+	return &file_api_v1_directory_proto_enumTypes[1]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -629,446 +178,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{8}
-}
-
-// Address is where a backend answers a service.
-type Address struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// "imap", "lmtp", "pop3", "sieve" or "smtp".
-	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// A numeric IPv4 or IPv6 address.
-	Ip string `protobuf:"bytes,2,opt,name=ip,proto3" json:"ip,omitempty"`
-	// 1 to 65535.
-	Port          uint32  `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
-	Tls           TlsMode `protobuf:"varint,4,opt,name=tls,proto3,enum=rookery.api.v1.TlsMode" json:"tls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Address) Reset() {
-	*x = Address{}
-	mi := &file_api_v1_directory_proto_msgTypes[0]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Address) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Address) ProtoMessage() {}
-
-func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[0]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Address.ProtoReflect.Descriptor instead.
-func (*Address) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{0}
-}
-
-func (x *Address) GetService() string {
-	if x != nil {
-		return x.Service
-	}
-	return ""
-}
-
-func (x *Address) GetIp() string {
-	if x != nil {
-		return x.Ip
-	}
-	return ""
-}
-
-func (x *Address) GetPort() uint32 {
-	if x != nil {
-		return x.Port
-	}
-	return 0
-}
-
-func (x *Address) GetTls() TlsMode {
-	if x != nil {
-		return x.Tls
-	}
-	return TlsMode_TLS_MODE_UNSPECIFIED
-}
-
-// Server is a backend as a route names it.
-type Server struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Ordered by service; empty if none were set.
-	Addresses     []*Address   `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	State         BackendState `protobuf:"varint,3,opt,name=state,proto3,enum=rookery.api.v1.BackendState" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Server) Reset() {
-	*x = Server{}
-	mi := &file_api_v1_directory_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Server) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Server) ProtoMessage() {}
-
-func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Server.ProtoReflect.Descriptor instead.
-func (*Server) Descriptor() ([]byte, []int) {
 	return file_api_v1_directory_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Server) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *Server) GetAddresses() []*Address {
-	if x != nil {
-		return x.Addresses
-	}
-	return nil
-}
-
-func (x *Server) GetState() BackendState {
-	if x != nil {
-		return x.State
-	}
-	return BackendState_BACKEND_STATE_UNSPECIFIED
-}
-
-// Fact is one server's copy of one mailbox.
-type Fact struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Server    string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Partition string                 `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	// `identifier TAB rights TAB` ..., as the server stated it.
-	Acl string `protobuf:"bytes,3,opt,name=acl,proto3" json:"acl,omitempty"`
-	// Cyrus uniqueid; RFC 8474 MAILBOXID. Empty if never stated.
-	MailboxId   string      `protobuf:"bytes,4,opt,name=mailbox_id,json=mailboxId,proto3" json:"mailbox_id,omitempty"`
-	UidValidity uint32      `protobuf:"varint,5,opt,name=uid_validity,json=uidValidity,proto3" json:"uid_validity,omitempty"`
-	Type        MailboxType `protobuf:"varint,6,opt,name=type,proto3,enum=rookery.api.v1.MailboxType" json:"type,omitempty"`
-	// Attributes separated by one space, in the order of the annotation: `\Drafts`.
-	SpecialUse string    `protobuf:"bytes,7,opt,name=special_use,json=specialUse,proto3" json:"special_use,omitempty"`
-	State      FactState `protobuf:"varint,8,opt,name=state,proto3,enum=rookery.api.v1.FactState" json:"state,omitempty"`
-	Standing   Standing  `protobuf:"varint,9,opt,name=standing,proto3,enum=rookery.api.v1.Standing" json:"standing,omitempty"`
-	// The revision of the first assertion, and of the last that changed anything.
-	FirstRevision uint64 `protobuf:"varint,10,opt,name=first_revision,json=firstRevision,proto3" json:"first_revision,omitempty"`
-	LastRevision  uint64 `protobuf:"varint,11,opt,name=last_revision,json=lastRevision,proto3" json:"last_revision,omitempty"`
-	// Asserted in the cluster's present incarnation.
-	Confirmed bool `protobuf:"varint,12,opt,name=confirmed,proto3" json:"confirmed,omitempty"`
-	// Since the last change, in milliseconds of directory time.
-	AgeMs uint64 `protobuf:"varint,13,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
-	// The server was admitted; facts of others are kept and count for nothing.
-	Admitted      bool `protobuf:"varint,14,opt,name=admitted,proto3" json:"admitted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Fact) Reset() {
-	*x = Fact{}
-	mi := &file_api_v1_directory_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Fact) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Fact) ProtoMessage() {}
-
-func (x *Fact) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Fact.ProtoReflect.Descriptor instead.
-func (*Fact) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *Fact) GetServer() string {
-	if x != nil {
-		return x.Server
-	}
-	return ""
-}
-
-func (x *Fact) GetPartition() string {
-	if x != nil {
-		return x.Partition
-	}
-	return ""
-}
-
-func (x *Fact) GetAcl() string {
-	if x != nil {
-		return x.Acl
-	}
-	return ""
-}
-
-func (x *Fact) GetMailboxId() string {
-	if x != nil {
-		return x.MailboxId
-	}
-	return ""
-}
-
-func (x *Fact) GetUidValidity() uint32 {
-	if x != nil {
-		return x.UidValidity
-	}
-	return 0
-}
-
-func (x *Fact) GetType() MailboxType {
-	if x != nil {
-		return x.Type
-	}
-	return MailboxType_MAILBOX_TYPE_UNSPECIFIED
-}
-
-func (x *Fact) GetSpecialUse() string {
-	if x != nil {
-		return x.SpecialUse
-	}
-	return ""
-}
-
-func (x *Fact) GetState() FactState {
-	if x != nil {
-		return x.State
-	}
-	return FactState_FACT_STATE_UNSPECIFIED
-}
-
-func (x *Fact) GetStanding() Standing {
-	if x != nil {
-		return x.Standing
-	}
-	return Standing_STANDING_UNSPECIFIED
-}
-
-func (x *Fact) GetFirstRevision() uint64 {
-	if x != nil {
-		return x.FirstRevision
-	}
-	return 0
-}
-
-func (x *Fact) GetLastRevision() uint64 {
-	if x != nil {
-		return x.LastRevision
-	}
-	return 0
-}
-
-func (x *Fact) GetConfirmed() bool {
-	if x != nil {
-		return x.Confirmed
-	}
-	return false
-}
-
-func (x *Fact) GetAgeMs() uint64 {
-	if x != nil {
-		return x.AgeMs
-	}
-	return 0
-}
-
-func (x *Fact) GetAdmitted() bool {
-	if x != nil {
-		return x.Admitted
-	}
-	return false
-}
-
-// Reservation is a claim to a name before its mailbox exists.
-type Reservation struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Server    string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Partition string                 `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Since it was made, in milliseconds of directory time.
-	AgeMs uint64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
-	// Until it lapses if nothing more is heard.
-	RemainingMs   uint64 `protobuf:"varint,4,opt,name=remaining_ms,json=remainingMs,proto3" json:"remaining_ms,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Reservation) Reset() {
-	*x = Reservation{}
-	mi := &file_api_v1_directory_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Reservation) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Reservation) ProtoMessage() {}
-
-func (x *Reservation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
-func (*Reservation) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Reservation) GetServer() string {
-	if x != nil {
-		return x.Server
-	}
-	return ""
-}
-
-func (x *Reservation) GetPartition() string {
-	if x != nil {
-		return x.Partition
-	}
-	return ""
-}
-
-func (x *Reservation) GetAgeMs() uint64 {
-	if x != nil {
-		return x.AgeMs
-	}
-	return 0
-}
-
-func (x *Reservation) GetRemainingMs() uint64 {
-	if x != nil {
-		return x.RemainingMs
-	}
-	return 0
-}
-
-// HoldInfo is the hold that covers a mailbox.
-type HoldInfo struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	Kind  HoldKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=rookery.api.v1.HoldKind" json:"kind,omitempty"`
-	Key   string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	// Milliseconds of directory time that are left.
-	RemainingMs   uint64 `protobuf:"varint,3,opt,name=remaining_ms,json=remainingMs,proto3" json:"remaining_ms,omitempty"`
-	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
-	By            string `protobuf:"bytes,5,opt,name=by,proto3" json:"by,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *HoldInfo) Reset() {
-	*x = HoldInfo{}
-	mi := &file_api_v1_directory_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *HoldInfo) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*HoldInfo) ProtoMessage() {}
-
-func (x *HoldInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use HoldInfo.ProtoReflect.Descriptor instead.
-func (*HoldInfo) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *HoldInfo) GetKind() HoldKind {
-	if x != nil {
-		return x.Kind
-	}
-	return HoldKind_HOLD_KIND_UNSPECIFIED
-}
-
-func (x *HoldInfo) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *HoldInfo) GetRemainingMs() uint64 {
-	if x != nil {
-		return x.RemainingMs
-	}
-	return 0
-}
-
-func (x *HoldInfo) GetWhy() string {
-	if x != nil {
-		return x.Why
-	}
-	return ""
-}
-
-func (x *HoldInfo) GetBy() string {
-	if x != nil {
-		return x.By
-	}
-	return ""
 }
 
 // Route is where a mailbox is.
@@ -1119,7 +229,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_api_v1_directory_proto_msgTypes[5]
+	mi := &file_api_v1_directory_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +241,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[5]
+	mi := &file_api_v1_directory_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +254,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{5}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *Route) GetOutcome() Outcome {
@@ -1278,7 +388,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[6]
+	mi := &file_api_v1_directory_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +400,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[6]
+	mi := &file_api_v1_directory_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +413,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{6}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *LookupRequest) GetConsistency() *Consistency {
@@ -1337,7 +447,7 @@ type LookupResponse struct {
 
 func (x *LookupResponse) Reset() {
 	*x = LookupResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[7]
+	mi := &file_api_v1_directory_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +459,7 @@ func (x *LookupResponse) String() string {
 func (*LookupResponse) ProtoMessage() {}
 
 func (x *LookupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[7]
+	mi := &file_api_v1_directory_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +472,7 @@ func (x *LookupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupResponse.ProtoReflect.Descriptor instead.
 func (*LookupResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{7}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LookupResponse) GetHeader() *ResponseHeader {
@@ -1390,7 +500,7 @@ type LookupManyRequest struct {
 
 func (x *LookupManyRequest) Reset() {
 	*x = LookupManyRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[8]
+	mi := &file_api_v1_directory_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +512,7 @@ func (x *LookupManyRequest) String() string {
 func (*LookupManyRequest) ProtoMessage() {}
 
 func (x *LookupManyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[8]
+	mi := &file_api_v1_directory_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +525,7 @@ func (x *LookupManyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupManyRequest.ProtoReflect.Descriptor instead.
 func (*LookupManyRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{8}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LookupManyRequest) GetConsistency() *Consistency {
@@ -1452,7 +562,7 @@ type LookupManyResponse struct {
 
 func (x *LookupManyResponse) Reset() {
 	*x = LookupManyResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[9]
+	mi := &file_api_v1_directory_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +574,7 @@ func (x *LookupManyResponse) String() string {
 func (*LookupManyResponse) ProtoMessage() {}
 
 func (x *LookupManyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[9]
+	mi := &file_api_v1_directory_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +587,7 @@ func (x *LookupManyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupManyResponse.ProtoReflect.Descriptor instead.
 func (*LookupManyResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{9}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LookupManyResponse) GetHeader() *ResponseHeader {
@@ -1512,7 +622,7 @@ type LookupUserRequest struct {
 
 func (x *LookupUserRequest) Reset() {
 	*x = LookupUserRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[10]
+	mi := &file_api_v1_directory_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +634,7 @@ func (x *LookupUserRequest) String() string {
 func (*LookupUserRequest) ProtoMessage() {}
 
 func (x *LookupUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[10]
+	mi := &file_api_v1_directory_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +647,7 @@ func (x *LookupUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupUserRequest.ProtoReflect.Descriptor instead.
 func (*LookupUserRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{10}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LookupUserRequest) GetConsistency() *Consistency {
@@ -1571,7 +681,7 @@ type LookupUserResponse struct {
 
 func (x *LookupUserResponse) Reset() {
 	*x = LookupUserResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[11]
+	mi := &file_api_v1_directory_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +693,7 @@ func (x *LookupUserResponse) String() string {
 func (*LookupUserResponse) ProtoMessage() {}
 
 func (x *LookupUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[11]
+	mi := &file_api_v1_directory_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +706,7 @@ func (x *LookupUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupUserResponse.ProtoReflect.Descriptor instead.
 func (*LookupUserResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{11}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LookupUserResponse) GetHeader() *ResponseHeader {
@@ -1650,7 +760,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[12]
+	mi := &file_api_v1_directory_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +772,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[12]
+	mi := &file_api_v1_directory_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +785,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{12}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRequest) GetConsistency() *Consistency {
@@ -1787,7 +897,7 @@ type ListSelection struct {
 
 func (x *ListSelection) Reset() {
 	*x = ListSelection{}
-	mi := &file_api_v1_directory_proto_msgTypes[13]
+	mi := &file_api_v1_directory_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +909,7 @@ func (x *ListSelection) String() string {
 func (*ListSelection) ProtoMessage() {}
 
 func (x *ListSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[13]
+	mi := &file_api_v1_directory_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +922,7 @@ func (x *ListSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSelection.ProtoReflect.Descriptor instead.
 func (*ListSelection) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{13}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSelection) GetSubscribed() bool {
@@ -1862,7 +972,7 @@ type ListReturn struct {
 
 func (x *ListReturn) Reset() {
 	*x = ListReturn{}
-	mi := &file_api_v1_directory_proto_msgTypes[14]
+	mi := &file_api_v1_directory_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +984,7 @@ func (x *ListReturn) String() string {
 func (*ListReturn) ProtoMessage() {}
 
 func (x *ListReturn) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[14]
+	mi := &file_api_v1_directory_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +997,7 @@ func (x *ListReturn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListReturn.ProtoReflect.Descriptor instead.
 func (*ListReturn) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{14}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListReturn) GetSubscribed() bool {
@@ -1962,7 +1072,7 @@ type ListRow struct {
 
 func (x *ListRow) Reset() {
 	*x = ListRow{}
-	mi := &file_api_v1_directory_proto_msgTypes[15]
+	mi := &file_api_v1_directory_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +1084,7 @@ func (x *ListRow) String() string {
 func (*ListRow) ProtoMessage() {}
 
 func (x *ListRow) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[15]
+	mi := &file_api_v1_directory_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +1097,7 @@ func (x *ListRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRow.ProtoReflect.Descriptor instead.
 func (*ListRow) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{15}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRow) GetClientName() string {
@@ -2069,7 +1179,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[16]
+	mi := &file_api_v1_directory_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +1191,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[16]
+	mi := &file_api_v1_directory_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +1204,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{16}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListResponse) GetHeader() *ResponseHeader {
@@ -2134,7 +1244,7 @@ type ListSummary struct {
 
 func (x *ListSummary) Reset() {
 	*x = ListSummary{}
-	mi := &file_api_v1_directory_proto_msgTypes[17]
+	mi := &file_api_v1_directory_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +1256,7 @@ func (x *ListSummary) String() string {
 func (*ListSummary) ProtoMessage() {}
 
 func (x *ListSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[17]
+	mi := &file_api_v1_directory_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +1269,7 @@ func (x *ListSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSummary.ProtoReflect.Descriptor instead.
 func (*ListSummary) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{17}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListSummary) GetRows() uint64 {
@@ -2209,7 +1319,7 @@ type RightsRequest struct {
 
 func (x *RightsRequest) Reset() {
 	*x = RightsRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[18]
+	mi := &file_api_v1_directory_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +1331,7 @@ func (x *RightsRequest) String() string {
 func (*RightsRequest) ProtoMessage() {}
 
 func (x *RightsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[18]
+	mi := &file_api_v1_directory_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +1344,7 @@ func (x *RightsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RightsRequest.ProtoReflect.Descriptor instead.
 func (*RightsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{18}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RightsRequest) GetConsistency() *Consistency {
@@ -2335,7 +1445,7 @@ type RightsResponse struct {
 
 func (x *RightsResponse) Reset() {
 	*x = RightsResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[19]
+	mi := &file_api_v1_directory_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +1457,7 @@ func (x *RightsResponse) String() string {
 func (*RightsResponse) ProtoMessage() {}
 
 func (x *RightsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[19]
+	mi := &file_api_v1_directory_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +1470,7 @@ func (x *RightsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RightsResponse.ProtoReflect.Descriptor instead.
 func (*RightsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{19}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RightsResponse) GetHeader() *ResponseHeader {
@@ -2416,7 +1526,7 @@ type FindRequest struct {
 
 func (x *FindRequest) Reset() {
 	*x = FindRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[20]
+	mi := &file_api_v1_directory_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +1538,7 @@ func (x *FindRequest) String() string {
 func (*FindRequest) ProtoMessage() {}
 
 func (x *FindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[20]
+	mi := &file_api_v1_directory_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +1551,7 @@ func (x *FindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindRequest.ProtoReflect.Descriptor instead.
 func (*FindRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{20}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FindRequest) GetConsistency() *Consistency {
@@ -2492,7 +1602,7 @@ type FindResponse struct {
 
 func (x *FindResponse) Reset() {
 	*x = FindResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[21]
+	mi := &file_api_v1_directory_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +1614,7 @@ func (x *FindResponse) String() string {
 func (*FindResponse) ProtoMessage() {}
 
 func (x *FindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[21]
+	mi := &file_api_v1_directory_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +1627,7 @@ func (x *FindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindResponse.ProtoReflect.Descriptor instead.
 func (*FindResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{21}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FindResponse) GetHeader() *ResponseHeader {
@@ -2557,7 +1667,7 @@ type WriteResult struct {
 
 func (x *WriteResult) Reset() {
 	*x = WriteResult{}
-	mi := &file_api_v1_directory_proto_msgTypes[22]
+	mi := &file_api_v1_directory_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +1679,7 @@ func (x *WriteResult) String() string {
 func (*WriteResult) ProtoMessage() {}
 
 func (x *WriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[22]
+	mi := &file_api_v1_directory_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +1692,7 @@ func (x *WriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResult.ProtoReflect.Descriptor instead.
 func (*WriteResult) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{22}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WriteResult) GetEffect() Effect {
@@ -2640,7 +1750,7 @@ type Assert struct {
 
 func (x *Assert) Reset() {
 	*x = Assert{}
-	mi := &file_api_v1_directory_proto_msgTypes[23]
+	mi := &file_api_v1_directory_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +1762,7 @@ func (x *Assert) String() string {
 func (*Assert) ProtoMessage() {}
 
 func (x *Assert) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[23]
+	mi := &file_api_v1_directory_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +1775,7 @@ func (x *Assert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assert.ProtoReflect.Descriptor instead.
 func (*Assert) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{23}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Assert) GetMailbox() string {
@@ -2763,7 +1873,7 @@ type Retract struct {
 
 func (x *Retract) Reset() {
 	*x = Retract{}
-	mi := &file_api_v1_directory_proto_msgTypes[24]
+	mi := &file_api_v1_directory_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +1885,7 @@ func (x *Retract) String() string {
 func (*Retract) ProtoMessage() {}
 
 func (x *Retract) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[24]
+	mi := &file_api_v1_directory_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +1898,7 @@ func (x *Retract) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retract.ProtoReflect.Descriptor instead.
 func (*Retract) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{24}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Retract) GetMailbox() string {
@@ -2840,7 +1950,7 @@ type Reserve struct {
 
 func (x *Reserve) Reset() {
 	*x = Reserve{}
-	mi := &file_api_v1_directory_proto_msgTypes[25]
+	mi := &file_api_v1_directory_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +1962,7 @@ func (x *Reserve) String() string {
 func (*Reserve) ProtoMessage() {}
 
 func (x *Reserve) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[25]
+	mi := &file_api_v1_directory_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +1975,7 @@ func (x *Reserve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reserve.ProtoReflect.Descriptor instead.
 func (*Reserve) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{25}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Reserve) GetMailbox() string {
@@ -2907,7 +2017,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_api_v1_directory_proto_msgTypes[26]
+	mi := &file_api_v1_directory_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +2029,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[26]
+	mi := &file_api_v1_directory_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +2042,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{26}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Release) GetMailbox() string {
@@ -2960,7 +2070,7 @@ type Deactivate struct {
 
 func (x *Deactivate) Reset() {
 	*x = Deactivate{}
-	mi := &file_api_v1_directory_proto_msgTypes[27]
+	mi := &file_api_v1_directory_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +2082,7 @@ func (x *Deactivate) String() string {
 func (*Deactivate) ProtoMessage() {}
 
 func (x *Deactivate) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[27]
+	mi := &file_api_v1_directory_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +2095,7 @@ func (x *Deactivate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deactivate.ProtoReflect.Descriptor instead.
 func (*Deactivate) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{27}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Deactivate) GetMailbox() string {
@@ -3016,7 +2126,7 @@ type Rename struct {
 
 func (x *Rename) Reset() {
 	*x = Rename{}
-	mi := &file_api_v1_directory_proto_msgTypes[28]
+	mi := &file_api_v1_directory_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +2138,7 @@ func (x *Rename) String() string {
 func (*Rename) ProtoMessage() {}
 
 func (x *Rename) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[28]
+	mi := &file_api_v1_directory_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +2151,7 @@ func (x *Rename) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rename.ProtoReflect.Descriptor instead.
 func (*Rename) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{28}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Rename) GetFrom() string {
@@ -3083,7 +2193,7 @@ type Subscribe struct {
 
 func (x *Subscribe) Reset() {
 	*x = Subscribe{}
-	mi := &file_api_v1_directory_proto_msgTypes[29]
+	mi := &file_api_v1_directory_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +2205,7 @@ func (x *Subscribe) String() string {
 func (*Subscribe) ProtoMessage() {}
 
 func (x *Subscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[29]
+	mi := &file_api_v1_directory_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +2218,7 @@ func (x *Subscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subscribe.ProtoReflect.Descriptor instead.
 func (*Subscribe) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{29}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Subscribe) GetUser() string {
@@ -3135,7 +2245,7 @@ type Unsubscribe struct {
 
 func (x *Unsubscribe) Reset() {
 	*x = Unsubscribe{}
-	mi := &file_api_v1_directory_proto_msgTypes[30]
+	mi := &file_api_v1_directory_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +2257,7 @@ func (x *Unsubscribe) String() string {
 func (*Unsubscribe) ProtoMessage() {}
 
 func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[30]
+	mi := &file_api_v1_directory_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +2270,7 @@ func (x *Unsubscribe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unsubscribe.ProtoReflect.Descriptor instead.
 func (*Unsubscribe) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{30}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Unsubscribe) GetUser() string {
@@ -3187,7 +2297,7 @@ type AssertRequest struct {
 
 func (x *AssertRequest) Reset() {
 	*x = AssertRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[31]
+	mi := &file_api_v1_directory_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +2309,7 @@ func (x *AssertRequest) String() string {
 func (*AssertRequest) ProtoMessage() {}
 
 func (x *AssertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[31]
+	mi := &file_api_v1_directory_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +2322,7 @@ func (x *AssertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssertRequest.ProtoReflect.Descriptor instead.
 func (*AssertRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{31}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AssertRequest) GetRequestId() *RequestId {
@@ -3239,7 +2349,7 @@ type AssertResponse struct {
 
 func (x *AssertResponse) Reset() {
 	*x = AssertResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[32]
+	mi := &file_api_v1_directory_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +2361,7 @@ func (x *AssertResponse) String() string {
 func (*AssertResponse) ProtoMessage() {}
 
 func (x *AssertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[32]
+	mi := &file_api_v1_directory_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +2374,7 @@ func (x *AssertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssertResponse.ProtoReflect.Descriptor instead.
 func (*AssertResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{32}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AssertResponse) GetHeader() *ResponseHeader {
@@ -3291,7 +2401,7 @@ type RetractRequest struct {
 
 func (x *RetractRequest) Reset() {
 	*x = RetractRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[33]
+	mi := &file_api_v1_directory_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +2413,7 @@ func (x *RetractRequest) String() string {
 func (*RetractRequest) ProtoMessage() {}
 
 func (x *RetractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[33]
+	mi := &file_api_v1_directory_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +2426,7 @@ func (x *RetractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractRequest.ProtoReflect.Descriptor instead.
 func (*RetractRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{33}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RetractRequest) GetRequestId() *RequestId {
@@ -3343,7 +2453,7 @@ type RetractResponse struct {
 
 func (x *RetractResponse) Reset() {
 	*x = RetractResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[34]
+	mi := &file_api_v1_directory_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3355,7 +2465,7 @@ func (x *RetractResponse) String() string {
 func (*RetractResponse) ProtoMessage() {}
 
 func (x *RetractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[34]
+	mi := &file_api_v1_directory_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3368,7 +2478,7 @@ func (x *RetractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetractResponse.ProtoReflect.Descriptor instead.
 func (*RetractResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{34}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RetractResponse) GetHeader() *ResponseHeader {
@@ -3395,7 +2505,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[35]
+	mi := &file_api_v1_directory_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +2517,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[35]
+	mi := &file_api_v1_directory_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +2530,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{35}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReserveRequest) GetRequestId() *RequestId {
@@ -3447,7 +2557,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[36]
+	mi := &file_api_v1_directory_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +2569,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[36]
+	mi := &file_api_v1_directory_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +2582,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{36}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReserveResponse) GetHeader() *ResponseHeader {
@@ -3499,7 +2609,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[37]
+	mi := &file_api_v1_directory_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3511,7 +2621,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[37]
+	mi := &file_api_v1_directory_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3524,7 +2634,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{37}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReleaseRequest) GetRequestId() *RequestId {
@@ -3551,7 +2661,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[38]
+	mi := &file_api_v1_directory_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3563,7 +2673,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[38]
+	mi := &file_api_v1_directory_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3576,7 +2686,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{38}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseResponse) GetHeader() *ResponseHeader {
@@ -3603,7 +2713,7 @@ type DeactivateRequest struct {
 
 func (x *DeactivateRequest) Reset() {
 	*x = DeactivateRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[39]
+	mi := &file_api_v1_directory_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3615,7 +2725,7 @@ func (x *DeactivateRequest) String() string {
 func (*DeactivateRequest) ProtoMessage() {}
 
 func (x *DeactivateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[39]
+	mi := &file_api_v1_directory_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3628,7 +2738,7 @@ func (x *DeactivateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeactivateRequest.ProtoReflect.Descriptor instead.
 func (*DeactivateRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{39}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeactivateRequest) GetRequestId() *RequestId {
@@ -3655,7 +2765,7 @@ type DeactivateResponse struct {
 
 func (x *DeactivateResponse) Reset() {
 	*x = DeactivateResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[40]
+	mi := &file_api_v1_directory_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3667,7 +2777,7 @@ func (x *DeactivateResponse) String() string {
 func (*DeactivateResponse) ProtoMessage() {}
 
 func (x *DeactivateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[40]
+	mi := &file_api_v1_directory_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3680,7 +2790,7 @@ func (x *DeactivateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeactivateResponse.ProtoReflect.Descriptor instead.
 func (*DeactivateResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{40}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeactivateResponse) GetHeader() *ResponseHeader {
@@ -3707,7 +2817,7 @@ type RenameRequest struct {
 
 func (x *RenameRequest) Reset() {
 	*x = RenameRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[41]
+	mi := &file_api_v1_directory_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3719,7 +2829,7 @@ func (x *RenameRequest) String() string {
 func (*RenameRequest) ProtoMessage() {}
 
 func (x *RenameRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[41]
+	mi := &file_api_v1_directory_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3732,7 +2842,7 @@ func (x *RenameRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameRequest.ProtoReflect.Descriptor instead.
 func (*RenameRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{41}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RenameRequest) GetRequestId() *RequestId {
@@ -3759,7 +2869,7 @@ type RenameResponse struct {
 
 func (x *RenameResponse) Reset() {
 	*x = RenameResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[42]
+	mi := &file_api_v1_directory_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3771,7 +2881,7 @@ func (x *RenameResponse) String() string {
 func (*RenameResponse) ProtoMessage() {}
 
 func (x *RenameResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[42]
+	mi := &file_api_v1_directory_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3784,7 +2894,7 @@ func (x *RenameResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameResponse.ProtoReflect.Descriptor instead.
 func (*RenameResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{42}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RenameResponse) GetHeader() *ResponseHeader {
@@ -3811,7 +2921,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[43]
+	mi := &file_api_v1_directory_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +2933,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[43]
+	mi := &file_api_v1_directory_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +2946,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{43}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SubscribeRequest) GetRequestId() *RequestId {
@@ -3863,7 +2973,7 @@ type SubscribeResponse struct {
 
 func (x *SubscribeResponse) Reset() {
 	*x = SubscribeResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[44]
+	mi := &file_api_v1_directory_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3875,7 +2985,7 @@ func (x *SubscribeResponse) String() string {
 func (*SubscribeResponse) ProtoMessage() {}
 
 func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[44]
+	mi := &file_api_v1_directory_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3888,7 +2998,7 @@ func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
 func (*SubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SubscribeResponse) GetHeader() *ResponseHeader {
@@ -3915,7 +3025,7 @@ type UnsubscribeRequest struct {
 
 func (x *UnsubscribeRequest) Reset() {
 	*x = UnsubscribeRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[45]
+	mi := &file_api_v1_directory_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3927,7 +3037,7 @@ func (x *UnsubscribeRequest) String() string {
 func (*UnsubscribeRequest) ProtoMessage() {}
 
 func (x *UnsubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[45]
+	mi := &file_api_v1_directory_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3940,7 +3050,7 @@ func (x *UnsubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeRequest.ProtoReflect.Descriptor instead.
 func (*UnsubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UnsubscribeRequest) GetRequestId() *RequestId {
@@ -3967,7 +3077,7 @@ type UnsubscribeResponse struct {
 
 func (x *UnsubscribeResponse) Reset() {
 	*x = UnsubscribeResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[46]
+	mi := &file_api_v1_directory_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3979,7 +3089,7 @@ func (x *UnsubscribeResponse) String() string {
 func (*UnsubscribeResponse) ProtoMessage() {}
 
 func (x *UnsubscribeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[46]
+	mi := &file_api_v1_directory_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3992,7 +3102,7 @@ func (x *UnsubscribeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsubscribeResponse.ProtoReflect.Descriptor instead.
 func (*UnsubscribeResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UnsubscribeResponse) GetHeader() *ResponseHeader {
@@ -4022,7 +3132,7 @@ type ListSubscriptionsRequest struct {
 
 func (x *ListSubscriptionsRequest) Reset() {
 	*x = ListSubscriptionsRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[47]
+	mi := &file_api_v1_directory_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +3144,7 @@ func (x *ListSubscriptionsRequest) String() string {
 func (*ListSubscriptionsRequest) ProtoMessage() {}
 
 func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[47]
+	mi := &file_api_v1_directory_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +3157,7 @@ func (x *ListSubscriptionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListSubscriptionsRequest) GetConsistency() *Consistency {
@@ -4090,7 +3200,7 @@ type ListSubscriptionsResponse struct {
 
 func (x *ListSubscriptionsResponse) Reset() {
 	*x = ListSubscriptionsResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[48]
+	mi := &file_api_v1_directory_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4102,7 +3212,7 @@ func (x *ListSubscriptionsResponse) String() string {
 func (*ListSubscriptionsResponse) ProtoMessage() {}
 
 func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[48]
+	mi := &file_api_v1_directory_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4115,7 +3225,7 @@ func (x *ListSubscriptionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSubscriptionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSubscriptionsResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{48}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListSubscriptionsResponse) GetHeader() *ResponseHeader {
@@ -4149,7 +3259,7 @@ type BatchRequest struct {
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[49]
+	mi := &file_api_v1_directory_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +3271,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[49]
+	mi := &file_api_v1_directory_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +3284,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{49}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BatchRequest) GetRequestId() *RequestId {
@@ -4210,7 +3320,7 @@ type BatchItem struct {
 
 func (x *BatchItem) Reset() {
 	*x = BatchItem{}
-	mi := &file_api_v1_directory_proto_msgTypes[50]
+	mi := &file_api_v1_directory_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4222,7 +3332,7 @@ func (x *BatchItem) String() string {
 func (*BatchItem) ProtoMessage() {}
 
 func (x *BatchItem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[50]
+	mi := &file_api_v1_directory_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4235,7 +3345,7 @@ func (x *BatchItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchItem.ProtoReflect.Descriptor instead.
 func (*BatchItem) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{50}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *BatchItem) GetOp() isBatchItem_Op {
@@ -4380,7 +3490,7 @@ type BatchResponse struct {
 
 func (x *BatchResponse) Reset() {
 	*x = BatchResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[51]
+	mi := &file_api_v1_directory_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4392,7 +3502,7 @@ func (x *BatchResponse) String() string {
 func (*BatchResponse) ProtoMessage() {}
 
 func (x *BatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[51]
+	mi := &file_api_v1_directory_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4405,7 +3515,7 @@ func (x *BatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
 func (*BatchResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{51}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *BatchResponse) GetHeader() *ResponseHeader {
@@ -4437,7 +3547,7 @@ type BatchResult struct {
 
 func (x *BatchResult) Reset() {
 	*x = BatchResult{}
-	mi := &file_api_v1_directory_proto_msgTypes[52]
+	mi := &file_api_v1_directory_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4449,7 +3559,7 @@ func (x *BatchResult) String() string {
 func (*BatchResult) ProtoMessage() {}
 
 func (x *BatchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[52]
+	mi := &file_api_v1_directory_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4462,7 +3572,7 @@ func (x *BatchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
 func (*BatchResult) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{52}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BatchResult) GetOutcome() isBatchResult_Outcome {
@@ -4510,45 +3620,7 @@ var File_api_v1_directory_proto protoreflect.FileDescriptor
 
 const file_api_v1_directory_proto_rawDesc = "" +
 	"\n" +
-	"\x16api/v1/directory.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\"r\n" +
-	"\aAddress\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\x12\x0e\n" +
-	"\x02ip\x18\x02 \x01(\tR\x02ip\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\x12)\n" +
-	"\x03tls\x18\x04 \x01(\x0e2\x17.rookery.api.v1.TlsModeR\x03tls\"\x87\x01\n" +
-	"\x06Server\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\taddresses\x18\x02 \x03(\v2\x17.rookery.api.v1.AddressR\taddresses\x122\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x1c.rookery.api.v1.BackendStateR\x05state\"\xe6\x03\n" +
-	"\x04Fact\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x10\n" +
-	"\x03acl\x18\x03 \x01(\tR\x03acl\x12\x1d\n" +
-	"\n" +
-	"mailbox_id\x18\x04 \x01(\tR\tmailboxId\x12!\n" +
-	"\fuid_validity\x18\x05 \x01(\rR\vuidValidity\x12/\n" +
-	"\x04type\x18\x06 \x01(\x0e2\x1b.rookery.api.v1.MailboxTypeR\x04type\x12\x1f\n" +
-	"\vspecial_use\x18\a \x01(\tR\n" +
-	"specialUse\x12/\n" +
-	"\x05state\x18\b \x01(\x0e2\x19.rookery.api.v1.FactStateR\x05state\x124\n" +
-	"\bstanding\x18\t \x01(\x0e2\x18.rookery.api.v1.StandingR\bstanding\x12%\n" +
-	"\x0efirst_revision\x18\n" +
-	" \x01(\x04R\rfirstRevision\x12#\n" +
-	"\rlast_revision\x18\v \x01(\x04R\flastRevision\x12\x1c\n" +
-	"\tconfirmed\x18\f \x01(\bR\tconfirmed\x12\x15\n" +
-	"\x06age_ms\x18\r \x01(\x04R\x05ageMs\x12\x1a\n" +
-	"\badmitted\x18\x0e \x01(\bR\badmitted\"}\n" +
-	"\vReservation\x12\x16\n" +
-	"\x06server\x18\x01 \x01(\tR\x06server\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\tR\tpartition\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\x12!\n" +
-	"\fremaining_ms\x18\x04 \x01(\x04R\vremainingMs\"\x8f\x01\n" +
-	"\bHoldInfo\x12,\n" +
-	"\x04kind\x18\x01 \x01(\x0e2\x18.rookery.api.v1.HoldKindR\x04kind\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\x12!\n" +
-	"\fremaining_ms\x18\x03 \x01(\x04R\vremainingMs\x12\x10\n" +
-	"\x03why\x18\x04 \x01(\tR\x03why\x12\x0e\n" +
-	"\x02by\x18\x05 \x01(\tR\x02by\"\xd4\x04\n" +
+	"\x16api/v1/directory.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x12api/v1/model.proto\x1a\x12api/v1/watch.proto\"\xd4\x04\n" +
 	"\x05Route\x121\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x17.rookery.api.v1.OutcomeR\aoutcome\x12.\n" +
 	"\x06server\x18\x02 \x01(\v2\x16.rookery.api.v1.ServerR\x06server\x12\x18\n" +
@@ -4824,58 +3896,7 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\vBatchResult\x125\n" +
 	"\x06result\x18\x01 \x01(\v2\x1b.rookery.api.v1.WriteResultH\x00R\x06result\x12-\n" +
 	"\x05error\x18\x02 \x01(\v2\x15.rookery.api.v1.ErrorH\x00R\x05errorB\t\n" +
-	"\aoutcome*\xf6\x01\n" +
-	"\aOutcome\x12\x17\n" +
-	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
-	"\x0fOUTCOME_SERVING\x10\x01\x12\x12\n" +
-	"\x0eOUTCOME_MOVING\x10\x02\x12\x10\n" +
-	"\fOUTCOME_HELD\x10\x03\x12\x1a\n" +
-	"\x16OUTCOME_NOT_AT_PRIMARY\x10\x04\x12\x18\n" +
-	"\x14OUTCOME_BACKEND_DOWN\x10\x05\x12\x19\n" +
-	"\x15OUTCOME_ORPHANED_FORK\x10\x06\x12\x17\n" +
-	"\x13OUTCOME_UNCONFIRMED\x10\a\x12\x16\n" +
-	"\x12OUTCOME_INCOMPLETE\x10\b\x12\x15\n" +
-	"\x11OUTCOME_NOT_FOUND\x10\t*\xb2\x01\n" +
-	"\tFactState\x12\x1a\n" +
-	"\x16FACT_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11FACT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
-	"\x16FACT_STATE_DEACTIVATED\x10\x02\x12\x1a\n" +
-	"\x16FACT_STATE_WITHDRAWING\x10\x03\x12\x1e\n" +
-	"\x1aFACT_STATE_HELD_WITHDRAWAL\x10\x04\x12\x1a\n" +
-	"\x16FACT_STATE_HELD_RETURN\x10\x05*\x82\x01\n" +
-	"\bStanding\x12\x18\n" +
-	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11STANDING_IN_FORCE\x10\x01\x12\x18\n" +
-	"\x14STANDING_LEFT_BEHIND\x10\x02\x12\x17\n" +
-	"\x13STANDING_STALE_COPY\x10\x03\x12\x12\n" +
-	"\x0eSTANDING_STRAY\x10\x04*\xfc\x01\n" +
-	"\vMailboxType\x12\x1c\n" +
-	"\x18MAILBOX_TYPE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12MAILBOX_TYPE_EMAIL\x10\x01\x12\x15\n" +
-	"\x11MAILBOX_TYPE_NEWS\x10\x02\x12\x1b\n" +
-	"\x17MAILBOX_TYPE_COLLECTION\x10\x03\x12\x19\n" +
-	"\x15MAILBOX_TYPE_CALENDAR\x10\x04\x12\x1c\n" +
-	"\x18MAILBOX_TYPE_ADDRESSBOOK\x10\x05\x12\x1b\n" +
-	"\x17MAILBOX_TYPE_SUBMISSION\x10\x06\x12\x15\n" +
-	"\x11MAILBOX_TYPE_PUSH\x10\a\x12\x16\n" +
-	"\x12MAILBOX_TYPE_SIEVE\x10\b*\xae\x01\n" +
-	"\fBackendState\x12\x1d\n" +
-	"\x19BACKEND_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
-	"\x14BACKEND_STATE_ACTIVE\x10\x01\x12\x1a\n" +
-	"\x16BACKEND_STATE_DRAINING\x10\x02\x12\x16\n" +
-	"\x12BACKEND_STATE_DOWN\x10\x03\x12\x16\n" +
-	"\x12BACKEND_STATE_LOST\x10\x04\x12\x19\n" +
-	"\x15BACKEND_STATE_RETIRED\x10\x05*N\n" +
-	"\aTlsMode\x12\x18\n" +
-	"\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0eTLS_MODE_START\x10\x01\x12\x15\n" +
-	"\x11TLS_MODE_IMPLICIT\x10\x02*|\n" +
-	"\bHoldKind\x12\x19\n" +
-	"\x15HOLD_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0eHOLD_KIND_USER\x10\x01\x12\x15\n" +
-	"\x11HOLD_KIND_MAILBOX\x10\x02\x12\x15\n" +
-	"\x11HOLD_KIND_BACKEND\x10\x03\x12\x13\n" +
-	"\x0fHOLD_KIND_GROUP\x10\x04*\xca\x01\n" +
+	"\aoutcome*\xca\x01\n" +
 	"\tAttribute\x12\x19\n" +
 	"\x15ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ATTRIBUTE_NOSELECT\x10\x01\x12\x1a\n" +
@@ -4900,7 +3921,8 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\x13EFFECT_COPY_ALLOWED\x10\v\x12\x17\n" +
 	"\x13EFFECT_NOT_ADMITTED\x10\f\x12\x14\n" +
 	"\x10EFFECT_OVERTAKEN\x10\r\x12\x14\n" +
-	"\x10EFFECT_NOT_SINCE\x10\x0e2\xfb\t\n" +
+	"\x10EFFECT_NOT_SINCE\x10\x0e2\xc3\n" +
+	"\n" +
 	"\x10DirectoryService\x12G\n" +
 	"\x06Lookup\x12\x1d.rookery.api.v1.LookupRequest\x1a\x1e.rookery.api.v1.LookupResponse\x12S\n" +
 	"\n" +
@@ -4920,7 +3942,8 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\tSubscribe\x12 .rookery.api.v1.SubscribeRequest\x1a!.rookery.api.v1.SubscribeResponse\x12V\n" +
 	"\vUnsubscribe\x12\".rookery.api.v1.UnsubscribeRequest\x1a#.rookery.api.v1.UnsubscribeResponse\x12h\n" +
 	"\x11ListSubscriptions\x12(.rookery.api.v1.ListSubscriptionsRequest\x1a).rookery.api.v1.ListSubscriptionsResponse\x12D\n" +
-	"\x05Batch\x12\x1c.rookery.api.v1.BatchRequest\x1a\x1d.rookery.api.v1.BatchResponseB4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x05Batch\x12\x1c.rookery.api.v1.BatchRequest\x1a\x1d.rookery.api.v1.BatchResponse\x12F\n" +
+	"\x05Watch\x12\x1c.rookery.api.v1.WatchRequest\x1a\x1d.rookery.api.v1.WatchResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_directory_proto_rawDescOnce sync.Once
@@ -4934,203 +3957,194 @@ func file_api_v1_directory_proto_rawDescGZIP() []byte {
 	return file_api_v1_directory_proto_rawDescData
 }
 
-var file_api_v1_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_api_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_api_v1_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_api_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_api_v1_directory_proto_goTypes = []any{
-	(Outcome)(0),                      // 0: rookery.api.v1.Outcome
-	(FactState)(0),                    // 1: rookery.api.v1.FactState
-	(Standing)(0),                     // 2: rookery.api.v1.Standing
-	(MailboxType)(0),                  // 3: rookery.api.v1.MailboxType
-	(BackendState)(0),                 // 4: rookery.api.v1.BackendState
-	(TlsMode)(0),                      // 5: rookery.api.v1.TlsMode
-	(HoldKind)(0),                     // 6: rookery.api.v1.HoldKind
-	(Attribute)(0),                    // 7: rookery.api.v1.Attribute
-	(Effect)(0),                       // 8: rookery.api.v1.Effect
-	(*Address)(nil),                   // 9: rookery.api.v1.Address
-	(*Server)(nil),                    // 10: rookery.api.v1.Server
-	(*Fact)(nil),                      // 11: rookery.api.v1.Fact
-	(*Reservation)(nil),               // 12: rookery.api.v1.Reservation
-	(*HoldInfo)(nil),                  // 13: rookery.api.v1.HoldInfo
-	(*Route)(nil),                     // 14: rookery.api.v1.Route
-	(*LookupRequest)(nil),             // 15: rookery.api.v1.LookupRequest
-	(*LookupResponse)(nil),            // 16: rookery.api.v1.LookupResponse
-	(*LookupManyRequest)(nil),         // 17: rookery.api.v1.LookupManyRequest
-	(*LookupManyResponse)(nil),        // 18: rookery.api.v1.LookupManyResponse
-	(*LookupUserRequest)(nil),         // 19: rookery.api.v1.LookupUserRequest
-	(*LookupUserResponse)(nil),        // 20: rookery.api.v1.LookupUserResponse
-	(*ListRequest)(nil),               // 21: rookery.api.v1.ListRequest
-	(*ListSelection)(nil),             // 22: rookery.api.v1.ListSelection
-	(*ListReturn)(nil),                // 23: rookery.api.v1.ListReturn
-	(*ListRow)(nil),                   // 24: rookery.api.v1.ListRow
-	(*ListResponse)(nil),              // 25: rookery.api.v1.ListResponse
-	(*ListSummary)(nil),               // 26: rookery.api.v1.ListSummary
-	(*RightsRequest)(nil),             // 27: rookery.api.v1.RightsRequest
-	(*RightsResponse)(nil),            // 28: rookery.api.v1.RightsResponse
-	(*FindRequest)(nil),               // 29: rookery.api.v1.FindRequest
-	(*FindResponse)(nil),              // 30: rookery.api.v1.FindResponse
-	(*WriteResult)(nil),               // 31: rookery.api.v1.WriteResult
-	(*Assert)(nil),                    // 32: rookery.api.v1.Assert
-	(*Retract)(nil),                   // 33: rookery.api.v1.Retract
-	(*Reserve)(nil),                   // 34: rookery.api.v1.Reserve
-	(*Release)(nil),                   // 35: rookery.api.v1.Release
-	(*Deactivate)(nil),                // 36: rookery.api.v1.Deactivate
-	(*Rename)(nil),                    // 37: rookery.api.v1.Rename
-	(*Subscribe)(nil),                 // 38: rookery.api.v1.Subscribe
-	(*Unsubscribe)(nil),               // 39: rookery.api.v1.Unsubscribe
-	(*AssertRequest)(nil),             // 40: rookery.api.v1.AssertRequest
-	(*AssertResponse)(nil),            // 41: rookery.api.v1.AssertResponse
-	(*RetractRequest)(nil),            // 42: rookery.api.v1.RetractRequest
-	(*RetractResponse)(nil),           // 43: rookery.api.v1.RetractResponse
-	(*ReserveRequest)(nil),            // 44: rookery.api.v1.ReserveRequest
-	(*ReserveResponse)(nil),           // 45: rookery.api.v1.ReserveResponse
-	(*ReleaseRequest)(nil),            // 46: rookery.api.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 47: rookery.api.v1.ReleaseResponse
-	(*DeactivateRequest)(nil),         // 48: rookery.api.v1.DeactivateRequest
-	(*DeactivateResponse)(nil),        // 49: rookery.api.v1.DeactivateResponse
-	(*RenameRequest)(nil),             // 50: rookery.api.v1.RenameRequest
-	(*RenameResponse)(nil),            // 51: rookery.api.v1.RenameResponse
-	(*SubscribeRequest)(nil),          // 52: rookery.api.v1.SubscribeRequest
-	(*SubscribeResponse)(nil),         // 53: rookery.api.v1.SubscribeResponse
-	(*UnsubscribeRequest)(nil),        // 54: rookery.api.v1.UnsubscribeRequest
-	(*UnsubscribeResponse)(nil),       // 55: rookery.api.v1.UnsubscribeResponse
-	(*ListSubscriptionsRequest)(nil),  // 56: rookery.api.v1.ListSubscriptionsRequest
-	(*ListSubscriptionsResponse)(nil), // 57: rookery.api.v1.ListSubscriptionsResponse
-	(*BatchRequest)(nil),              // 58: rookery.api.v1.BatchRequest
-	(*BatchItem)(nil),                 // 59: rookery.api.v1.BatchItem
-	(*BatchResponse)(nil),             // 60: rookery.api.v1.BatchResponse
-	(*BatchResult)(nil),               // 61: rookery.api.v1.BatchResult
-	(*Consistency)(nil),               // 62: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),            // 63: rookery.api.v1.ResponseHeader
-	(*Error)(nil),                     // 64: rookery.api.v1.Error
-	(*Namespace)(nil),                 // 65: rookery.api.v1.Namespace
-	(*RequestId)(nil),                 // 66: rookery.api.v1.RequestId
+	(Attribute)(0),                    // 0: rookery.api.v1.Attribute
+	(Effect)(0),                       // 1: rookery.api.v1.Effect
+	(*Route)(nil),                     // 2: rookery.api.v1.Route
+	(*LookupRequest)(nil),             // 3: rookery.api.v1.LookupRequest
+	(*LookupResponse)(nil),            // 4: rookery.api.v1.LookupResponse
+	(*LookupManyRequest)(nil),         // 5: rookery.api.v1.LookupManyRequest
+	(*LookupManyResponse)(nil),        // 6: rookery.api.v1.LookupManyResponse
+	(*LookupUserRequest)(nil),         // 7: rookery.api.v1.LookupUserRequest
+	(*LookupUserResponse)(nil),        // 8: rookery.api.v1.LookupUserResponse
+	(*ListRequest)(nil),               // 9: rookery.api.v1.ListRequest
+	(*ListSelection)(nil),             // 10: rookery.api.v1.ListSelection
+	(*ListReturn)(nil),                // 11: rookery.api.v1.ListReturn
+	(*ListRow)(nil),                   // 12: rookery.api.v1.ListRow
+	(*ListResponse)(nil),              // 13: rookery.api.v1.ListResponse
+	(*ListSummary)(nil),               // 14: rookery.api.v1.ListSummary
+	(*RightsRequest)(nil),             // 15: rookery.api.v1.RightsRequest
+	(*RightsResponse)(nil),            // 16: rookery.api.v1.RightsResponse
+	(*FindRequest)(nil),               // 17: rookery.api.v1.FindRequest
+	(*FindResponse)(nil),              // 18: rookery.api.v1.FindResponse
+	(*WriteResult)(nil),               // 19: rookery.api.v1.WriteResult
+	(*Assert)(nil),                    // 20: rookery.api.v1.Assert
+	(*Retract)(nil),                   // 21: rookery.api.v1.Retract
+	(*Reserve)(nil),                   // 22: rookery.api.v1.Reserve
+	(*Release)(nil),                   // 23: rookery.api.v1.Release
+	(*Deactivate)(nil),                // 24: rookery.api.v1.Deactivate
+	(*Rename)(nil),                    // 25: rookery.api.v1.Rename
+	(*Subscribe)(nil),                 // 26: rookery.api.v1.Subscribe
+	(*Unsubscribe)(nil),               // 27: rookery.api.v1.Unsubscribe
+	(*AssertRequest)(nil),             // 28: rookery.api.v1.AssertRequest
+	(*AssertResponse)(nil),            // 29: rookery.api.v1.AssertResponse
+	(*RetractRequest)(nil),            // 30: rookery.api.v1.RetractRequest
+	(*RetractResponse)(nil),           // 31: rookery.api.v1.RetractResponse
+	(*ReserveRequest)(nil),            // 32: rookery.api.v1.ReserveRequest
+	(*ReserveResponse)(nil),           // 33: rookery.api.v1.ReserveResponse
+	(*ReleaseRequest)(nil),            // 34: rookery.api.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 35: rookery.api.v1.ReleaseResponse
+	(*DeactivateRequest)(nil),         // 36: rookery.api.v1.DeactivateRequest
+	(*DeactivateResponse)(nil),        // 37: rookery.api.v1.DeactivateResponse
+	(*RenameRequest)(nil),             // 38: rookery.api.v1.RenameRequest
+	(*RenameResponse)(nil),            // 39: rookery.api.v1.RenameResponse
+	(*SubscribeRequest)(nil),          // 40: rookery.api.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),         // 41: rookery.api.v1.SubscribeResponse
+	(*UnsubscribeRequest)(nil),        // 42: rookery.api.v1.UnsubscribeRequest
+	(*UnsubscribeResponse)(nil),       // 43: rookery.api.v1.UnsubscribeResponse
+	(*ListSubscriptionsRequest)(nil),  // 44: rookery.api.v1.ListSubscriptionsRequest
+	(*ListSubscriptionsResponse)(nil), // 45: rookery.api.v1.ListSubscriptionsResponse
+	(*BatchRequest)(nil),              // 46: rookery.api.v1.BatchRequest
+	(*BatchItem)(nil),                 // 47: rookery.api.v1.BatchItem
+	(*BatchResponse)(nil),             // 48: rookery.api.v1.BatchResponse
+	(*BatchResult)(nil),               // 49: rookery.api.v1.BatchResult
+	(Outcome)(0),                      // 50: rookery.api.v1.Outcome
+	(*Server)(nil),                    // 51: rookery.api.v1.Server
+	(*Reservation)(nil),               // 52: rookery.api.v1.Reservation
+	(*HoldInfo)(nil),                  // 53: rookery.api.v1.HoldInfo
+	(*Fact)(nil),                      // 54: rookery.api.v1.Fact
+	(*Consistency)(nil),               // 55: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),            // 56: rookery.api.v1.ResponseHeader
+	(*Error)(nil),                     // 57: rookery.api.v1.Error
+	(*Namespace)(nil),                 // 58: rookery.api.v1.Namespace
+	(MailboxType)(0),                  // 59: rookery.api.v1.MailboxType
+	(*RequestId)(nil),                 // 60: rookery.api.v1.RequestId
+	(*WatchRequest)(nil),              // 61: rookery.api.v1.WatchRequest
+	(*WatchResponse)(nil),             // 62: rookery.api.v1.WatchResponse
 }
 var file_api_v1_directory_proto_depIdxs = []int32{
-	5,   // 0: rookery.api.v1.Address.tls:type_name -> rookery.api.v1.TlsMode
-	9,   // 1: rookery.api.v1.Server.addresses:type_name -> rookery.api.v1.Address
-	4,   // 2: rookery.api.v1.Server.state:type_name -> rookery.api.v1.BackendState
-	3,   // 3: rookery.api.v1.Fact.type:type_name -> rookery.api.v1.MailboxType
-	1,   // 4: rookery.api.v1.Fact.state:type_name -> rookery.api.v1.FactState
-	2,   // 5: rookery.api.v1.Fact.standing:type_name -> rookery.api.v1.Standing
-	6,   // 6: rookery.api.v1.HoldInfo.kind:type_name -> rookery.api.v1.HoldKind
-	0,   // 7: rookery.api.v1.Route.outcome:type_name -> rookery.api.v1.Outcome
-	10,  // 8: rookery.api.v1.Route.server:type_name -> rookery.api.v1.Server
-	12,  // 9: rookery.api.v1.Route.reservation:type_name -> rookery.api.v1.Reservation
-	13,  // 10: rookery.api.v1.Route.hold:type_name -> rookery.api.v1.HoldInfo
-	11,  // 11: rookery.api.v1.Route.facts:type_name -> rookery.api.v1.Fact
-	62,  // 12: rookery.api.v1.LookupRequest.consistency:type_name -> rookery.api.v1.Consistency
-	63,  // 13: rookery.api.v1.LookupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	14,  // 14: rookery.api.v1.LookupResponse.route:type_name -> rookery.api.v1.Route
-	62,  // 15: rookery.api.v1.LookupManyRequest.consistency:type_name -> rookery.api.v1.Consistency
-	63,  // 16: rookery.api.v1.LookupManyResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	14,  // 17: rookery.api.v1.LookupManyResponse.routes:type_name -> rookery.api.v1.Route
-	64,  // 18: rookery.api.v1.LookupManyResponse.errors:type_name -> rookery.api.v1.Error
-	62,  // 19: rookery.api.v1.LookupUserRequest.consistency:type_name -> rookery.api.v1.Consistency
-	63,  // 20: rookery.api.v1.LookupUserResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	14,  // 21: rookery.api.v1.LookupUserResponse.route:type_name -> rookery.api.v1.Route
-	62,  // 22: rookery.api.v1.ListRequest.consistency:type_name -> rookery.api.v1.Consistency
-	65,  // 23: rookery.api.v1.ListRequest.namespace:type_name -> rookery.api.v1.Namespace
-	22,  // 24: rookery.api.v1.ListRequest.selection:type_name -> rookery.api.v1.ListSelection
-	23,  // 25: rookery.api.v1.ListRequest.return:type_name -> rookery.api.v1.ListReturn
-	7,   // 26: rookery.api.v1.ListRow.attributes:type_name -> rookery.api.v1.Attribute
-	0,   // 27: rookery.api.v1.ListRow.outcome:type_name -> rookery.api.v1.Outcome
-	63,  // 28: rookery.api.v1.ListResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	24,  // 29: rookery.api.v1.ListResponse.rows:type_name -> rookery.api.v1.ListRow
-	26,  // 30: rookery.api.v1.ListResponse.summary:type_name -> rookery.api.v1.ListSummary
-	62,  // 31: rookery.api.v1.RightsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	65,  // 32: rookery.api.v1.RightsRequest.namespace:type_name -> rookery.api.v1.Namespace
-	63,  // 33: rookery.api.v1.RightsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	0,   // 34: rookery.api.v1.RightsResponse.outcome:type_name -> rookery.api.v1.Outcome
-	62,  // 35: rookery.api.v1.FindRequest.consistency:type_name -> rookery.api.v1.Consistency
-	63,  // 36: rookery.api.v1.FindResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	14,  // 37: rookery.api.v1.FindResponse.mailboxes:type_name -> rookery.api.v1.Route
-	8,   // 38: rookery.api.v1.WriteResult.effect:type_name -> rookery.api.v1.Effect
-	3,   // 39: rookery.api.v1.Assert.type:type_name -> rookery.api.v1.MailboxType
-	66,  // 40: rookery.api.v1.AssertRequest.request_id:type_name -> rookery.api.v1.RequestId
-	32,  // 41: rookery.api.v1.AssertRequest.assert:type_name -> rookery.api.v1.Assert
-	63,  // 42: rookery.api.v1.AssertResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 43: rookery.api.v1.AssertResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 44: rookery.api.v1.RetractRequest.request_id:type_name -> rookery.api.v1.RequestId
-	33,  // 45: rookery.api.v1.RetractRequest.retract:type_name -> rookery.api.v1.Retract
-	63,  // 46: rookery.api.v1.RetractResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 47: rookery.api.v1.RetractResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 48: rookery.api.v1.ReserveRequest.request_id:type_name -> rookery.api.v1.RequestId
-	34,  // 49: rookery.api.v1.ReserveRequest.reserve:type_name -> rookery.api.v1.Reserve
-	63,  // 50: rookery.api.v1.ReserveResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 51: rookery.api.v1.ReserveResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 52: rookery.api.v1.ReleaseRequest.request_id:type_name -> rookery.api.v1.RequestId
-	35,  // 53: rookery.api.v1.ReleaseRequest.release:type_name -> rookery.api.v1.Release
-	63,  // 54: rookery.api.v1.ReleaseResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 55: rookery.api.v1.ReleaseResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 56: rookery.api.v1.DeactivateRequest.request_id:type_name -> rookery.api.v1.RequestId
-	36,  // 57: rookery.api.v1.DeactivateRequest.deactivate:type_name -> rookery.api.v1.Deactivate
-	63,  // 58: rookery.api.v1.DeactivateResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 59: rookery.api.v1.DeactivateResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 60: rookery.api.v1.RenameRequest.request_id:type_name -> rookery.api.v1.RequestId
-	37,  // 61: rookery.api.v1.RenameRequest.rename:type_name -> rookery.api.v1.Rename
-	63,  // 62: rookery.api.v1.RenameResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 63: rookery.api.v1.RenameResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 64: rookery.api.v1.SubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
-	38,  // 65: rookery.api.v1.SubscribeRequest.subscribe:type_name -> rookery.api.v1.Subscribe
-	63,  // 66: rookery.api.v1.SubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 67: rookery.api.v1.SubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
-	66,  // 68: rookery.api.v1.UnsubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
-	39,  // 69: rookery.api.v1.UnsubscribeRequest.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
-	63,  // 70: rookery.api.v1.UnsubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	31,  // 71: rookery.api.v1.UnsubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
-	62,  // 72: rookery.api.v1.ListSubscriptionsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	63,  // 73: rookery.api.v1.ListSubscriptionsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	66,  // 74: rookery.api.v1.BatchRequest.request_id:type_name -> rookery.api.v1.RequestId
-	59,  // 75: rookery.api.v1.BatchRequest.items:type_name -> rookery.api.v1.BatchItem
-	32,  // 76: rookery.api.v1.BatchItem.assert:type_name -> rookery.api.v1.Assert
-	33,  // 77: rookery.api.v1.BatchItem.retract:type_name -> rookery.api.v1.Retract
-	34,  // 78: rookery.api.v1.BatchItem.reserve:type_name -> rookery.api.v1.Reserve
-	35,  // 79: rookery.api.v1.BatchItem.release:type_name -> rookery.api.v1.Release
-	36,  // 80: rookery.api.v1.BatchItem.deactivate:type_name -> rookery.api.v1.Deactivate
-	37,  // 81: rookery.api.v1.BatchItem.rename:type_name -> rookery.api.v1.Rename
-	38,  // 82: rookery.api.v1.BatchItem.subscribe:type_name -> rookery.api.v1.Subscribe
-	39,  // 83: rookery.api.v1.BatchItem.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
-	63,  // 84: rookery.api.v1.BatchResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	61,  // 85: rookery.api.v1.BatchResponse.results:type_name -> rookery.api.v1.BatchResult
-	31,  // 86: rookery.api.v1.BatchResult.result:type_name -> rookery.api.v1.WriteResult
-	64,  // 87: rookery.api.v1.BatchResult.error:type_name -> rookery.api.v1.Error
-	15,  // 88: rookery.api.v1.DirectoryService.Lookup:input_type -> rookery.api.v1.LookupRequest
-	17,  // 89: rookery.api.v1.DirectoryService.LookupMany:input_type -> rookery.api.v1.LookupManyRequest
-	19,  // 90: rookery.api.v1.DirectoryService.LookupUser:input_type -> rookery.api.v1.LookupUserRequest
-	21,  // 91: rookery.api.v1.DirectoryService.List:input_type -> rookery.api.v1.ListRequest
-	27,  // 92: rookery.api.v1.DirectoryService.Rights:input_type -> rookery.api.v1.RightsRequest
-	29,  // 93: rookery.api.v1.DirectoryService.Find:input_type -> rookery.api.v1.FindRequest
-	40,  // 94: rookery.api.v1.DirectoryService.Assert:input_type -> rookery.api.v1.AssertRequest
-	42,  // 95: rookery.api.v1.DirectoryService.Retract:input_type -> rookery.api.v1.RetractRequest
-	44,  // 96: rookery.api.v1.DirectoryService.Reserve:input_type -> rookery.api.v1.ReserveRequest
-	46,  // 97: rookery.api.v1.DirectoryService.Release:input_type -> rookery.api.v1.ReleaseRequest
-	48,  // 98: rookery.api.v1.DirectoryService.Deactivate:input_type -> rookery.api.v1.DeactivateRequest
-	50,  // 99: rookery.api.v1.DirectoryService.Rename:input_type -> rookery.api.v1.RenameRequest
-	52,  // 100: rookery.api.v1.DirectoryService.Subscribe:input_type -> rookery.api.v1.SubscribeRequest
-	54,  // 101: rookery.api.v1.DirectoryService.Unsubscribe:input_type -> rookery.api.v1.UnsubscribeRequest
-	56,  // 102: rookery.api.v1.DirectoryService.ListSubscriptions:input_type -> rookery.api.v1.ListSubscriptionsRequest
-	58,  // 103: rookery.api.v1.DirectoryService.Batch:input_type -> rookery.api.v1.BatchRequest
-	16,  // 104: rookery.api.v1.DirectoryService.Lookup:output_type -> rookery.api.v1.LookupResponse
-	18,  // 105: rookery.api.v1.DirectoryService.LookupMany:output_type -> rookery.api.v1.LookupManyResponse
-	20,  // 106: rookery.api.v1.DirectoryService.LookupUser:output_type -> rookery.api.v1.LookupUserResponse
-	25,  // 107: rookery.api.v1.DirectoryService.List:output_type -> rookery.api.v1.ListResponse
-	28,  // 108: rookery.api.v1.DirectoryService.Rights:output_type -> rookery.api.v1.RightsResponse
-	30,  // 109: rookery.api.v1.DirectoryService.Find:output_type -> rookery.api.v1.FindResponse
-	41,  // 110: rookery.api.v1.DirectoryService.Assert:output_type -> rookery.api.v1.AssertResponse
-	43,  // 111: rookery.api.v1.DirectoryService.Retract:output_type -> rookery.api.v1.RetractResponse
-	45,  // 112: rookery.api.v1.DirectoryService.Reserve:output_type -> rookery.api.v1.ReserveResponse
-	47,  // 113: rookery.api.v1.DirectoryService.Release:output_type -> rookery.api.v1.ReleaseResponse
-	49,  // 114: rookery.api.v1.DirectoryService.Deactivate:output_type -> rookery.api.v1.DeactivateResponse
-	51,  // 115: rookery.api.v1.DirectoryService.Rename:output_type -> rookery.api.v1.RenameResponse
-	53,  // 116: rookery.api.v1.DirectoryService.Subscribe:output_type -> rookery.api.v1.SubscribeResponse
-	55,  // 117: rookery.api.v1.DirectoryService.Unsubscribe:output_type -> rookery.api.v1.UnsubscribeResponse
-	57,  // 118: rookery.api.v1.DirectoryService.ListSubscriptions:output_type -> rookery.api.v1.ListSubscriptionsResponse
-	60,  // 119: rookery.api.v1.DirectoryService.Batch:output_type -> rookery.api.v1.BatchResponse
-	104, // [104:120] is the sub-list for method output_type
-	88,  // [88:104] is the sub-list for method input_type
-	88,  // [88:88] is the sub-list for extension type_name
-	88,  // [88:88] is the sub-list for extension extendee
-	0,   // [0:88] is the sub-list for field type_name
+	50, // 0: rookery.api.v1.Route.outcome:type_name -> rookery.api.v1.Outcome
+	51, // 1: rookery.api.v1.Route.server:type_name -> rookery.api.v1.Server
+	52, // 2: rookery.api.v1.Route.reservation:type_name -> rookery.api.v1.Reservation
+	53, // 3: rookery.api.v1.Route.hold:type_name -> rookery.api.v1.HoldInfo
+	54, // 4: rookery.api.v1.Route.facts:type_name -> rookery.api.v1.Fact
+	55, // 5: rookery.api.v1.LookupRequest.consistency:type_name -> rookery.api.v1.Consistency
+	56, // 6: rookery.api.v1.LookupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,  // 7: rookery.api.v1.LookupResponse.route:type_name -> rookery.api.v1.Route
+	55, // 8: rookery.api.v1.LookupManyRequest.consistency:type_name -> rookery.api.v1.Consistency
+	56, // 9: rookery.api.v1.LookupManyResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,  // 10: rookery.api.v1.LookupManyResponse.routes:type_name -> rookery.api.v1.Route
+	57, // 11: rookery.api.v1.LookupManyResponse.errors:type_name -> rookery.api.v1.Error
+	55, // 12: rookery.api.v1.LookupUserRequest.consistency:type_name -> rookery.api.v1.Consistency
+	56, // 13: rookery.api.v1.LookupUserResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,  // 14: rookery.api.v1.LookupUserResponse.route:type_name -> rookery.api.v1.Route
+	55, // 15: rookery.api.v1.ListRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58, // 16: rookery.api.v1.ListRequest.namespace:type_name -> rookery.api.v1.Namespace
+	10, // 17: rookery.api.v1.ListRequest.selection:type_name -> rookery.api.v1.ListSelection
+	11, // 18: rookery.api.v1.ListRequest.return:type_name -> rookery.api.v1.ListReturn
+	0,  // 19: rookery.api.v1.ListRow.attributes:type_name -> rookery.api.v1.Attribute
+	50, // 20: rookery.api.v1.ListRow.outcome:type_name -> rookery.api.v1.Outcome
+	56, // 21: rookery.api.v1.ListResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	12, // 22: rookery.api.v1.ListResponse.rows:type_name -> rookery.api.v1.ListRow
+	14, // 23: rookery.api.v1.ListResponse.summary:type_name -> rookery.api.v1.ListSummary
+	55, // 24: rookery.api.v1.RightsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	58, // 25: rookery.api.v1.RightsRequest.namespace:type_name -> rookery.api.v1.Namespace
+	56, // 26: rookery.api.v1.RightsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	50, // 27: rookery.api.v1.RightsResponse.outcome:type_name -> rookery.api.v1.Outcome
+	55, // 28: rookery.api.v1.FindRequest.consistency:type_name -> rookery.api.v1.Consistency
+	56, // 29: rookery.api.v1.FindResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,  // 30: rookery.api.v1.FindResponse.mailboxes:type_name -> rookery.api.v1.Route
+	1,  // 31: rookery.api.v1.WriteResult.effect:type_name -> rookery.api.v1.Effect
+	59, // 32: rookery.api.v1.Assert.type:type_name -> rookery.api.v1.MailboxType
+	60, // 33: rookery.api.v1.AssertRequest.request_id:type_name -> rookery.api.v1.RequestId
+	20, // 34: rookery.api.v1.AssertRequest.assert:type_name -> rookery.api.v1.Assert
+	56, // 35: rookery.api.v1.AssertResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 36: rookery.api.v1.AssertResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 37: rookery.api.v1.RetractRequest.request_id:type_name -> rookery.api.v1.RequestId
+	21, // 38: rookery.api.v1.RetractRequest.retract:type_name -> rookery.api.v1.Retract
+	56, // 39: rookery.api.v1.RetractResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 40: rookery.api.v1.RetractResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 41: rookery.api.v1.ReserveRequest.request_id:type_name -> rookery.api.v1.RequestId
+	22, // 42: rookery.api.v1.ReserveRequest.reserve:type_name -> rookery.api.v1.Reserve
+	56, // 43: rookery.api.v1.ReserveResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 44: rookery.api.v1.ReserveResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 45: rookery.api.v1.ReleaseRequest.request_id:type_name -> rookery.api.v1.RequestId
+	23, // 46: rookery.api.v1.ReleaseRequest.release:type_name -> rookery.api.v1.Release
+	56, // 47: rookery.api.v1.ReleaseResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 48: rookery.api.v1.ReleaseResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 49: rookery.api.v1.DeactivateRequest.request_id:type_name -> rookery.api.v1.RequestId
+	24, // 50: rookery.api.v1.DeactivateRequest.deactivate:type_name -> rookery.api.v1.Deactivate
+	56, // 51: rookery.api.v1.DeactivateResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 52: rookery.api.v1.DeactivateResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 53: rookery.api.v1.RenameRequest.request_id:type_name -> rookery.api.v1.RequestId
+	25, // 54: rookery.api.v1.RenameRequest.rename:type_name -> rookery.api.v1.Rename
+	56, // 55: rookery.api.v1.RenameResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 56: rookery.api.v1.RenameResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 57: rookery.api.v1.SubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
+	26, // 58: rookery.api.v1.SubscribeRequest.subscribe:type_name -> rookery.api.v1.Subscribe
+	56, // 59: rookery.api.v1.SubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 60: rookery.api.v1.SubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
+	60, // 61: rookery.api.v1.UnsubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
+	27, // 62: rookery.api.v1.UnsubscribeRequest.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
+	56, // 63: rookery.api.v1.UnsubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19, // 64: rookery.api.v1.UnsubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
+	55, // 65: rookery.api.v1.ListSubscriptionsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	56, // 66: rookery.api.v1.ListSubscriptionsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	60, // 67: rookery.api.v1.BatchRequest.request_id:type_name -> rookery.api.v1.RequestId
+	47, // 68: rookery.api.v1.BatchRequest.items:type_name -> rookery.api.v1.BatchItem
+	20, // 69: rookery.api.v1.BatchItem.assert:type_name -> rookery.api.v1.Assert
+	21, // 70: rookery.api.v1.BatchItem.retract:type_name -> rookery.api.v1.Retract
+	22, // 71: rookery.api.v1.BatchItem.reserve:type_name -> rookery.api.v1.Reserve
+	23, // 72: rookery.api.v1.BatchItem.release:type_name -> rookery.api.v1.Release
+	24, // 73: rookery.api.v1.BatchItem.deactivate:type_name -> rookery.api.v1.Deactivate
+	25, // 74: rookery.api.v1.BatchItem.rename:type_name -> rookery.api.v1.Rename
+	26, // 75: rookery.api.v1.BatchItem.subscribe:type_name -> rookery.api.v1.Subscribe
+	27, // 76: rookery.api.v1.BatchItem.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
+	56, // 77: rookery.api.v1.BatchResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	49, // 78: rookery.api.v1.BatchResponse.results:type_name -> rookery.api.v1.BatchResult
+	19, // 79: rookery.api.v1.BatchResult.result:type_name -> rookery.api.v1.WriteResult
+	57, // 80: rookery.api.v1.BatchResult.error:type_name -> rookery.api.v1.Error
+	3,  // 81: rookery.api.v1.DirectoryService.Lookup:input_type -> rookery.api.v1.LookupRequest
+	5,  // 82: rookery.api.v1.DirectoryService.LookupMany:input_type -> rookery.api.v1.LookupManyRequest
+	7,  // 83: rookery.api.v1.DirectoryService.LookupUser:input_type -> rookery.api.v1.LookupUserRequest
+	9,  // 84: rookery.api.v1.DirectoryService.List:input_type -> rookery.api.v1.ListRequest
+	15, // 85: rookery.api.v1.DirectoryService.Rights:input_type -> rookery.api.v1.RightsRequest
+	17, // 86: rookery.api.v1.DirectoryService.Find:input_type -> rookery.api.v1.FindRequest
+	28, // 87: rookery.api.v1.DirectoryService.Assert:input_type -> rookery.api.v1.AssertRequest
+	30, // 88: rookery.api.v1.DirectoryService.Retract:input_type -> rookery.api.v1.RetractRequest
+	32, // 89: rookery.api.v1.DirectoryService.Reserve:input_type -> rookery.api.v1.ReserveRequest
+	34, // 90: rookery.api.v1.DirectoryService.Release:input_type -> rookery.api.v1.ReleaseRequest
+	36, // 91: rookery.api.v1.DirectoryService.Deactivate:input_type -> rookery.api.v1.DeactivateRequest
+	38, // 92: rookery.api.v1.DirectoryService.Rename:input_type -> rookery.api.v1.RenameRequest
+	40, // 93: rookery.api.v1.DirectoryService.Subscribe:input_type -> rookery.api.v1.SubscribeRequest
+	42, // 94: rookery.api.v1.DirectoryService.Unsubscribe:input_type -> rookery.api.v1.UnsubscribeRequest
+	44, // 95: rookery.api.v1.DirectoryService.ListSubscriptions:input_type -> rookery.api.v1.ListSubscriptionsRequest
+	46, // 96: rookery.api.v1.DirectoryService.Batch:input_type -> rookery.api.v1.BatchRequest
+	61, // 97: rookery.api.v1.DirectoryService.Watch:input_type -> rookery.api.v1.WatchRequest
+	4,  // 98: rookery.api.v1.DirectoryService.Lookup:output_type -> rookery.api.v1.LookupResponse
+	6,  // 99: rookery.api.v1.DirectoryService.LookupMany:output_type -> rookery.api.v1.LookupManyResponse
+	8,  // 100: rookery.api.v1.DirectoryService.LookupUser:output_type -> rookery.api.v1.LookupUserResponse
+	13, // 101: rookery.api.v1.DirectoryService.List:output_type -> rookery.api.v1.ListResponse
+	16, // 102: rookery.api.v1.DirectoryService.Rights:output_type -> rookery.api.v1.RightsResponse
+	18, // 103: rookery.api.v1.DirectoryService.Find:output_type -> rookery.api.v1.FindResponse
+	29, // 104: rookery.api.v1.DirectoryService.Assert:output_type -> rookery.api.v1.AssertResponse
+	31, // 105: rookery.api.v1.DirectoryService.Retract:output_type -> rookery.api.v1.RetractResponse
+	33, // 106: rookery.api.v1.DirectoryService.Reserve:output_type -> rookery.api.v1.ReserveResponse
+	35, // 107: rookery.api.v1.DirectoryService.Release:output_type -> rookery.api.v1.ReleaseResponse
+	37, // 108: rookery.api.v1.DirectoryService.Deactivate:output_type -> rookery.api.v1.DeactivateResponse
+	39, // 109: rookery.api.v1.DirectoryService.Rename:output_type -> rookery.api.v1.RenameResponse
+	41, // 110: rookery.api.v1.DirectoryService.Subscribe:output_type -> rookery.api.v1.SubscribeResponse
+	43, // 111: rookery.api.v1.DirectoryService.Unsubscribe:output_type -> rookery.api.v1.UnsubscribeResponse
+	45, // 112: rookery.api.v1.DirectoryService.ListSubscriptions:output_type -> rookery.api.v1.ListSubscriptionsResponse
+	48, // 113: rookery.api.v1.DirectoryService.Batch:output_type -> rookery.api.v1.BatchResponse
+	62, // 114: rookery.api.v1.DirectoryService.Watch:output_type -> rookery.api.v1.WatchResponse
+	98, // [98:115] is the sub-list for method output_type
+	81, // [81:98] is the sub-list for method input_type
+	81, // [81:81] is the sub-list for extension type_name
+	81, // [81:81] is the sub-list for extension extendee
+	0,  // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_directory_proto_init() }
@@ -5139,12 +4153,14 @@ func file_api_v1_directory_proto_init() {
 		return
 	}
 	file_api_v1_common_proto_init()
-	file_api_v1_directory_proto_msgTypes[18].OneofWrappers = []any{
+	file_api_v1_model_proto_init()
+	file_api_v1_watch_proto_init()
+	file_api_v1_directory_proto_msgTypes[13].OneofWrappers = []any{
 		(*RightsRequest_Mailbox)(nil),
 		(*RightsRequest_ClientName)(nil),
 	}
-	file_api_v1_directory_proto_msgTypes[23].OneofWrappers = []any{}
-	file_api_v1_directory_proto_msgTypes[50].OneofWrappers = []any{
+	file_api_v1_directory_proto_msgTypes[18].OneofWrappers = []any{}
+	file_api_v1_directory_proto_msgTypes[45].OneofWrappers = []any{
 		(*BatchItem_Assert)(nil),
 		(*BatchItem_Retract)(nil),
 		(*BatchItem_Reserve)(nil),
@@ -5154,7 +4170,7 @@ func file_api_v1_directory_proto_init() {
 		(*BatchItem_Subscribe)(nil),
 		(*BatchItem_Unsubscribe)(nil),
 	}
-	file_api_v1_directory_proto_msgTypes[52].OneofWrappers = []any{
+	file_api_v1_directory_proto_msgTypes[47].OneofWrappers = []any{
 		(*BatchResult_Result)(nil),
 		(*BatchResult_Error)(nil),
 	}
@@ -5163,8 +4179,8 @@ func file_api_v1_directory_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_directory_proto_rawDesc), len(file_api_v1_directory_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   53,
+			NumEnums:      2,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	DirectoryService_Unsubscribe_FullMethodName       = "/rookery.api.v1.DirectoryService/Unsubscribe"
 	DirectoryService_ListSubscriptions_FullMethodName = "/rookery.api.v1.DirectoryService/ListSubscriptions"
 	DirectoryService_Batch_FullMethodName             = "/rookery.api.v1.DirectoryService/Batch"
+	DirectoryService_Watch_FullMethodName             = "/rookery.api.v1.DirectoryService/Watch"
 )
 
 // DirectoryServiceClient is the client API for DirectoryService service.
@@ -100,6 +101,10 @@ type DirectoryServiceClient interface {
 	// Several writes in one step: one revision, a result for each, in their order. A
 	// refused item changes nothing and stops nothing. At most 10,000 items.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
+	// What is there and what changes, from a token on or from a listing: see watch.proto.
+	// Any node serves it. Added errors: COMPACTED, SLOW_WATCHER, NOT_FOUND (a server
+	// nobody has heard of).
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
 type directoryServiceClient struct {
@@ -279,6 +284,25 @@ func (c *directoryServiceClient) Batch(ctx context.Context, in *BatchRequest, op
 	return out, nil
 }
 
+func (c *directoryServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DirectoryService_ServiceDesc.Streams[1], DirectoryService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DirectoryService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 // DirectoryServiceServer is the server API for DirectoryService service.
 // All implementations must embed UnimplementedDirectoryServiceServer
 // for forward compatibility.
@@ -342,6 +366,10 @@ type DirectoryServiceServer interface {
 	// Several writes in one step: one revision, a result for each, in their order. A
 	// refused item changes nothing and stops nothing. At most 10,000 items.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
+	// What is there and what changes, from a token on or from a listing: see watch.proto.
+	// Any node serves it. Added errors: COMPACTED, SLOW_WATCHER, NOT_FOUND (a server
+	// nobody has heard of).
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedDirectoryServiceServer()
 }
 
@@ -399,6 +427,9 @@ func (UnimplementedDirectoryServiceServer) ListSubscriptions(context.Context, *L
 }
 func (UnimplementedDirectoryServiceServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
+}
+func (UnimplementedDirectoryServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedDirectoryServiceServer) mustEmbedUnimplementedDirectoryServiceServer() {}
 func (UnimplementedDirectoryServiceServer) testEmbeddedByValue()                          {}
@@ -702,6 +733,17 @@ func _DirectoryService_Batch_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DirectoryService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DirectoryServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DirectoryService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 // DirectoryService_ServiceDesc is the grpc.ServiceDesc for DirectoryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -774,6 +816,11 @@ var DirectoryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "List",
 			Handler:       _DirectoryService_List_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _DirectoryService_Watch_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -1109,13 +1109,15 @@ func (x *SubscriptionRow) GetSince() uint64 {
 }
 
 type ChangeRow struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Key           string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
-	Server        uint32                 `protobuf:"varint,4,opt,name=server,proto3" json:"server,omitempty"`
-	From          uint32                 `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`
-	To            uint32                 `protobuf:"varint,6,opt,name=to,proto3" json:"to,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Kind   uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Name   string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Key    string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Server uint32                 `protobuf:"varint,4,opt,name=server,proto3" json:"server,omitempty"`
+	From   uint32                 `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`
+	To     uint32                 `protobuf:"varint,6,opt,name=to,proto3" json:"to,omitempty"`
+	// Other servers whose facts went, ascending.
+	Dropped       []uint32 `protobuf:"varint,7,rep,packed,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1190,6 +1192,13 @@ func (x *ChangeRow) GetTo() uint32 {
 		return x.To
 	}
 	return 0
+}
+
+func (x *ChangeRow) GetDropped() []uint32 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
 }
 
 type TombstoneRow struct {
@@ -4311,14 +4320,15 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x14\n" +
 	"\x05voter\x18\t \x01(\bR\x05voter\"'\n" +
 	"\x0fSubscriptionRow\x12\x14\n" +
-	"\x05since\x18\x01 \x01(\x04R\x05since\"\x81\x01\n" +
+	"\x05since\x18\x01 \x01(\x04R\x05since\"\x9b\x01\n" +
 	"\tChangeRow\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x16\n" +
 	"\x06server\x18\x04 \x01(\rR\x06server\x12\x12\n" +
 	"\x04from\x18\x05 \x01(\rR\x04from\x12\x0e\n" +
-	"\x02to\x18\x06 \x01(\rR\x02to\"\xbb\x01\n" +
+	"\x02to\x18\x06 \x01(\rR\x02to\x12\x18\n" +
+	"\adropped\x18\a \x03(\rR\adropped\"\xbb\x01\n" +
 	"\fTombstoneRow\x12\x10\n" +
 	"\x03how\x18\x01 \x01(\rR\x03how\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x12\n" +

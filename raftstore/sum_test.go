@@ -135,3 +135,24 @@ func TestStateOfVersion1(t *testing.T) {
 		t.Errorf("scrub: done %v, error %v", done, err)
 	}
 }
+
+// TestMemoIsEmptied: what is remembered stands in the pages of a base; it must
+// not be looked at when that is gone.
+func TestMemoIsEmptied(t *testing.T) {
+	for name, change := range map[string]func(*overlayStore){
+		"flushed":  func(s *overlayStore) { s.o.flushed(s.begin(), start) },
+		"rebased":  func(s *overlayStore) { s.o.rebase(s.begin(), start) },
+		"replaced": func(s *overlayStore) { s.o.replace(s.begin(), start, s.o.sum) },
+	} {
+		s := newOverlayStore(t, newTestFile(t))
+		s.Update(func(tx kv.Tx) { tx.Get(kvtest.A, []byte("k")) })
+		hash := s.o.hash(0, []byte("k"))
+		if _, ok := s.o.memo.find(hash, 0, []byte("k")); !ok {
+			t.Errorf("%s: nothing is remembered before it", name)
+		}
+		change(s)
+		if _, ok := s.o.memo.find(hash, 0, []byte("k")); ok {
+			t.Errorf("%s: a row of the old base is remembered", name)
+		}
+	}
+}

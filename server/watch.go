@@ -392,6 +392,8 @@ func (ws *watchStream) idleMark() error {
 	if err != nil {
 		return err
 	}
+	// A batch may have been sent, and marked, before its pass published its revision.
+	upTo = max(upTo, ws.told)
 	if upTo < now {
 		// The pass that sees it is on its way.
 		age = max(age, ws.h.oldness())

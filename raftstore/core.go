@@ -80,6 +80,8 @@ type leadership struct {
 	// The stamp of the last of them that is.
 	appliedStamp time.Duration
 	appliedOwn   bool
+	// When each of the others was last found to have answered, see progress.
+	heard map[uint64]time.Duration
 	// When the machine wants to be asked what is due.
 	due         time.Duration
 	dueProposed bool

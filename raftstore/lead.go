@@ -102,6 +102,10 @@ func (c *core) progress() (all []Progress) {
 	if !c.leading {
 		return nil
 	}
+	now := c.clock.Now()
+	if c.lead.heard == nil {
+		c.lead.heard = make(map[uint64]time.Duration)
+	}
 	c.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
 		if id == c.id {
 			return
@@ -113,7 +117,14 @@ func (c *core) progress() (all []Progress) {
 		case tracker.StateSnapshot:
 			state = "snapshot"
 		}
-		all = append(all, Progress{Node: id, Match: p.Match, State: state, Active: p.RecentActive})
+		// Raft forgets with every election timeout who has answered, to count anew:
+		// for an instant nobody has. So who has in the one before counts too.
+		if p.RecentActive {
+			c.lead.heard[id] = now
+		}
+		at, heard := c.lead.heard[id]
+		active := heard && now-at <= time.Duration(c.cfg.ElectionTicks)*c.cfg.Tick
+		all = append(all, Progress{Node: id, Match: p.Match, State: state, Active: active})
 	})
 	slices.SortFunc(all, func(a, b Progress) int { return cmp.Compare(a.Node, b.Node) })
 	return all

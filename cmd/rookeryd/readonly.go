@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -43,9 +44,14 @@ func newKeeper(s settings, log *slog.Logger) keeper {
 	return keeper{
 		serve:    func(ctx context.Context) error { return serve(ctx, s, log) },
 		readOnly: func(ctx context.Context, why error) error { return serveReadOnly(ctx, s, why, log) },
-		try:      func(size int64) error { return raftstore.TryWrite(s.data, size) },
-		every:    returnEvery,
-		log:      log,
+		try: func(size int64) error {
+			if _, err := os.Stat(s.data); errors.Is(err, os.ErrNotExist) {
+				return nil // the first start; what else is wrong is said before it is made
+			}
+			return raftstore.TryWrite(s.data, size)
+		},
+		every: returnEvery,
+		log:   log,
 	}
 }
 

@@ -259,7 +259,7 @@ func TestLogIsKeptForASend(t *testing.T) {
 					}
 				}
 			}
-			b.now += 5 * time.Millisecond
+			b.now += 20 * time.Millisecond // so that layers are flushed meanwhile
 		}
 	}
 	c := leader.core
@@ -288,6 +288,13 @@ func TestLogIsKeptForASend(t *testing.T) {
 	lost.Install(staged, id, leader.Status().Term, func(err error) { installed = err == nil })
 	b.ok(b.settle())
 	leader.ReportSnapshot(lag, true)
+	// The report is there before the node has caught up.
+	snaps = nil
+	at = lost.Status().Applied
+	run(100)
+	if got := c.entries.before.Index; got > at || len(snaps) != 0 {
+		t.Errorf("the log is kept after %d, the node is at %d and catches up; %d more snapshots were sent", got, at, len(snaps))
+	}
 	b.pass(500 * time.Millisecond)
 	if !installed || lost.Status().Applied != leader.Status().Applied {
 		t.Errorf("installed: %v; the node is at %d, the leader at %d", installed, lost.Status().Applied, leader.Status().Applied)

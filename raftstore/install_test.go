@@ -14,6 +14,7 @@ import (
 
 	"github.com/rookery-mail/rookery/internal/kv"
 	"github.com/rookery-mail/rookery/raftstore/snap"
+	"github.com/rookery-mail/rookery/raftstore/wal"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -453,6 +454,12 @@ func TestInstallOverQueuedWork(t *testing.T) {
 			if got := to.Meta().Applied; got != want.Applied {
 				t.Errorf("the disk is at %v, want %v: a flush of the old state was written over the new one", got, want.Applied)
 			}
+			// A mark that was ordered for the old log comes late.
+			follower.applies.put(applyJob{mark: &wal.Position{Term: 1, Index: 2}})
+			b.ok(b.settle())
+			if got := follower.applier.meta.Mark; got != want.Mark {
+				t.Errorf("the mark is %v, want %v", got, want.Mark)
+			}
 			b.ok(follower.Drain())
 			follower.Stop(ErrClosed)
 			if follower.Held() != 0 {
@@ -482,6 +489,25 @@ func stageFrom(t *testing.T, from, to *MemoryDisk, change func(*Meta)) Staged {
 		t.Fatal(err)
 	}
 	return staged
+}
+
+// TestTermOfASnapshot: a crash after the state was replaced, before the hard
+// state was written, leaves a term before that of the state's last entry.
+func TestTermOfASnapshot(t *testing.T) {
+	b := newBench(t)
+	meta := testMeta(2, 1, 2)
+	log, disk := b.memory(meta), b.disk(meta)
+	b.ok(log.Append(&raftpb.HardState{Term: new(uint64(3)), Vote: new(uint64(2)), Commit: new(uint64(1))}, nil))
+	b.ok(log.Sync())
+	meta.Applied = wal.Position{Term: 5, Index: 50}
+	meta.Mark = meta.Applied
+	b.ok(log.Install(testMark(meta)))
+	b.ok(disk.Write(meta, nil))
+	n := b.add(log, disk)
+	if hard := n.core.rn.BasicStatus().HardState; hard.GetTerm() != 5 || hard.GetVote() != 0 || hard.GetCommit() != 50 {
+		t.Errorf("the node starts with %v, want term 5, no vote, commit 50", hard)
+	}
+	n.Stop(ErrClosed)
 }
 
 // failingDisk cannot replace its state.

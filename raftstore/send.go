@@ -71,7 +71,7 @@ func (c *core) keep(limit uint64) uint64 {
 			return
 		}
 		s.index = max(s.index, p.Match)
-		if s.sent && (p.Match >= bound || !p.RecentActive) {
+		if s.sent && p.Match >= bound {
 			delete(c.sending, node)
 		}
 	})

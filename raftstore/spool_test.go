@@ -263,7 +263,7 @@ func TestLogIsKeptForASend(t *testing.T) {
 					}
 				}
 			}
-			b.now += 5 * time.Millisecond
+			b.now += 20 * time.Millisecond // so that layers are flushed meanwhile
 		}
 	}
 	c := leader.core
@@ -279,6 +279,7 @@ func TestLogIsKeptForASend(t *testing.T) {
 	if len(snaps[0].GetSnapshot().GetData()) != 0 || snaps[0].GetTo() != lag {
 		t.Errorf("the message: %v", snaps[0])
 	}
+	staged := stageFrom(t, disks[id], disks[lag], func(m *Meta) {})
 	run(60)
 	if got := c.entries.before.Index; got > at {
 		t.Errorf("the log is kept after %d, a snapshot of %d is on its way", got, at)
@@ -286,12 +287,17 @@ func TestLogIsKeptForASend(t *testing.T) {
 	if len(snaps) != 1 {
 		t.Errorf("%d snapshots are on their way to one node", len(snaps))
 	}
-	// It is installed, and what came after it is still there.
-	staged := stageFrom(t, disks[id], disks[lag], func(m *Meta) {})
+	// It is installed and reported, and the node does not catch up at once: what
+	// came after the snapshot, more than is kept otherwise, is still there.
 	installed := false
 	lost.Install(staged, id, leader.Status().Term, func(err error) { installed = err == nil })
-	b.ok(b.settle())
 	leader.ReportSnapshot(lag, true)
+	snaps = nil
+	at = staged.Meta().Applied.Index
+	run(60)
+	if got := c.entries.before.Index; got > at || len(snaps) != 0 {
+		t.Errorf("the log is kept after %d, the node is at %d and catches up; %d more snapshots were sent", got, at, len(snaps))
+	}
 	b.pass(500 * time.Millisecond)
 	if !installed || lost.Status().Applied != leader.Status().Applied {
 		t.Errorf("installed: %v; the node is at %d, the leader at %d", installed, lost.Status().Applied, leader.Status().Applied)

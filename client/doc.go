@@ -23,6 +23,11 @@
 // Client has a session of its own. A session's first read is linearizable; the
 // others are what the options ask for, by default not older than ten seconds.
 //
+// # Watching
+//
+// Watch tells what there is and then what changes, and goes on by itself when a node
+// ends. A Mirror keeps what it tells, and knows every route without asking.
+//
 // # Repeats
 //
 // Reads are repeated on other nodes until one answers or the context ends. So are

@@ -156,7 +156,7 @@ type watching struct {
 // Who says nothing for so many times the time of a mark, and for so long, has gone.
 const (
 	silentMarks     = 3
-	silentLeast     = 2 * time.Second
+	silentLeast     = 10 * time.Second // a node with much to do is slow, not gone
 	defaultProgress = 5 * time.Second // the server's
 )
 

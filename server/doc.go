@@ -6,6 +6,9 @@
 // on the wire (status.go), and that a mailbox is said not to exist only after the
 // whole cluster was asked (directory.go).
 //
+// Watches are fed by one hub (watchhub.go), which reads the change log once for all of
+// them (docs/design/0008).
+//
 // Reads take a view of the store and ask the machine; they never go through the
 // log, and every node serves them. Writes are checked, encoded and proposed;
 // whether they are refused, the machine decides, alike on every node.

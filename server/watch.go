@@ -34,7 +34,7 @@ func (d *directoryService) Watch(req *apiv1.WatchRequest, stream grpc.ServerStre
 	if err != nil {
 		return err
 	}
-	ws := &watchStream{s: s, h: s.watch, stream: stream, progress: defaultProgress}
+	ws := &watchStream{s: s, h: s.watch, stream: stream, progress: defaultProgress, sent: time.Now()}
 	if ms := req.GetProgressMs(); ms > 0 {
 		ws.progress = min(max(duration(uint64(ms)), shortestProgress), longestProgress)
 	}
@@ -140,6 +140,7 @@ type watchStream struct {
 	told directory.Revision
 	// listing: a listing has not ended yet.
 	listing bool
+	sent    time.Time // when the last message was
 	message apiv1.WatchResponse
 	header  apiv1.ResponseHeader
 }
@@ -212,10 +213,12 @@ func (ws *watchStream) send(raw []byte, revision directory.Revision, age time.Du
 		ws.message.ProtoReflect().SetUnknown(raw)
 	}
 	ws.told = max(ws.told, revision)
+	ws.sent = time.Now()
 	return ws.stream.Send(&ws.message)
 }
 
-// sendAll sends events that were made for this watcher alone.
+// sendAll sends events that were made for this watcher alone. If there are none, it
+// says so when the watcher has heard nothing for long.
 func (ws *watchStream) sendAll(events []*watchEvent, revision directory.Revision, age time.Duration) error {
 	for _, raw := range pack(events, ws.w.group.details, ws.h.limits.message) {
 		if err := ws.send(raw, revision, age, false); err != nil {
@@ -223,6 +226,9 @@ func (ws *watchStream) sendAll(events []*watchEvent, revision directory.Revision
 		}
 	}
 	ws.h.m.events.Add(float64(len(events)))
+	if len(events) == 0 && time.Since(ws.sent) >= ws.progress {
+		return ws.send(nil, revision, age, false)
+	}
 	return nil
 }
 
@@ -386,6 +392,8 @@ func (ws *watchStream) idleMark() error {
 	if err != nil {
 		return err
 	}
+	// A batch may have been sent, and marked, before its pass published its revision.
+	upTo = max(upTo, ws.told)
 	if upTo < now {
 		// The pass that sees it is on its way.
 		age = max(age, ws.h.oldness())

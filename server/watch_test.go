@@ -646,3 +646,20 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// A batch may be marked before the pass that made it has published its revision: the
+// marks that follow do not go back.
+func TestWatchNeverBack(t *testing.T) {
+	l := newMemoryLog(t)
+	l.apply(t, 0, machine.Assert{Mailbox: "user.alice", Server: "be1"})
+	s := newReplicaServer(t, newReplica(l), "n1", nil)
+	stream, err := dialServer(t, s).Watch(t.Context(), &apiv1.WatchRequest{ProgressMs: 50})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, first := untilMark(t, stream, 1)
+	s.watch.revision.Store(first.GetRevision() - 1)
+	if _, next := untilMark(t, stream, 0); next.GetRevision() < first.GetRevision() {
+		t.Errorf("a mark at %d after one at %d", next.GetRevision(), first.GetRevision())
+	}
+}

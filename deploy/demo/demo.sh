@@ -41,7 +41,7 @@ start() { # start NUMBER
 	"$bin/rookeryd" --name "n$1" --data "$dir/n$1" --site "room-$1" \
 		--listen-client "$(client "$1")" --listen-peer "$(peer "$1")" --listen-http "$(http "$1")" \
 		--initial-cluster "n0=$(peer 0),n1=$(peer 1),n2=$(peer 2)" \
-		--tls-cert "$dir/pki/n$1.crt" --tls-key "$dir/pki/n$1.key" --tls-ca "$dir/pki/ca.crt" \
+		--tls-cert "$dir/pki/node-n$1.crt" --tls-key "$dir/pki/node-n$1.key" --tls-ca "$dir/pki/ca.crt" \
 		--ballast 0 2>>"$dir/n$1.log" &
 	pid[$1]=$!
 }

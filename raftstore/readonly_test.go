@@ -31,6 +31,9 @@ func TestOpenReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if !r.state.db.IsReadOnly() {
+		t.Error("the state file was opened to be written")
+	}
 	if _, err := Open(cfg); !errors.Is(err, ErrLocked) {
 		t.Errorf("Open beside it: %v, want ErrLocked", err)
 	}

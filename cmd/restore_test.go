@@ -1,13 +1,17 @@
 package cmd_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
@@ -386,4 +390,144 @@ func (in *incident) oldComesBack(seen []byte) {
 		t.Errorf("said to both: it was done in incarnation %d", r.Incarnation)
 	}
 	in.kill("n1")
+}
+
+// Two of three nodes are lost for good, and the third goes on alone. Then the two come
+// back after all, with what they had: a majority of the cluster that was given up.
+func TestRecoverIncident(t *testing.T) {
+	dir := t.TempDir()
+	in := &incident{
+		t: t, nodes: &nodes{dir: dir, running: make(map[string]*node), args: make(map[string][]string)},
+		holds: make(map[directory.BackendName]map[directory.MailboxName]bool), epochs: make(map[directory.GroupName]uint64),
+	}
+	t.Cleanup(in.nodes.killAll)
+	ctx := t.Context()
+	if err := in.nodes.found(3); err != nil {
+		t.Fatal(err)
+	}
+	in.c = in.dial(in.nodes.addresses()...)
+	for i := range 30 {
+		in.create([]directory.BackendName{"be1", "be2"}[i%2], directory.MailboxName(fmt.Sprintf("user.u%d", i)))
+	}
+	for server := range in.holds {
+		if _, err := in.c.ConfirmBackend(ctx, server, directory.ByResync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A read at n3 that sees all of it: n3 has it.
+	in.c = in.dial(in.nodes.running["n3"].address)
+	in.look("before")
+
+	data := filepath.Join(dir, "n3")
+	recover := []string{"recover", "--survivor", "n3", "--data", data, "--yes"}
+	if out := in.ctl(1, recover...); !strings.Contains(out, "runs: stop it first") {
+		t.Errorf("recover of a node that runs: got %s", out)
+	}
+	in.kill("n1")
+	in.kill("n2")
+	in.kill("n3")
+	was := regexp.MustCompile(`was: cluster ([0-9a-f]+) incarnation 1 .*\nis:  cluster ([0-9a-f]+) incarnation 2 `).FindStringSubmatch(in.ctl(0, recover...))
+	if was == nil || was[1] == was[2] {
+		t.Fatalf("recover: got the identities %q", was)
+	}
+	in.start("n3") // --initial-cluster stands in its flags as before
+	if got, want := in.headline(), "RECOVERING 0/2 backends confirmed"; !strings.HasPrefix(got, want) {
+		t.Errorf("status: got %q, want %q", got, want)
+	}
+	in.look("recovered")
+	in.want("user.u7", directory.Unconfirmed, "be2")
+	seen := in.c.Token()
+
+	// The old two find each other and elect a leader: who knows no better believes them.
+	in.launch("n1")
+	in.launch("n2")
+	old := []string{in.nodes.running["n1"].address, in.nodes.running["n2"].address}
+	unaware := in.dial(old...)
+	if r, err := unaware.Lookup(ctx, "user.u7"); err != nil || r.Incarnation != 1 || r.Outcome != directory.Serving {
+		t.Fatalf("the old majority: got %+v, %v; want it to serve", r, err)
+	}
+	// Who has seen the new life takes nothing from them and tells them nothing.
+	aware := in.dial(append(old, in.nodes.running["n3"].address)...)
+	for range 10 {
+		if r, err := aware.NewSession(seen).Lookup(ctx, "user.u7"); err != nil || r.Incarnation != 2 {
+			t.Errorf("asked of all three: got %+v, %v; want the new life", r, err)
+		}
+		if r := in.assert(aware, "be1", "user.u8"); r.Incarnation != 2 {
+			t.Errorf("said to all three: it was done in incarnation %d", r.Incarnation)
+		}
+	}
+	in.kill("n3")
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if r, err := aware.Lookup(short, "user.u7"); err == nil {
+		t.Errorf("asked of the old two alone: got %+v", r)
+	}
+	if r, err := aware.Retract(short, client.Retract{Mailbox: "user.u8", Server: "be1"}); err == nil {
+		t.Errorf("said to the old two alone: got %+v", r)
+	}
+	if r, err := unaware.Lookup(ctx, "user.u8"); err != nil || r.Outcome != directory.Serving {
+		t.Errorf("the old two were told by who knows better: got %+v, %v", r, err)
+	}
+	in.start("n3")
+	in.look("started again")
+
+	// Neither side talks to the other, and either log says why, with both names.
+	mentions := func(name, message string) bool {
+		log, err := os.ReadFile(filepath.Join(dir, name+".log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, message) && strings.Contains(line, was[1]) && strings.Contains(line, was[2]) && strings.Contains(line, "has missed a restore or a recovery") {
+				return true
+			}
+		}
+		return false
+	}
+	for name, message := range map[string]string{"n1": "peer not connected", "n2": "peer not connected", "n3": "peer refused"} {
+		until := time.Now().Add(20 * time.Second)
+		for !mentions(name, message) && time.Now().Before(until) {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if !mentions(name, message) {
+			t.Errorf("the log of %s does not say %q with both clusters", name, message)
+		}
+	}
+
+	// An emptied n1 joins the new cluster; n2 is there still.
+	in.kill("n1")
+	if err := os.RemoveAll(filepath.Join(dir, "n1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := in.nodes.join("n1"); err != nil {
+		t.Fatal(err)
+	}
+	at := "--endpoints=" + in.nodes.running["n3"].address
+	retry := func(args ...string) {
+		t.Helper()
+		var out string
+		for until := time.Now().Add(20 * time.Second); time.Now().Before(until); time.Sleep(200 * time.Millisecond) {
+			b, err := exec.Command(filepath.Join(bin, "rookeryctl"), args...).CombinedOutput()
+			if err == nil {
+				return
+			}
+			out = string(b)
+		}
+		t.Fatalf("rookeryctl %q: %s", args, out)
+	}
+	retry("member", "add", "n1", at)
+	if err := in.nodes.running["n1"].serves(); err != nil {
+		t.Fatal(err)
+	}
+	retry("member", "promote", "n1", at)
+	in.c = in.dial(in.nodes.running["n1"].address)
+	in.look("at n1")
+	in.kill("n2")
+	for _, server := range []directory.BackendName{"be1", "be2"} {
+		in.resync(server)
+	}
+	in.want("user.u7", directory.Serving, "be2")
+	if out := in.ctl(1, "status", at); !strings.Contains(out, "2 voters, and both must answer") {
+		t.Errorf("status: got %s", out)
+	}
 }

@@ -65,7 +65,11 @@ func TestMain(m *testing.M) {
 //	node join NAME      start one of the cluster, without a state, with --join; it
 //	                    waits to be added
 //	node serves NAME    wait until it serves, after join
-//	cluster start N     start a cluster of n1 to nN, and ask all of them
+//	cluster start N FLAGS
+//	                    start a cluster of n1 to nN, and ask all of them; an @ in
+//	                    the flags is the node's name; $PEER1 to $PEERN are where
+//	                    they meet each other
+//	cluster port        $PORT is a port of loopback that is free
 //	cluster ask         ask all nodes of the cluster that run
 //	cluster leader      wait for a leader; $LEADER is its name, $FOLLOWER and
 //	                    $FOLLOWER2 are two others that run
@@ -158,22 +162,7 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(n.serves())
 		ts.Setenv("ROOKERY_ENDPOINTS", n.address)
 	case "join":
-		more := ns.args[name]
-		if len(more) < 2 || more[0] != "--initial-cluster" {
-			ts.Fatalf("node %s is not of the cluster, or has joined already", name)
-		}
-		var addresses []string
-		for part := range strings.SplitSeq(more[1], ",") {
-			other, address, _ := strings.Cut(part, "=")
-			if other != name {
-				addresses = append(addresses, address)
-			}
-		}
-		ns.args[name] = append([]string{"--join", strings.Join(addresses, ",")}, more[2:]...)
-		n, err := ns.launch(name)
-		ts.Check(err)
-		ns.running[name] = n
-		ts.Check(n.logs("waiting to be added"))
+		ts.Check(ns.join(name))
 	case "serves":
 		ts.Check(n.serves())
 	case "wipe":
@@ -201,6 +190,28 @@ func nodeCommand(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("node %s: it is start, stop, kill, ask, wipe, refuses, join or serves", args[0])
 	}
+}
+
+// join starts a node of the cluster with --join, and waits until it asks to be added.
+func (ns *nodes) join(name string) error {
+	more := ns.args[name]
+	if len(more) < 2 || more[0] != "--initial-cluster" {
+		return fmt.Errorf("node %s is not of the cluster, or has joined already", name)
+	}
+	var addresses []string
+	for part := range strings.SplitSeq(more[1], ",") {
+		other, address, _ := strings.Cut(part, "=")
+		if other != name {
+			addresses = append(addresses, address)
+		}
+	}
+	ns.args[name] = append([]string{"--join", strings.Join(addresses, ",")}, more[2:]...)
+	n, err := ns.launch(name)
+	if err != nil {
+		return err
+	}
+	ns.running[name] = n
+	return n.logs("waiting to be added")
 }
 
 // serving finds where a node serves in its log.
@@ -272,44 +283,28 @@ func (n *node) logs(text string) error {
 
 func clusterCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
-		ts.Fatalf("usage: cluster start N|ask|leader")
+		ts.Fatalf("usage: cluster start N FLAGS|ask|port|leader")
 	}
 	ns := ts.Value(nodesKey{}).(*nodes)
 	switch args[0] {
 	case "start":
-		if len(args) != 2 {
-			ts.Fatalf("usage: cluster start N")
+		if len(args) < 2 {
+			ts.Fatalf("usage: cluster start N FLAGS")
 		}
 		count, err := strconv.Atoi(args[1])
 		ts.Check(err)
-		var names, list []string
-		ports := freePorts(ts, 3*count)
+		ts.Check(ns.found(count, args[2:]...))
 		for i := range count {
-			names = append(names, fmt.Sprintf("n%d", i+1))
-			list = append(list, names[i]+"="+ports[3*i])
-		}
-		for i, name := range names {
-			ns.args[name] = []string{
-				"--initial-cluster", strings.Join(list, ","),
-				"--listen-peer", ports[3*i], "--listen-client", ports[3*i+1], "--listen-http", ports[3*i+2],
-			}
-			n, err := ns.launch(name)
-			ts.Check(err)
-			ns.running[name] = n
-		}
-		for _, name := range names {
-			ts.Check(ns.running[name].serves())
+			name := fmt.Sprintf("n%d", i+1)
+			ts.Setenv(fmt.Sprintf("PEER%d", i+1), ns.args[name][slices.Index(ns.args[name], "--listen-peer")+1])
 		}
 		fallthrough
 	case "ask":
-		var all []string
-		for name := range ns.args {
-			if n := ns.running[name]; n != nil && n.address != "" {
-				all = append(all, n.address)
-			}
-		}
-		slices.Sort(all)
-		ts.Setenv("ROOKERY_ENDPOINTS", strings.Join(all, ","))
+		ts.Setenv("ROOKERY_ENDPOINTS", strings.Join(ns.addresses(), ","))
+	case "port":
+		ports, err := freePorts(1)
+		ts.Check(err)
+		ts.Setenv("PORT", ports[0])
 	case "leader":
 		leader, others := ns.leader(ts)
 		ts.Setenv("LEADER", leader)
@@ -319,8 +314,51 @@ func clusterCommand(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}
 	default:
-		ts.Fatalf("cluster %s: it is start, ask or leader", args[0])
+		ts.Fatalf("cluster %s: it is start, ask, port or leader", args[0])
 	}
+}
+
+// found starts a cluster and waits until all of it serves.
+func (ns *nodes) found(count int, flags ...string) error {
+	ports, err := freePorts(3 * count)
+	if err != nil {
+		return err
+	}
+	var names, list []string
+	for i := range count {
+		names = append(names, fmt.Sprintf("n%d", i+1))
+		list = append(list, names[i]+"="+ports[3*i])
+	}
+	for i, name := range names {
+		ns.args[name] = []string{
+			"--initial-cluster", strings.Join(list, ","),
+			"--listen-peer", ports[3*i], "--listen-client", ports[3*i+1], "--listen-http", ports[3*i+2],
+		}
+		for _, f := range flags {
+			ns.args[name] = append(ns.args[name], strings.ReplaceAll(f, "@", name))
+		}
+		if ns.running[name], err = ns.launch(name); err != nil {
+			delete(ns.running, name)
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := ns.running[name].serves(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addresses are where the nodes of the cluster that run serve.
+func (ns *nodes) addresses() (all []string) {
+	for name := range ns.args {
+		if n := ns.running[name]; n != nil && n.address != "" {
+			all = append(all, n.address)
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // leader waits until one node of the cluster leads.
@@ -353,21 +391,26 @@ func (ns *nodes) leader(ts *testscript.TestScript) (leader string, others []stri
 }
 
 // freePorts finds addresses that were free a moment ago.
-func freePorts(ts *testscript.TestScript, count int) (addresses []string) {
+func freePorts(count int) (addresses []string, err error) {
 	for range count {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
+		if err != nil {
+			return nil, err
+		}
 		defer l.Close()
 		addresses = append(addresses, l.Addr().String())
 	}
-	return addresses
+	return addresses, nil
 }
 
 // rookeryctl runs it for a script and returns what it printed.
 func rookeryctl(ts *testscript.TestScript, args ...string) (stdout, stderr string, code int, err error) {
 	cmd := exec.Command(filepath.Join(bin, "rookeryctl"), args...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "ROOKERY_ENDPOINTS="+ts.Getenv("ROOKERY_ENDPOINTS"))
+	cmd.Env = os.Environ()
+	for _, name := range []string{"ROOKERY_ENDPOINTS", "ROOKERY_TLS_CA", "ROOKERY_TLS_CERT", "ROOKERY_TLS_KEY"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()

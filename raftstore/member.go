@@ -24,6 +24,10 @@ type Change struct {
 	// name and context unless both are empty.
 	Member Member
 	Remove bool
+	// Describe changes the name and context of a member and nothing else: it stays
+	// the voter or the learner that it is when the change enters the log, whatever
+	// Learner says. Who is none is refused.
+	Describe bool
 }
 
 // confProposal is a membership change on its way.
@@ -48,11 +52,19 @@ func (c *core) proposeConf(p *confProposal) {
 	}
 	cc := &raftpb.ConfChangeV2{Context: marshalChanges(p.changes)}
 	for _, ch := range p.changes {
+		learner := ch.Member.Learner
+		if ch.Describe {
+			if !inConf(c.conf, ch.Member.ID) {
+				p.done(fmt.Errorf("raftstore: node %x is no member that could be described", ch.Member.ID))
+				return
+			}
+			learner = slices.Contains(c.conf.GetLearners(), ch.Member.ID)
+		}
 		kind := raftpb.ConfChangeAddNode
 		switch {
 		case ch.Remove:
 			kind = raftpb.ConfChangeRemoveNode
-		case ch.Member.Learner:
+		case learner:
 			kind = raftpb.ConfChangeAddLearnerNode
 		}
 		cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{Type: kind.Enum(), NodeId: new(ch.Member.ID)})

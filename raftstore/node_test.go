@@ -511,6 +511,23 @@ func TestMembership(t *testing.T) {
 			t.Errorf("node %d: members %+v; want n2 and n3 with their contexts", id, st.Members)
 		}
 	}
+	// What is said of a member changes, and not what it is, nor who is one.
+	b.ok(change(Change{Member: Member{ID: 5, Name: "n5", Learner: true}}))
+	b.ok(change(Change{Member: Member{ID: 5, Name: "n5", Context: []byte("elsewhere5")}, Describe: true}))
+	b.ok(change(Change{Member: Member{ID: 3, Name: "n3", Context: []byte("elsewhere3"), Learner: true}, Describe: true}))
+	for id, n := range b.nodes {
+		st := n.Status()
+		if !slices.Equal(st.Voters, []uint64{1, 2, 3}) || !slices.Equal(st.Learners, []uint64{5}) {
+			t.Errorf("node %d, after descriptions: voters %v, learners %v; want 1 2 3 and 5", id, st.Voters, st.Learners)
+		}
+		if len(st.Members) != 3 || string(st.Members[1].Context) != "elsewhere3" || string(st.Members[2].Context) != "elsewhere5" {
+			t.Errorf("node %d, after descriptions: members %+v", id, st.Members)
+		}
+	}
+	if err := change(Change{Member: Member{ID: 6, Name: "n6"}, Describe: true}); err == nil {
+		t.Error("who is no member was described, and is one now")
+	}
+	b.ok(change(Change{Member: Member{ID: 5}, Remove: true}))
 	if err := change(Change{Member: Member{ID: 1}, Remove: true}, Change{Member: Member{ID: 2}, Remove: true}, Change{Member: Member{ID: 3}, Remove: true}); err == nil {
 		t.Error("all voters could be removed")
 	}

@@ -22,9 +22,11 @@ const (
 )
 
 // Recover makes the data directory of a stopped node that of a cluster of one:
-// for a cluster that has lost its majority for good. It stays the same cluster,
-// in its next incarnation, with another node id: what the other nodes say is
-// not for it any more, nor can they follow it.
+// for a cluster that has lost its majority for good. It is a new cluster, of the
+// next incarnation, with another node id: what the other nodes say is not for it
+// any more, nor can they follow it. Its cluster id is new too, so that two
+// survivors that were recovered by mistake, which then have the same incarnation
+// and other facts, are never taken for one cluster.
 //
 // Every entry in this node's log counts, also those that it does not know to be
 // committed: an entry that was acknowledged may have been committed by this
@@ -75,7 +77,6 @@ func recoverShard(cfg Config) (before, after Identity, err error) {
 	if after, err = newIdentity(cfg.Shard, before.Incarnation+1); err != nil {
 		return before, after, err
 	}
-	after.Cluster = before.Cluster
 	alone := meta.alone(cfg, after)
 	alone.Mark = alone.Applied
 

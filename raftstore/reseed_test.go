@@ -375,12 +375,20 @@ func TestRecover(t *testing.T) {
 	if _, _, err := Recover(damaged); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Recover with a damaged log: got %v, want ErrCorrupt", err)
 	}
+	twin := copyDir(t, cfg)
+	_, other, err := Recover(twin)
+	if err != nil {
+		t.Fatalf("Recover of a copy: %v", err)
+	}
 	was, is, err := Recover(own)
 	if err != nil {
 		t.Fatalf("Recover: %v", err)
 	}
-	if was != old || is.Cluster != old.Cluster || is.Incarnation != old.Incarnation+1 || is.Node == old.Node || is.Shard != old.Shard {
+	if was != old || is.Cluster == old.Cluster || is.Incarnation != old.Incarnation+1 || is.Node == old.Node || is.Shard != old.Shard {
 		t.Errorf("recovered as %v from %v", is, old)
+	}
+	if other.Cluster == is.Cluster || other.Node == is.Node {
+		t.Errorf("recovered twice: as %v and as %v, which can be taken for one", is, other)
 	}
 	if golden := []string{"built", "complete", "old one aside", "in place"}; !slices.Equal(steps, golden) {
 		t.Errorf("the steps were %q, want %q", steps, golden)

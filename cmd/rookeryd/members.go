@@ -1,7 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"time"
+
 	"github.com/rookery-mail/rookery/internal/obs"
+	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/raftstore/peer"
 	"github.com/rookery-mail/rookery/server"
 )
@@ -77,4 +82,41 @@ func (n *node) members() server.Members {
 		})
 	}
 	return m
+}
+
+// How often the leader looks for members that were moved, and how long it tries to
+// note it.
+const (
+	movedEvery    = time.Second
+	movedPatience = 10 * time.Second
+)
+
+// keepAddresses has the leader put in the membership what a node, itself too, says
+// of how it is reached, when that is something new: it was started with other
+// addresses, or its directory was restored elsewhere.
+func (n *node) keepAddresses(ctx context.Context, store *raftstore.Store) {
+	tick := time.NewTicker(movedEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !store.Status().Leading {
+			continue
+		}
+		for _, m := range n.transport.Moved() {
+			trying, cancel := context.WithTimeout(ctx, movedPatience)
+			err := store.ChangeMembers(trying, raftstore.Change{Member: m, Describe: true})
+			cancel()
+			address := peer.ParseInfo(m.Context).PeerAddress
+			switch {
+			case err == nil:
+				n.log.Info("a member is reached elsewhere now", "peer", m.Name, "addr", address)
+			case ctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped):
+				n.log.Info("a member's addresses could not be noted yet", "peer", m.Name, "addr", address, "err", err)
+			}
+		}
+	}
 }

@@ -191,6 +191,10 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 		return nil
 	})
 	g.Go(func() error {
+		n.keepAddresses(gctx, store)
+		return nil
+	})
+	g.Go(func() error {
 		var failed error
 		select {
 		case <-store.Done():

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	peerv1 "github.com/rookery-mail/rookery/proto/peer/v1"
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // Announcement is what a node says of itself, every second.
@@ -58,6 +59,33 @@ func (t *Transport) Heard() map[uint64]Heard {
 	all := make(map[uint64]Heard, len(t.heard))
 	for id, h := range t.heard {
 		all[id] = Heard{h.Announcement, time.Since(h.at)}
+	}
+	return all
+}
+
+// Moved returns the members that say of themselves, now, something else than the
+// membership has of them, as they should stand there: this node among them.
+func (t *Transport) Moved() (all []raftstore.Member) {
+	a := t.store.Load()
+	if a == nil {
+		return nil
+	}
+	members := a.store.Status().Members
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, m := range members {
+		says := t.cfg.Info
+		if m.ID != a.id.Node {
+			g := t.guests[m.ID]
+			if g == nil || g.name != m.Name {
+				continue
+			}
+			says = g.info
+		}
+		if says.PeerAddress != "" && says != ParseInfo(m.Context) {
+			m.Context = says.Context()
+			all = append(all, m)
+		}
 	}
 	return all
 }

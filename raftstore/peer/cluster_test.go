@@ -157,6 +157,48 @@ func TestThreeStores(t *testing.T) {
 	until(t, "the old leader to catch up", func() bool { return back.number(t) == 3 })
 }
 
+// TestMoved: two of three come back at other addresses, so that neither finds the
+// other, and the third finds none of them. They find together, and what the
+// membership says is mended.
+func TestMoved(t *testing.T) {
+	nodes := newCluster(t, 3)
+	leader, _ := leaderOf(t, nodes)
+	if _, err := leader.store.Propose(t.Context(), []byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range nodes[:2] {
+		n.Close()
+		n.store.Close()
+		m := &whole{end: newEnd(t, Config{Name: n.Transport.cfg.Name}), cfg: n.cfg}
+		m.cfg.Network = m.Transport
+		m.open(t)
+		nodes[i] = m
+	}
+	leader, _ = leaderOf(t, nodes)
+	if _, err := leader.store.Propose(t.Context(), []byte("b")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the leader to know who was moved", func() bool { return len(leader.Moved()) == 2 })
+	for _, m := range leader.Moved() {
+		if err := leader.store.ChangeMembers(t.Context(), raftstore.Change{Member: m, Describe: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, "the membership to be mended", func() bool { return len(leader.Moved()) == 0 })
+	// With the third away, the two find each other.
+	nodes[2].Close()
+	nodes[2].store.Close()
+	leader, _ = leaderOf(t, nodes[:2])
+	if _, err := leader.store.Propose(t.Context(), []byte("c")); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range leader.store.Status().Members[:2] {
+		if got, want := ParseInfo(m.Context).PeerAddress, nodes[m.ID-1].address; got != want {
+			t.Errorf("%s is at %s, the membership says %s", m.Name, want, got)
+		}
+	}
+}
+
 // TestRemoved: a member that was removed while it was away is told so when it
 // comes back; one that is there finds out by itself.
 func TestRemoved(t *testing.T) {

@@ -45,6 +45,14 @@
 // a moment ago. It is heard, and answered at the address that its hello names,
 // while that is being found out: a node that joins has no list at all.
 //
+// # Moved members
+//
+// How a node is reached stands in the membership, and every hello says it anew.
+// A member that was moved knows where the others are, and calls them; as long as
+// its stream is up it is answered where its hello says. So a majority of moved
+// nodes and others finds together again, if one of any two has stayed. Moved names
+// who says something new, for the leader to put it in the membership.
+//
 // # Snapshots
 //
 // Raft's MsgSnap has no data here. The sender takes a spooled file from the

@@ -117,8 +117,9 @@ func (t *Transport) enter(id uint64, h *peerv1.Hello) (leave func()) {
 		t.guests[id] = g
 	}
 	g.streams++
-	// Where the membership says otherwise, sync believes the membership.
-	g.name, g.address = h.GetName(), h.GetInfo().GetPeerAddress()
+	// Where the membership says otherwise, the node itself knows better: it was
+	// moved, and the membership cannot follow before a majority is connected.
+	g.name, g.info = h.GetName(), infoFrom(h.GetInfo())
 	t.mu.Unlock()
 	return func() {
 		t.mu.Lock()

@@ -125,12 +125,12 @@ func mismatch(who string, theirs, ours raftstore.Identity) string {
 	}
 	var advice string
 	switch {
+	case theirs.Incarnation < ours.Incarnation:
+		advice = "that node has missed a restore or a recovery (then move its data directory away and let it join anew), or one of the two has the address or the data directory of another cluster"
+	case theirs.Incarnation > ours.Incarnation:
+		advice = "this node has missed a restore or a recovery (then move its data directory away and let it join anew), or one of the two has the address or the data directory of another cluster"
 	case theirs.Cluster != ours.Cluster:
 		advice = "one of the two has the address or the data directory of another cluster"
-	case theirs.Incarnation < ours.Incarnation:
-		advice = "that node has missed a restore: move its data directory away and let it join anew"
-	case theirs.Incarnation > ours.Incarnation:
-		advice = "this node has missed a restore: move its data directory away and let it join anew"
 	default:
 		advice = "the two do not serve the same shard"
 	}

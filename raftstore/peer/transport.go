@@ -156,12 +156,12 @@ type attached struct {
 	id        raftstore.Identity
 }
 
-// guest is a node that is connected to this one and no member as far as this
-// one knows: it may know more.
+// guest is a node that is connected to this one. It may be no member as far as
+// this one knows, or one that is reached elsewhere by now: it knows more.
 type guest struct {
 	streams int
 	name    string
-	address string
+	info    Info
 }
 
 var _ raftstore.Network = (*Transport)(nil)
@@ -339,12 +339,14 @@ func (t *Transport) sync() {
 		}
 	}
 	for id, g := range t.guests {
-		open(id, g.name, g.address)
+		open(id, g.name, g.info.PeerAddress)
 	}
 	self := len(st.Members) == 0
 	for _, m := range st.Members {
 		self = self || m.ID == a.id.Node
-		open(m.ID, m.Name, ParseInfo(m.Context).PeerAddress)
+		if g := t.guests[m.ID]; g == nil || g.name != m.Name || g.info.PeerAddress == "" {
+			open(m.ID, m.Name, ParseInfo(m.Context).PeerAddress)
+		}
 	}
 	for id, l := range t.links {
 		if !want[id] {

@@ -41,6 +41,7 @@ func (n *node) founding(ctx context.Context, dir *raftstore.Directory) (raftstor
 		Dir: n.s.data, Directory: dir, Name: n.s.name, Token: n.s.clusterToken,
 		Machine: server.Applied(n.rules), Network: n.transport, Log: n.log, Metrics: n.registry,
 		MaxCommand: server.MaxCommand,
+		LogBytes:   int64(n.s.logSize),
 		LowSpace:   int64(n.s.lowSpace), Ballast: int64(n.s.ballast),
 	}
 	waiting := func(names []string) {

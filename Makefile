@@ -24,6 +24,9 @@ CLUSTERSIZE ?= 1M
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
+SOAK     ?= 1h
+FACTS    ?= 1000000
+
 LOADNODES    ?= 1
 LOADWATCHERS ?= 200
 LOADRATE     ?= 5000
@@ -35,7 +38,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +79,15 @@ crash-leader: build ## kill -9 the leader of three nodes KILLS times under load;
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
 		-load.watchers=$(LOADWATCHERS) -load.rate=$(LOADRATE) -load.time=$(LOADTIME) -load.kill=5s -load.mailboxes=20000
+
+catch-up: build ## a node FACTS (1000000) behind comes back under full load; a learner on a slow line; in a quarter of an hour
+	$(GO) test ./cmd/rookeryd -run '^(TestCatchUp|TestSlowLearner)$$' -count 1 -timeout 120m -v -args \
+		-catchup.facts=$(FACTS) -catchup.writers=64 -catchup.window=20s -catchup.share=0.5 -catchup.log=0 \
+		-learner.facts=100000 -learner.writers=64 -learner.window=90s -learner.rate=1000000 -learner.log=4194304 -learner.share=0.7 -learner.slower=2
+
+soak-elections: build ## three nodes at 60 % of what they can do for SOAK (1h); nobody is killed, so every election is a false one
+	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
+		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

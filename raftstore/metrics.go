@@ -11,6 +11,7 @@ import (
 type metrics struct {
 	leader, term, appliedIndex, commitLag  prometheus.Gauge
 	overlayKeys, overlayBytes              prometheus.Gauge
+	logEntries, logBytes                   prometheus.Gauge
 	fileBytes, fileUsed                    prometheus.Gauge
 	proposals                              *prometheus.CounterVec // result: ok, refused, unknown
 	commands, flushKeys, snapshots, torn   prometheus.Counter
@@ -73,6 +74,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.term = gauge("term", "Raft term.")
 	m.appliedIndex = gauge("applied_index", "Raft index of the last entry applied.")
 	m.commitLag = gauge("commit_lag_entries", "Committed entries that are not applied yet.")
+	m.logEntries = gauge("log_entries", "Entries of the log that are kept in memory, for nodes that lag.")
+	m.logBytes = gauge("log_bytes", "Octets of them.")
 	m.overlayKeys = gauge("overlay_keys", "Changed keys in memory that are not in the state file yet.")
 	m.overlayBytes = gauge("overlay_bytes", "Octets of them and their values.")
 	m.fileBytes = gauge("state_file_bytes", "Size of the state file.")
@@ -142,5 +145,7 @@ func (c *core) observe() {
 	c.metrics.leader.Set(leading)
 	c.metrics.term.Set(float64(c.term))
 	c.metrics.appliedIndex.Set(float64(c.applied.Index))
+	c.metrics.logEntries.Set(float64(len(c.entries.entries)))
+	c.metrics.logBytes.Set(float64(c.entries.bytes))
 	c.metrics.commitLag.Set(float64(max(c.commit, c.applied.Index) - c.applied.Index))
 }

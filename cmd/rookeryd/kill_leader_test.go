@@ -21,8 +21,8 @@ import (
 
 var leaderKills = flag.Int("leader-kills", 5, "how often TestKillLeader kills the leader")
 
-// newCluster starts three nodes and waits until all answer.
-func newCluster(t *testing.T) []*node {
+// newCluster starts three nodes, with further flags, and waits until all answer.
+func newCluster(t *testing.T, flags ...string) []*node {
 	t.Helper()
 	file := program(t)
 	var nodes []*node
@@ -35,7 +35,7 @@ func newCluster(t *testing.T) []*node {
 		t.Cleanup(n.kill)
 	}
 	for _, n := range nodes {
-		n.more = []string{"--initial-cluster", strings.Join(list, ",")}
+		n.more = append([]string{"--initial-cluster", strings.Join(list, ",")}, flags...)
 		n.start()
 	}
 	for _, n := range nodes {

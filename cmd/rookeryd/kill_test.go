@@ -31,10 +31,30 @@ type node struct {
 	program, data      string
 	client, peer, http string
 	more               []string // further flags
-	log                bytes.Buffer
+	log                said
 	cmd                *exec.Cmd
 	ended              chan struct{} // closed when the process has
 	exit               error         // how; set before
+}
+
+// said is what a process writes, to be read while it writes on.
+type said struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *said) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *said) String() string { return string(s.Bytes()) }
+
+func (s *said) Bytes() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.b.Bytes())
 }
 
 // program builds rookeryd.

@@ -39,6 +39,7 @@ type settings struct {
 	site            string
 	ballast         octets
 	lowSpace        octets
+	logSize         octets
 	snapshotRate    int64 // octets a second
 	scrubInterval   time.Duration
 	config          string
@@ -99,6 +100,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Var(&s.ballast, "ballast", "`size` of a file in the data directory that takes up space, for an operator in need to remove; 0 for none")
 	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
 	fs.DurationVar(&s.scrubInterval, "scrub-interval", 24*time.Hour, "`time` from one scrub of the state file to the next: it is read again whole and held against its sum; 0 for none")
+	fs.Var(&s.logSize, "log-size", "`size` of the log that is kept for nodes that lag, also in memory; one that lags further gets a snapshot; while that is on its way, up to four times as much; 0 for 64MiB")
 	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -114,7 +114,7 @@
 // still has, so a list that did not change needs no assertions; it does so for the
 // life only that the list was stated in, if it says which.
 //
-// Reservations and operators' holds are gone at once, their rows later, with the
+// Alarms are gone; reservations and operators' holds at once too, their rows later, with the
 // changes logged before: an old token is of another life. What the withdrawal guard
 // holds stays held; what it counted is forgotten. Answers to requests are kept, so
 // that a retry across the restore of a survivor does not undo what came after it;

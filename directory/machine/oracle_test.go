@@ -1748,6 +1748,8 @@ func (o *oracle) restore(op machine.Restore) machine.Result {
 	clear(o.claims)
 	clear(o.holds)
 	clear(o.guards)
+	clear(o.alarms)
+	clear(o.voters)
 	o.set.AutomationPaused = true
 	return effect(machine.Changed)
 }

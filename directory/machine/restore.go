@@ -39,6 +39,7 @@ func (a *apply) restore(op Restore) (Result, error) {
 	a.raiseEpochs(rise)
 	a.dropHolds()
 	a.dropGuards()
+	a.dropAlarms()
 	a.topology.settings.AutomationPaused = true
 	a.put1(bucketMeta, keySettings, encodeSettings(a.settings))
 	a.clk.LogFrom = a.clk.Revision
@@ -74,6 +75,16 @@ func (a *apply) dropHolds() {
 	}
 	t.holds = nil
 	clear(t.holdBy)
+}
+
+// dropAlarms forgets what was wrong with nodes of the life before: they are not this
+// one's, and full disks of theirs must not keep it from growing.
+func (a *apply) dropAlarms() {
+	t := a.topology
+	for _, x := range t.alarms {
+		a.tx.Delete(bucketAlarm, alarmKey(x.Kind, x.Node))
+	}
+	t.alarms, t.full = nil, ""
 }
 
 // dropGuards forgets what was counted: it was withdrawn from another directory.

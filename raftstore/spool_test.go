@@ -105,6 +105,10 @@ func TestSpool(t *testing.T) {
 	if err := s.ChangeMembers(ctx, Change{Member: Member{ID: 7, Name: "n7", Learner: true}}); err != nil {
 		t.Fatal(err)
 	}
+	// The status follows the answer; a MsgSnap to the new node follows the status.
+	for len(s.Status().Learners) == 0 {
+		time.Sleep(time.Millisecond)
+	}
 	other, err := s.Spool(ctx)
 	if err != nil || other.Path == next.Path || len(other.Header.Conf.GetLearners()) != 1 {
 		t.Errorf("after the membership changed: got %+v, %v; want a new one", other, err)

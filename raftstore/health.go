@@ -268,7 +268,7 @@ func (s *Store) sleep(d time.Duration) bool {
 // last node that has a state must keep it, for people to save what they can.
 func (s *Store) damaged(err error) {
 	if !errors.Is(err, ErrCorrupt) {
-		err = corrupt(s.files.state.db.Path(), "%w", err)
+		err = corrupt(s.files.state.path, "%w", err)
 	}
 	st := s.node.Status()
 	s.node.sums.mu.Lock()

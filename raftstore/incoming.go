@@ -35,6 +35,9 @@ func (s *Store) ReportSnapshot(node uint64, ok bool) { s.node.ReportSnapshot(nod
 // snap.ErrCorrupt, ErrCorrupt for a state in it that is none, ErrClosed.
 func (s *Store) Install(path string, from, term uint64) (err error) {
 	defer func() { err = errors.Join(err, removeFile(path)) }()
+	if s.stopping() {
+		return s.stopped()
+	}
 	if cancel := s.compacting.Load(); cancel != nil {
 		(*cancel)(fmt.Errorf("%w: a snapshot is being installed", ErrBusy))
 	}

@@ -67,6 +67,9 @@ func newSpool() *spool {
 // Errors: ErrNoRoom when the disk has no room for it, ErrClosed, the context's.
 func (s *Store) Spool(ctx context.Context) (*Spooled, error) {
 	p := s.spool
+	if s.stopping() {
+		return nil, s.stopped()
+	}
 	select {
 	case <-p.turn:
 		defer func() { p.turn <- struct{}{} }()

@@ -105,8 +105,8 @@ func TestSpool(t *testing.T) {
 	if err := s.ChangeMembers(ctx, Change{Member: Member{ID: 7, Name: "n7", Learner: true}}); err != nil {
 		t.Fatal(err)
 	}
-	// The answer comes from the applier; the core, and so the status, follow.
-	for len(s.Status().Learners) == 0 && ctx.Err() == nil {
+	// The status follows the answer; a MsgSnap to the new node follows the status.
+	for len(s.Status().Learners) == 0 {
 		time.Sleep(time.Millisecond)
 	}
 	other, err := s.Spool(ctx)

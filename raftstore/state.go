@@ -293,7 +293,7 @@ func (s *stateFile) Image(save func(Meta, func(io.Writer) error) error) (err err
 // dropCache asks the kernel to forget what it can of the file's pages, so that
 // they are read from the disk again. What a lookup has mapped stays.
 func (s *stateFile) dropCache() {
-	if f, err := os.Open(s.db.Path()); err == nil {
+	if f, err := os.Open(s.path); err == nil {
 		adviseDontNeed(f)
 		f.Close()
 	}

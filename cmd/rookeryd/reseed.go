@@ -343,7 +343,7 @@ var errUnusable = errors.New("its state cannot be put in place")
 // take fetches a node's state and puts it in the place of this one's.
 func (r *reseeder) take(ctx context.Context, from *raftstore.Member) error {
 	path := filepath.Join(r.q.IncomingDir(), "reseed.snap")
-	if err := r.transport.FetchSnapshot(ctx, r.q.Identity(), from.ID, path); err != nil {
+	if err := r.transport.FetchSnapshot(ctx, r.q.Identity(), from.ID, r.q.Status().Applied, path); err != nil {
 		return err
 	}
 	if _, differs := r.compared(from.ID); differs || r.transport.Heard()[from.ID].Quarantined {

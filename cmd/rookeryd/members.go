@@ -70,7 +70,9 @@ func (n *node) members() server.Members {
 		}
 		for _, p := range st.Progress {
 			if p.Node == x.ID {
-				node.Match, node.Active = p.Match, p.Active
+				// Raft forgets who answered once in an election timeout: too late for
+				// who gives a vote to a node that was killed a moment ago.
+				node.Match, node.Active = p.Match, p.Active && (x.ID == st.Identity.Node || n.transport.Connected(x.ID))
 			}
 		}
 		m.Nodes = append(m.Nodes, node)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -126,12 +127,25 @@ func (n *node) newTransport(birth uint64, announce func() peer.Announcement, hea
 		Announce:          announce,
 		OnAnnounce:        hear,
 		ServerCredentials: mtls.PeerServer(n.files, n.log),
-		ClientCredentials: func(name string) credentials.TransportCredentials {
-			return mtls.PeerClient(n.files, name, n.log)
-		},
-		Authorize: authorize,
-		Log:       n.log, Metrics: n.registry,
+		ClientCredentials: n.dialing(),
+		Authorize:         authorize,
+		Log:               n.log, Metrics: n.registry,
 	})
+}
+
+// dialing returns what gives the credentials for a node: the same for every
+// attempt, as they remember what they have complained of.
+func (n *node) dialing() func(name string) credentials.TransportCredentials {
+	var mu sync.Mutex
+	made := make(map[string]credentials.TransportCredentials)
+	return func(name string) credentials.TransportCredentials {
+		mu.Lock()
+		defer mu.Unlock()
+		if made[name] == nil {
+			made[name] = mtls.PeerClient(n.files, name, n.log)
+		}
+		return made[name].Clone()
+	}
 }
 
 // authorize refuses a node that gives another name than its certificate does.

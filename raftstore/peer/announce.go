@@ -63,6 +63,13 @@ func (t *Transport) Heard() map[uint64]Heard {
 	return all
 }
 
+// Connected tells whether what this node sends to another arrives there, as far as
+// can be known: at once false when its process ended, after a while when it is cut off.
+func (t *Transport) Connected(node uint64) bool {
+	l := t.link(node)
+	return l != nil && l.connected.Load()
+}
+
 // Moved returns the members that say of themselves, now, something else than the
 // membership has of them, as they should stand there: this node among them.
 func (t *Transport) Moved() (all []raftstore.Member) {

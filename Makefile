@@ -83,7 +83,8 @@ watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LO
 catch-up: build ## a node FACTS (1000000) behind comes back under full load; a learner on a slow line; in a quarter of an hour
 	$(GO) test ./cmd/rookeryd -run '^(TestCatchUp|TestSlowLearner)$$' -count 1 -timeout 120m -v -args \
 		-catchup.facts=$(FACTS) -catchup.writers=64 -catchup.window=20s -catchup.share=0.5 -catchup.log=0 \
-		-learner.facts=100000 -learner.writers=64 -learner.window=90s -learner.rate=1000000 -learner.log=4194304 -learner.share=0.7 -learner.slower=2
+		-learner.facts=100000 -learner.writers=64 -learner.window=90s -learner.rate=1000000 -learner.log=2097152 -learner.given-up=1 \
+		-learner.share=0.7 -learner.slower=2
 
 soak-elections: build ## three nodes at 60 % of what they can do for SOAK (1h); nobody is killed, so every election is a false one
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \

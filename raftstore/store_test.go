@@ -152,6 +152,11 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s: got %v (there: %v), want %v", name, v, ok, want)
 		}
 	}
+	for _, name := range []string{"log_entries", "log_bytes"} {
+		if name = "rookery_raftstore_" + name + " shard=1"; got[name] <= 0 {
+			t.Errorf("%s: got %v, want what the start has written at least", name, got[name])
+		}
+	}
 	if got["rookery_raftstore_log_sync_seconds shard=1"] == 0 || got["rookery_raftstore_applied_index shard=1"] < 3 {
 		t.Errorf("got %v", got)
 	}

@@ -99,10 +99,17 @@ func TestElections(t *testing.T) {
 		pause := pauses.take()
 		longestPause = max(longestPause, pause)
 		newest, leads := term, ""
-		for _, s := range watched {
-			f, err := s.n.figures()
-			if err != nil {
-				s.remember(fmt.Sprintf("metrics: %v", err))
+		// All at once: one that is stuck must not hide what the others do.
+		shown, errs := make([]figures, len(nodes)), make([]error, len(nodes))
+		var asking sync.WaitGroup
+		for i, n := range nodes {
+			asking.Go(func() { shown[i], errs[i] = n.figures() })
+		}
+		asking.Wait()
+		for i, s := range watched {
+			f := shown[i]
+			if errs[i] != nil {
+				s.remember(fmt.Sprintf("metrics: %v", errs[i]))
 				continue
 			}
 			if f.get("rookery_raftstore_is_leader") == 1 && f.get("rookery_raftstore_term") >= newest {
@@ -122,6 +129,7 @@ func TestElections(t *testing.T) {
 				ch.evidence = append(ch.evidence, s.evidence()...)
 			}
 			changes = append(changes, ch)
+			leader = leads
 			t.Logf("%v after the start, an election: %s\n%s", ch.at.Round(time.Millisecond), ch.text, strings.Join(ch.evidence, "\n"))
 		case leads != "" && leader != "" && leads != leader:
 			t.Errorf("%s and %s lead in term %.0f", leader, leads, term)
@@ -174,7 +182,7 @@ func (s *soakNode) evidence() (all []string) {
 	for _, text := range s.recent {
 		all = append(all, "  "+s.n.name+" "+text)
 	}
-	for line := range strings.Lines(tail(s.n.log.String(), 15)) {
+	for line := range strings.Lines(tail(s.n.log.String(), 8)) {
 		all = append(all, "  "+s.n.name+" said "+strings.TrimSpace(line))
 	}
 	return all

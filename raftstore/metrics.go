@@ -20,6 +20,7 @@ type metrics struct {
 	flushSeconds, readSeconds, snapSeconds prometheus.Histogram
 	compared, scrubs                       *prometheus.CounterVec // result, see below
 	differing, diskFree, diskLow, readOnly prometheus.Gauge
+	quarantined                            prometheus.Gauge
 	scrubbed                               prometheus.Counter
 
 	reg        prometheus.Registerer
@@ -103,6 +104,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m.diskFree = gauge("disk_free_bytes", "Octets free on the disk of the data directory.")
 	m.diskLow = gauge("disk_low", "1 while that is below the low-water mark.")
 	m.readOnly = gauge("read_only", "1 while the node only shows an old state, for its disk takes no writes.")
+	m.quarantined = gauge("quarantined", "1 while the state is not to be used and another node's is fetched.")
 	for _, result := range []string{comparedSame, comparedDiffers, comparedUnknown} {
 		m.compared.WithLabelValues(result) // an alert on a rate needs a zero to start from
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 
@@ -142,17 +141,7 @@ func (r *ReadOnly) Refusal() error {
 
 // Status returns what the state says of the node and the others. No leader is
 // known.
-func (r *ReadOnly) Status() Status {
-	m := r.state.Meta()
-	members := m.Members
-	for i := range members {
-		members[i].Learner = slices.Contains(m.Conf.GetLearners(), members[i].ID)
-	}
-	return Status{
-		Identity: m.Identity, Name: m.Name, Committed: m.Applied.Index, Applied: m.Applied.Index, Flushed: m.Applied.Index,
-		Term: m.Applied.Term, Voters: m.Conf.GetVoters(), Learners: m.Conf.GetLearners(), Members: members,
-	}
-}
+func (r *ReadOnly) Status() Status { return r.state.meta.status() }
 
 // Health says why the node is read-only, and what its disk says.
 func (r *ReadOnly) Health() Health {

@@ -66,10 +66,15 @@ func Reseed(cfg Config, path string) error {
 		return err
 	}
 	defer lock.Close()
-	if err := reseed(cfg, path); err != nil {
+	return cfg.reseed(path)
+}
+
+// reseed is Reseed for who has the lock.
+func (c Config) reseed(path string) error {
+	if err := reseed(c, path); err != nil {
 		return fmt.Errorf("raftstore: reseed from %s: %w", path, err)
 	}
-	cfg.Log.Info("state replaced by a peer's", "dir", cfg.shardDir(), "file", path)
+	c.Log.Info("state replaced by a peer's", "dir", c.shardDir(), "file", path)
 	return nil
 }
 

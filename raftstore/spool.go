@@ -65,7 +65,12 @@ func newSpool() *spool {
 // and shares it. While it is in use the log after it is kept.
 //
 // Errors: ErrNoRoom when the disk has no room for it, ErrClosed, the context's.
-func (s *Store) Spool(ctx context.Context) (*Spooled, error) {
+func (s *Store) Spool(ctx context.Context) (*Spooled, error) { return s.SpoolFrom(ctx, 0) }
+
+// SpoolFrom is Spool for a node that has no use for a snapshot of an index
+// before this one: a file that is there and older is not given. If this node has
+// not come so far itself, what it gives is older all the same.
+func (s *Store) SpoolFrom(ctx context.Context, index uint64) (*Spooled, error) {
 	p := s.spool
 	select {
 	case <-p.turn:
@@ -75,7 +80,7 @@ func (s *Store) Spool(ctx context.Context) (*Spooled, error) {
 	case <-s.stop:
 		return nil, s.stopped()
 	}
-	if f := s.spoolUse(); f != nil {
+	if f := s.spoolUse(index); f != nil {
 		return f, nil
 	}
 	p.making.Store(true)
@@ -90,8 +95,9 @@ func (s *Store) Spool(ctx context.Context) (*Spooled, error) {
 	return s.spoolTake(f), nil
 }
 
-// spoolUse returns the present file if it is fresh; else it is retired.
-func (s *Store) spoolUse() *Spooled {
+// spoolUse returns the present file if it is fresh and not of before index; else
+// it is retired.
+func (s *Store) spoolUse(index uint64) *Spooled {
 	s.spool.mu.Lock()
 	f := s.spool.current
 	s.spool.mu.Unlock()
@@ -99,7 +105,7 @@ func (s *Store) spoolUse() *Spooled {
 		return nil
 	}
 	// Pinned before it is looked at, lest the log goes in between.
-	if !s.node.pin(f.header.Index) || !s.sameMembers(f.header) {
+	if f.header.Index < index || !s.node.pin(f.header.Index) || !s.sameMembers(f.header) {
 		s.retireSpool(f)
 		return nil
 	}

@@ -81,12 +81,27 @@ func TestSpool(t *testing.T) {
 	if err != nil || again.Path != first.Path {
 		t.Errorf("while it is fresh: got %v, %v; want the same file", again, err)
 	}
+	if from, err := s.SpoolFrom(ctx, first.Header.Index); err != nil || from.Path != first.Path {
+		t.Errorf("from its index: got %v, %v; want the same file", from, err)
+	} else {
+		from.Release()
+	}
 	for _, sp := range append(all, again) {
 		sp.Release()
 		sp.Release()
 	}
 	if got := spooled(t, s); len(got) != 1 {
 		t.Errorf("released and fresh: %v", got)
+	}
+	// Fresh as it is, it does not do for a node that was further.
+	at := s.Status().Applied
+	later, err := s.SpoolFrom(ctx, at)
+	if err != nil || later.Path == first.Path || later.Header.Index < at {
+		t.Errorf("from index %d: got %+v, %v; want a new one", at, later, err)
+	}
+	later.Release()
+	if got := spooled(t, s); len(got) != 1 {
+		t.Errorf("after a later one: %v", got)
 	}
 	// When the log has gone on, it goes, and the next is another.
 	for range 200 {

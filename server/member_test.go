@@ -507,7 +507,10 @@ func TestNodeProblems(t *testing.T) {
 		}, nil},
 		{"two of three are away", "n1 n2- n3-", nil, []string{"no majority: of 3 voters 2 must answer; n1 alone answers", "n2 was never heard since this node was started", "n3 was never heard since this node was started"}},
 		{"one of five is away", "n1 n2 n3 n4 n5-", nil, []string{"n5 was never heard since this node was started"}},
-		{"quarantined", "n1 n2 n3", func(m *Members) { m.Nodes[1].Quarantined = true }, []string{"n2 is quarantined: its state differs from the others', and it serves nothing"}},
+		{"quarantined", "n1 n2 n3", func(m *Members) { m.Nodes[1].Quarantined = true }, []string{
+			"n2 is quarantined: its state differs from the others', and it serves nothing",
+			"2 of 3 voters answer, and 2 must: the loss of one more stops writes",
+		}},
 		{"a learner", "n1 n2 n3 n4?<x", nil, []string{"n4 is a learner and trails by 1500 entries"}},
 		{"a learner that has the log", "n1 n2 n3 n4?", nil, []string{"n4 is a learner and has the log: `rookeryctl member promote n4` gives it its vote"}},
 		{"a learner that is away", "n1 n2 n3 n4?-", nil, []string{"n4, a learner, was never heard since this node was started"}},

@@ -165,7 +165,8 @@ func (m *Members) problems() []string {
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 
 	vote := voters(m.Nodes)
-	up, down := split(vote, m.speaks)
+	votes := func(n *Node) bool { return m.speaks(n) && !n.Quarantined }
+	up, down := split(vote, votes)
 	if len(down) > 0 && len(up) < need(len(vote)) {
 		say("no majority: of %s %d must answer; %s", counted(len(vote), "voter"), need(len(vote)), who(up))
 	}
@@ -183,7 +184,7 @@ func (m *Members) problems() []string {
 			say("%s was last heard %s ago", m.titled(&n), n.Heard.Truncate(time.Second))
 		}
 	}
-	if at := tolerance(vote, m.speaks); at != "" {
+	if at := tolerance(vote, votes); at != "" {
 		say("%s", at)
 	}
 	if at := siteMajority(m.Nodes); at != "" {

@@ -34,15 +34,26 @@ func parseFounders(list, self string) ([]peer.Founder, error) {
 	return founders, nil
 }
 
+// storeConfig is what the store is opened with.
+func (n *node) storeConfig(dir *raftstore.Directory) raftstore.Config {
+	cfg := raftstore.Config{
+		Dir: n.s.data, Directory: dir, Name: n.s.name, Token: n.s.clusterToken,
+		Machine: server.Applied(n.rules), Log: n.log, Metrics: n.registry,
+		MaxCommand: server.MaxCommand,
+		LowSpace:   int64(n.s.lowSpace), Ballast: int64(n.s.ballast),
+		ScrubInterval: n.s.scrubInterval,
+	}
+	if cfg.ScrubInterval <= 0 {
+		cfg.ScrubInterval = -1 // none; to the store 0 is its own default
+	}
+	return cfg
+}
+
 // founding says what to open: the directory as it is or, if it is empty, the
 // cluster that the settings name, once the other nodes have been heard.
 func (n *node) founding(ctx context.Context, dir *raftstore.Directory) (raftstore.Config, error) {
-	cfg := raftstore.Config{
-		Dir: n.s.data, Directory: dir, Name: n.s.name, Token: n.s.clusterToken,
-		Machine: server.Applied(n.rules), Network: n.transport, Log: n.log, Metrics: n.registry,
-		MaxCommand: server.MaxCommand,
-		LowSpace:   int64(n.s.lowSpace), Ballast: int64(n.s.ballast),
-	}
+	cfg := n.storeConfig(dir)
+	cfg.Network = n.transport
 	waiting := func(names []string) {
 		_ = n.notify.tell("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting for " + strings.Join(names, ", "))
 	}

@@ -8,7 +8,8 @@
 // builds a node of its parts and takes it down again; found.go makes or finds
 // the cluster of an empty directory; members.go is what a node knows of the
 // others; health.go and http.go say how it is; readonly.go is what is left of it
-// when its disk takes no writes.
+// when its disk takes no writes; reseed.go gets it another node's state when its
+// own is not to be used.
 package main
 
 import (

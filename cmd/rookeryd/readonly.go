@@ -17,13 +17,16 @@ import (
 	"github.com/rookery-mail/rookery/server"
 )
 
-// keeper keeps a node up whose disk takes no writes. A write that failed is
-// never tried again in place: the node ends, and comes back read-only, to show
-// what it has to whoever can use that. When the disk takes writes again it is
-// started anew, and the log tells it what it missed.
+// keeper keeps a node up whose disk takes no writes, or whose state is not to be
+// used. A write that failed is never tried again in place: the node ends, and
+// comes back read-only, to show what it has to whoever can use that. When the
+// disk takes writes again it is started anew, and the log tells it what it
+// missed. A node whose state differs or is damaged shows nothing; it is started
+// anew with another node's.
 type keeper struct {
 	serve    func(context.Context) error        // a whole node, until ctx ends or it fails
 	readOnly func(context.Context, error) error // an old state, until ctx ends
+	reseed   func(context.Context, error) error // gets another node's state, unless ctx ends
 	try      func(size int64) error             // whether the disk takes so many octets more
 	every    time.Duration                      // how often to try
 	log      *slog.Logger
@@ -43,6 +46,7 @@ func newKeeper(s settings, log *slog.Logger) keeper {
 	return keeper{
 		serve:    func(ctx context.Context) error { return serve(ctx, s, log) },
 		readOnly: func(ctx context.Context, why error) error { return serveReadOnly(ctx, s, why, log) },
+		reseed:   func(ctx context.Context, why error) error { return reseed(ctx, s, why, log) },
 		try:      func(size int64) error { return raftstore.TryWrite(s.data, size) },
 		every:    returnEvery,
 		log:      log,
@@ -57,7 +61,20 @@ func (k keeper) run(ctx context.Context) error {
 		if err == nil {
 			err = k.serve(ctx)
 		}
-		if err == nil || ctx.Err() != nil || !raftstore.Unwritable(err) {
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// First: a state that differs is not to be shown, also where the mark that
+		// says so could not be written.
+		if reseedable(err) {
+			k.log.Error("this node's state is not to be used; it serves nothing and gets another node's", "err", err)
+			if err := k.reseed(ctx, err); err != nil || ctx.Err() != nil {
+				return err
+			}
+			k.log.Info("this node has another node's state and is started anew")
+			continue
+		}
+		if !raftstore.Unwritable(err) {
 			return err
 		}
 		k.log.Error("the data directory takes no writes; the node goes on read-only", "err", err)

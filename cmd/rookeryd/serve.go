@@ -68,7 +68,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if n.transport, err = n.newTransport(dir); err != nil {
+	if n.transport, err = n.newTransport(dir.Birth(), n.announcement, n.compare); err != nil {
 		return errors.Join(err, dir.Close())
 	}
 	defer n.transport.Close()
@@ -112,18 +112,19 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	return err
 }
 
-// newTransport makes the way to the other nodes.
-func (n *node) newTransport(dir *raftstore.Directory) (*peer.Transport, error) {
+// newTransport makes the way to the other nodes. announce says what to tell
+// them of this one, hear is told what they say.
+func (n *node) newTransport(birth uint64, announce func() peer.Announcement, hear func(uint64, peer.Announcement)) (*peer.Transport, error) {
 	var names []string
 	for _, f := range n.s.founders {
 		names = append(names, f.Name)
 	}
 	return peer.New(peer.Config{
 		Name: n.s.name, Info: n.info, Version: obs.Version(),
-		Birth: dir.Birth(), Initial: names,
+		Birth: birth, Initial: names,
 		SnapshotRate:      n.s.snapshotRate,
-		Announce:          n.announcement,
-		OnAnnounce:        n.compare,
+		Announce:          announce,
+		OnAnnounce:        hear,
 		ServerCredentials: mtls.PeerServer(n.files, n.log),
 		ClientCredentials: func(name string) credentials.TransportCredentials {
 			return mtls.PeerClient(n.files, name, n.log)

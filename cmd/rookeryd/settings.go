@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/rookery-mail/rookery/internal/mtls"
@@ -39,6 +40,7 @@ type settings struct {
 	ballast         octets
 	lowSpace        octets
 	snapshotRate    int64 // octets a second
+	scrubInterval   time.Duration
 	config          string
 	logLevel        slog.Level
 	logFormat       string
@@ -96,6 +98,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	s.ballast = 128 << 20
 	fs.Var(&s.ballast, "ballast", "`size` of a file in the data directory that takes up space, for an operator in need to remove; 0 for none")
 	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
+	fs.DurationVar(&s.scrubInterval, "scrub-interval", 24*time.Hour, "`time` from one scrub of the state file to the next: it is read again whole and held against its sum; 0 for none")
 	s.identityFlags(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -27,8 +27,8 @@ func SnapshotsOf(s *raftstore.Store) Snapshots { return storeSnapshots{s} }
 
 type storeSnapshots struct{ *raftstore.Store }
 
-func (s storeSnapshots) Spool(ctx context.Context) (*Spooled, error) {
-	f, err := s.Store.Spool(ctx)
+func (s storeSnapshots) Spool(ctx context.Context, index uint64) (*Spooled, error) {
+	f, err := s.SpoolFrom(ctx, index)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +147,7 @@ func (l *link) transfer() error {
 	if a == nil || a.snapshots == nil {
 		return errNoSnapshots
 	}
-	spooled, err := a.snapshots.Spool(l.ctx)
+	spooled, err := a.snapshots.Spool(l.ctx, 0)
 	if err != nil {
 		return err
 	}
@@ -410,7 +410,7 @@ func (s *service) FetchSnapshot(req *peerv1.FetchSnapshotRequest, stream grpc.Se
 	if a == nil {
 		return stream.Send(&peerv1.FetchSnapshotResponse{Welcome: w})
 	}
-	spooled, err := a.snapshots.Spool(stream.Context())
+	spooled, err := a.snapshots.Spool(stream.Context(), req.GetIndex())
 	if err != nil {
 		return status.Error(codes.Unavailable, err.Error())
 	}
@@ -433,17 +433,18 @@ func (s *service) FetchSnapshot(req *peerv1.FetchSnapshotRequest, stream grpc.Se
 	})
 }
 
-// FetchSnapshot gets a snapshot of a node's present state and writes it to
-// path, going on where it broke off. id is whose state this node has: it need
-// not have a store. What was fetched is whole, but nobody has verified it yet.
-func (t *Transport) FetchSnapshot(ctx context.Context, id raftstore.Identity, node uint64, path string) error {
+// FetchSnapshot gets a snapshot of a node's state and writes it to path, going on
+// where it broke off. It is not of before index if that node has come so far. id
+// is whose state this node has: it need not have a store. What was fetched is
+// whole, but nobody has verified it yet.
+func (t *Transport) FetchSnapshot(ctx context.Context, id raftstore.Identity, node, index uint64, path string) error {
 	l := t.link(node)
 	if l == nil {
 		return fmt.Errorf("peer: node %x is not known here", node)
 	}
 	var offer *peerv1.SnapshotOffer
 	for tries := 0; ; tries++ {
-		moved, err := t.fetchOnce(ctx, l, id, &offer, path)
+		moved, err := t.fetchOnce(ctx, l, id, index, &offer, path)
 		if err == nil {
 			return nil
 		}
@@ -456,7 +457,7 @@ func (t *Transport) FetchSnapshot(ctx context.Context, id raftstore.Identity, no
 	}
 }
 
-func (t *Transport) fetchOnce(ctx context.Context, l *link, id raftstore.Identity, had **peerv1.SnapshotOffer, path string) (moved bool, err error) {
+func (t *Transport) fetchOnce(ctx context.Context, l *link, id raftstore.Identity, index uint64, had **peerv1.SnapshotOffer, path string) (moved bool, err error) {
 	conn, _, err := t.dial(l.where())
 	if err != nil {
 		return false, err
@@ -464,7 +465,7 @@ func (t *Transport) fetchOnce(ctx context.Context, l *link, id raftstore.Identit
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	req := &peerv1.FetchSnapshotRequest{Hello: t.hello(id, l.id)}
+	req := &peerv1.FetchSnapshotRequest{Hello: t.hello(id, l.id), Index: index}
 	if info, err := os.Stat(path); err == nil && *had != nil {
 		req.Id, req.Offset = (*had).GetId(), uint64(info.Size())
 	}

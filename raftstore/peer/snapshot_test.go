@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ import (
 type fakeSnapshots struct {
 	file string // to give
 	dir  string // for what comes
+
+	asked atomic.Uint64 // the index that the last one was not to be before
 
 	mu        sync.Mutex
 	reports   []bool
@@ -49,7 +52,8 @@ func newSnapshots(t *testing.T, size int) *fakeSnapshots {
 	return f
 }
 
-func (f *fakeSnapshots) Spool(context.Context) (*Spooled, error) {
+func (f *fakeSnapshots) Spool(_ context.Context, index uint64) (*Spooled, error) {
+	f.asked.Store(index)
 	info, err := os.Stat(f.file)
 	if err != nil {
 		return nil, err
@@ -273,7 +277,7 @@ func TestFetchSnapshot(t *testing.T) {
 	c.Attach(s, nil)
 	c.Detach()
 	path := filepath.Join(t.TempDir(), "fetched")
-	if err := c.FetchSnapshot(t.Context(), s.id, 1, path); err != nil {
+	if err := c.FetchSnapshot(t.Context(), s.id, 1, 55, path); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(path)
@@ -281,9 +285,12 @@ func TestFetchSnapshot(t *testing.T) {
 	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("fetched %d octets, %v; want %d", len(got), err, len(want))
 	}
+	if at := give.asked.Load(); at != 55 {
+		t.Errorf("it was asked for one from index %d on, want 55", at)
+	}
 	other := s.id
 	other.Incarnation = 9
-	if err := c.FetchSnapshot(t.Context(), other, 1, path+"2"); err == nil {
+	if err := c.FetchSnapshot(t.Context(), other, 1, 0, path+"2"); err == nil {
 		t.Error("a node of another incarnation was given a snapshot")
 	}
 }

@@ -43,8 +43,9 @@ var _ Store = (*raftstore.Store)(nil)
 
 // Snapshots is what the transport needs to send and to take snapshots.
 type Snapshots interface {
-	// Spool returns a file of the present state, to be released.
-	Spool(ctx context.Context) (*Spooled, error)
+	// Spool returns a file of a late state, if possible not of before an index,
+	// to be released.
+	Spool(ctx context.Context, index uint64) (*Spooled, error)
 	// ReportSnapshot says what became of the one that Raft wanted a node to have.
 	ReportSnapshot(node uint64, ok bool)
 	// IncomingDir is where to put what is received.

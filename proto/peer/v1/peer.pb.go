@@ -959,8 +959,10 @@ type FetchSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Hello *Hello                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// The file of which some is there already, and how much; empty at first.
-	Id            []byte `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Offset        uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Id     []byte `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// A snapshot of an earlier index is of no use; 0: any is.
+	Index         uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,6 +1014,13 @@ func (x *FetchSnapshotRequest) GetId() []byte {
 func (x *FetchSnapshotRequest) GetOffset() uint64 {
 	if x != nil {
 		return x.Offset
+	}
+	return 0
+}
+
+func (x *FetchSnapshotRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
 	}
 	return 0
 }
@@ -1652,11 +1661,12 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x14SendSnapshotResponse\x122\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.rookery.peer.v1.WelcomeR\awelcome\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x14\n" +
-	"\x05taken\x18\x03 \x01(\bR\x05taken\"l\n" +
+	"\x05taken\x18\x03 \x01(\bR\x05taken\"\x82\x01\n" +
 	"\x14FetchSnapshotRequest\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.rookery.peer.v1.HelloR\x05hello\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x04R\x06offset\"\xb4\x01\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\"\xb4\x01\n" +
 	"\x15FetchSnapshotResponse\x122\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.rookery.peer.v1.WelcomeR\awelcome\x124\n" +
 	"\x05offer\x18\x02 \x01(\v2\x1e.rookery.peer.v1.SnapshotOfferR\x05offer\x121\n" +

@@ -163,13 +163,18 @@
 // and Delete and written in the same transaction. Nodes tell each other their
 // sums now and then; at the same index they must be the same. A node that a
 // majority differs from, all alike, quarantines itself: it writes the mark
-// reseed and ends with ErrDiverged. One of the majority goes on and names the
-// odd one; where no majority agrees, nobody is shut out and all say so. What
+// reseed and ends with ErrDiverged. OpenQuarantined then has what it takes to
+// ask the others for a state, and Reseed puts that in place; what the program is
+// to do about it is the program's. One of the majority goes on and names the odd
+// one; where no majority agrees, nobody is shut out and all say so. What
 // could not be compared is counted, and told when it lasts.
 //
 // Once a day a scrub reads the state file again, slowly, and holds it against
 // its sum; see scrubber for how it stays exact while the file is written, and
-// for what it cannot see.
+// for what it cannot see. A node with a damaged file quarantines itself too,
+// where it has heard another voter; else, and at the start, it ends with
+// ErrCorrupt, and OpenQuarantined tells whether the rest of the directory is
+// whole enough for a re-seed.
 //
 // # When disks fill
 //

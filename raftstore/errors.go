@@ -71,9 +71,9 @@ func (e *StoppedError) Error() string {
 // Unwrap returns ErrStopped and the cause.
 func (e *StoppedError) Unwrap() []error { return []error{ErrStopped, e.Cause} }
 
-// cure is what a corrupt file's error ends with. There is one remedy only:
-// nothing here can tell good bytes from bad ones better than the checks did.
-const cure = "move the data directory away and start with an empty one, then bring its contents back: from the node's peers, from a snapshot, or, where it was the only node, by importing every backend's list again"
+// cure is what a corrupt file's error ends with. There is one remedy only,
+// another copy: nothing here can tell good bytes from bad ones better than the checks did.
+const cure = "unless a peer's state replaces it, move the data directory away and start with an empty one, then bring its contents back: from the node's peers, from a snapshot, or, where it was the only node, by importing every backend's list again"
 
 func corrupt(file, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %w; %s", ErrCorrupt, file, fmt.Errorf(format, args...), cure)

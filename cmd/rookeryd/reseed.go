@@ -234,13 +234,13 @@ func (r *reseeder) compared(node uint64) (agrees, differs bool) {
 // run returns when the state is another node's, or ctx has ended.
 func (r *reseeder) run(ctx context.Context) error {
 	broken := 0
-	said, saidAt := "", time.Time{}
+	saidAt := r.begun.Add(uncompared - reseedSay) // it takes a moment to hear the others
 	for ctx.Err() == nil {
 		r.raise(ctx)
 		from, why := r.choose(time.Now())
 		if from == nil {
-			if time.Since(saidAt) > reseedSay && (why != said || time.Since(r.begun) > uncompared) {
-				said, saidAt = why, time.Now()
+			if time.Since(saidAt) > reseedSay {
+				saidAt = time.Now()
 				r.log.Warn("no other node has a state to give yet", "err", why)
 			}
 			rest(ctx, reseedLook)

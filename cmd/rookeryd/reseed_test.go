@@ -274,7 +274,7 @@ func TestReseed(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	end()
 	time.Sleep(1500 * time.Millisecond) // until the state file is as it stays
-	odd.flip("marker2")
+	odd.flip("marker2\tlrs")
 	end = load()
 	cured(2)
 	end()
@@ -283,7 +283,7 @@ func TestReseed(t *testing.T) {
 	// A bit flips while it is down: it is found at the start.
 	end = load()
 	odd.stop()
-	odd.flip("marker2")
+	odd.flip("marker2\tlrs")
 	odd.start()
 	cured(3)
 	end()
@@ -291,7 +291,7 @@ func TestReseed(t *testing.T) {
 
 	// What comes again and again is not to be cured.
 	odd.stop()
-	odd.flip("marker2")
+	odd.flip("marker2\tlrs")
 	odd.start()
 	select {
 	case <-odd.ended:

@@ -215,8 +215,11 @@ func (s *Session) misplaced(err error) (*Error, bool) {
 	if !ok || e.err != ErrWrongIncarnation {
 		return nil, false
 	}
-	highest := s.c.life.see(directory.Incarnation(number(e.Metadata["seen"])))
-	e.earlier = e.Incarnation < highest
+	token := directory.Incarnation(number(e.Metadata["seen"]))
+	highest := s.c.life.see(token)
+	// The same number and refused all the same: another cluster's, such as one that
+	// was recovered beside the one that this session has seen. It is not taken for it.
+	e.earlier = e.Incarnation < highest || e.Incarnation == token
 	return e, true
 }
 

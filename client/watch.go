@@ -157,7 +157,7 @@ type watching struct {
 const (
 	silentMarks     = 3
 	silentLeast     = 10 * time.Second // a node with much to do is slow, not gone
-	defaultProgress = 5 * time.Second // the server's
+	defaultProgress = 5 * time.Second  // the server's
 )
 
 // run makes attempts; nil when the consumer left.

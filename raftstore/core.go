@@ -248,9 +248,8 @@ func (c *core) step(events []event) (effects, error) {
 			return c.out, err
 		}
 	}
-	c.withdraw()
 	c.observe()
-	return c.out, nil
+	return c.out, c.withdraw()
 }
 
 // wake returns when to step even if nothing happens.
@@ -271,7 +270,7 @@ func (c *core) take(now time.Duration, e event) error {
 	case *readRequest:
 		c.takeRead(now, e)
 	case *raftpb.Message:
-		c.receive(e)
+		return c.receive(e)
 	case *installation:
 		c.offer(e)
 	case installed:
@@ -304,24 +303,6 @@ func (c *core) take(now time.Duration, e event) error {
 		c.rn.TransferLeader(e.node)
 	}
 	return nil
-}
-
-// receive steps a message from a peer.
-func (c *core) receive(m *raftpb.Message) {
-	switch m.GetType() {
-	case raftpb.MsgSnap:
-		// It carries no state. The transport fetches that, and offers it here
-		// with what stands inside it.
-		c.log.Warn("a snapshot without a state was dropped", "peer", m.GetFrom())
-		return
-	case raftpb.MsgReadIndex:
-		// A leader that is the only voter would answer at once, also while it
-		// does not know yet what was committed before it restarted.
-		if c.leading && !c.lead.confirmed {
-			return
-		}
-	}
-	c.stepRaft(m)
 }
 
 func (c *core) stepRaft(m *raftpb.Message) {

@@ -10,6 +10,9 @@
 // all that was acknowledged anywhere before it was asked for; a local one says
 // how old it may be. Nothing here reads a clock to decide what is true.
 //
+// A leader that contradicts what is applied here, or was told of more than this log
+// has, ends the node with ErrHistory: a disk was put back to an older copy of itself.
+//
 // A write that failed is never tried again: the node stops, whoever waits is
 // told, and the way on is a restart. Files that are not as they were left are
 // refused with ErrCorrupt before anything is served from them.

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/rookery-mail/rookery/raftstore/wal"
@@ -47,17 +48,19 @@ func (c *core) offer(in *installation) {
 
 // withdraw ends an offer that Raft has not taken: it had all of it already, or
 // has heard of a later leader, or does not find itself in the membership.
-func (c *core) withdraw() {
+func (c *core) withdraw() error {
 	in := c.offered
 	if in == nil {
-		return
+		return nil
 	}
 	c.offered = nil
 	if at := in.meta.Applied.Index; max(c.commit, c.applied.Index) >= at {
-		in.done(fmt.Errorf("%w: entry %d is committed here", ErrNotNeeded, at))
-		return
+		err := c.contradicts(in.message.GetFrom(), in.meta.Applied)
+		in.done(errors.Join(fmt.Errorf("%w: entry %d is committed here", ErrNotNeeded, at), err))
+		return err
 	}
 	in.done(fmt.Errorf("%w: of term %d from node %x, while this node is in term %d", ErrNotTaken, in.message.GetTerm(), in.message.GetFrom(), c.term))
+	return nil
 }
 
 // takeSnapshot finds the offer behind a snapshot that Raft has taken.

@@ -23,6 +23,13 @@ type applied struct{ m *machine.Machine }
 
 var _ raftstore.Verifier = applied{}
 
+// CheckCommand refuses what Applied could not apply. It is for commands that this
+// node did not encode itself.
+func CheckCommand(command []byte) error {
+	_, err := machine.DecodeCommand(command)
+	return err
+}
+
 func (a applied) Buckets() []kv.Bucket { return a.m.Buckets() }
 
 func (a applied) Apply(tx kv.Tx, s raftstore.Stamp, command []byte) ([]byte, error) {

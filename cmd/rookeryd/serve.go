@@ -129,6 +129,7 @@ func (n *node) newTransport(birth uint64, announce func() peer.Announcement, hea
 		ServerCredentials: mtls.PeerServer(n.files, n.log),
 		ClientCredentials: n.dialing(),
 		Authorize:         authorize,
+		Check:             server.CheckCommand,
 		Log:               n.log, Metrics: n.registry,
 	})
 }

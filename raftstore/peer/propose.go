@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 
 	peerv1 "github.com/rookery-mail/rookery/proto/peer/v1"
 	"github.com/rookery-mail/rookery/raftstore"
@@ -47,6 +49,10 @@ func (t *Transport) Propose(ctx context.Context, node uint64, command []byte) (r
 	resp, err := peerv1.NewPeerServiceClient(conn).Propose(context.WithValue(ctx, sentKey{}, sent), &peerv1.ProposeRequest{Hello: t.hello(a.id, node), Command: command})
 	if err != nil && !sent.Load() {
 		return nil, 0, fmt.Errorf("%w: node %x is not reached: %w", raftstore.ErrNoLeader, node, err)
+	}
+	if status.Code(err) == codes.InvalidArgument {
+		// It was looked at, and not done: another release is to be asked.
+		return nil, 0, fmt.Errorf("%w: node %x: %w", raftstore.ErrNoLeader, node, err)
 	}
 	if err != nil {
 		// It may have got there.
@@ -114,6 +120,13 @@ func (l *link) call(ctx context.Context) (*grpc.ClientConn, error) {
 	}
 }
 
+func (t *Transport) check(command []byte) error {
+	if t.cfg.Check == nil {
+		return nil
+	}
+	return t.cfg.Check(command)
+}
+
 // Propose puts a peer's command into the log.
 func (s *service) Propose(ctx context.Context, req *peerv1.ProposeRequest) (*peerv1.ProposeResponse, error) {
 	if err := s.t.authorize(ctx, req.GetHello().GetName()); err != nil {
@@ -122,6 +135,9 @@ func (s *service) Propose(ctx context.Context, req *peerv1.ProposeRequest) (*pee
 	a, w := s.t.welcome(req.GetHello())
 	if a == nil {
 		return &peerv1.ProposeResponse{Welcome: w}, nil
+	}
+	if err := s.t.check(req.GetCommand()); err != nil {
+		return nil, status.Errorf(codes.InvalidArgument, "the command is not one that this node could apply: %v", err)
 	}
 	result, err := a.store.Propose(ctx, req.GetCommand())
 	if err != nil {

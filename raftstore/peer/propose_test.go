@@ -42,6 +42,20 @@ func TestProposeErrors(t *testing.T) {
 	}
 }
 
+// TestProposeUnknownCommand: what the leader could not apply is not put into the
+// log, where it would stop every node; and that is a promise.
+func TestProposeUnknownCommand(t *testing.T) {
+	a, b, _, sb := pair(t)
+	b.cfg.Check = func([]byte) error { return errors.New("of a later release") }
+	sb.propose = func(context.Context, []byte) ([]byte, error) {
+		t.Error("it was proposed")
+		return nil, nil
+	}
+	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
+		t.Errorf("got %v, want ErrNoLeader", err)
+	}
+}
+
 // TestProposeBroken: what was sent and not answered is unknown; what was not
 // sent is promised not to be done.
 func TestProposeBroken(t *testing.T) {

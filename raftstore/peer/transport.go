@@ -82,6 +82,11 @@ type Config struct {
 	// are; default: everybody is.
 	Authorize func(ctx context.Context, name string) error
 
+	// Check refuses a command of another node that this one could not apply: once in
+	// the log, it would stop every node, now and after each restart. Default: none is
+	// refused.
+	Check func(command []byte) error
+
 	// SnapshotRate bounds what is sent of snapshots, in octets a second; default
 	// 64 MiB. Negative: no bound.
 	SnapshotRate int64

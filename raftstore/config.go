@@ -114,7 +114,8 @@ type Config struct {
 	// large it is; default what the system says.
 	Space func(dir string) (free, total int64, err error)
 
-	step func(string) // for tests: called after each durable step
+	step    func(string)            // for tests: called after each durable step
+	wrapLog func(LogStore) LogStore // for tests: what the appender writes to
 }
 
 // Joining says which cluster a node with an empty directory belongs to, and as

@@ -116,6 +116,9 @@ func NewNode(cfg Config, log LogStore, replay *wal.Replay, disk Disk) (*Node, er
 	}
 	n.core.pinned = n.pinned.Load
 	n.kept.Store(n.core.entries.before.Index)
+	if cfg.wrapLog != nil {
+		log = cfg.wrapLog(log)
+	}
 	n.appender = &appender{log: log, clock: cfg.Clock, metrics: n.metrics, stepped: cfg.step}
 	n.applier = newApplier(cfg, meta, n.overlay, n.waiters, n.sums, n.metrics)
 	n.report()

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -75,24 +76,30 @@ func TestWatchdogAlone(t *testing.T) {
 	}
 }
 
-// hungLog is a log whose sync does not come back until hang is closed.
+// hungLog is a log whose sync, once armed, does not come back until hang is closed.
 type hungLog struct {
 	LogStore
+	armed         *atomic.Bool
 	reached, hang chan struct{}
 }
 
 func (l hungLog) Sync() error {
-	close(l.reached)
-	<-l.hang
+	if l.armed.CompareAndSwap(true, false) {
+		close(l.reached)
+		<-l.hang
+	}
 	return l.LogStore.Sync()
 }
 
 // TestStalledStoreEnds: Done is closed although a step cannot be waited for.
 func TestStalledStoreEnds(t *testing.T) {
-	s := open(t, testConfig(t))
-	propose(t, s, "put b 1") // the appender has nothing more to do
+	var armed atomic.Bool
 	synced, hang := make(chan struct{}), make(chan struct{})
-	s.node.appender.log = hungLog{s.node.appender.log, synced, hang}
+	cfg := testConfig(t)
+	cfg.wrapLog = func(l LogStore) LogStore { return hungLog{l, &armed, synced, hang} }
+	s := open(t, cfg)
+	propose(t, s, "put b 1") // the appender has nothing more to do
+	armed.Store(true)
 	answer := make(chan error, 1)
 	go func() {
 		_, err := s.Propose(t.Context(), []byte("put a 1"))

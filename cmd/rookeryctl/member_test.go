@@ -291,6 +291,7 @@ func TestCompactSkips(t *testing.T) {
 	has(t, "compact", out, "n3: 3.0 GiB before", "n1: 3.0 GiB before")
 	has(t, "compact", errs, "rookeryctl: n2 is skipped: cannot ask "+nowhere+": connection refused; is rookeryd running there?\n",
 		"rookeryctl: compacted: n3, n1; not reached and not compacted: n2 ("+nowhere+")\n")
+	f.set(func() { f.leader = 1 })
 	out, _ = f.ctl(t, "n3", "-o json compact --all", exitRefused)
 	has(t, "compact, for programs", out, `"node": "n3"`, `"skipped": [`, `"n2 (`+nowhere+`)"`)
 	_, errs = f.ctl(t, "n3", "compact --node n2", exitCannotAsk)

@@ -28,6 +28,7 @@ func (c *clusterService) Status(ctx context.Context, req *apiv1.StatusRequest) (
 		return nil, err
 	}
 	members := s.members()
+	members.Waiting = members.stillWaiting()
 	out := &apiv1.StatusResponse{
 		Header:          s.header(new(apiv1.ResponseHeader), &r, st.Revision),
 		ClusterId:       st.ClusterID,

@@ -170,10 +170,22 @@ func (c *change) waiting(name string, id uint64) (*Node, error) {
 	return nil, fmt.Errorf("%w: %s does not ask %s, which leads, to join, only %s; %s", errNotWaiting, what, c.leader().Name, namesOf(c.Waiting, "and"), howToJoin)
 }
 
-// caughtUp refuses a node that does not answer, or that lacks too much of the log.
+// caughtUp refuses a node that does not answer, or that lacks too much of the log. Of
+// a learner more is asked: that it was heard to have applied it.
 func (c *change) caughtUp(n *Node) error {
 	if !c.answers(n) {
 		return fmt.Errorf("%w: %s does not answer the leader: start it, or look at its log", errLagging, called(n))
+	}
+	if !n.Voter {
+		why, trails, _ := c.lacks(n)
+		if why == "" {
+			return nil
+		}
+		err := fmt.Errorf("%w: %s %s, and %d entries at most may be missing: it catches up by itself, ask again later", errLagging, n.Name, why, maxTrail)
+		if trails == 0 {
+			return err
+		}
+		return withMetadata(err, "trails", number(trails))
 	}
 	if trails, _ := c.trails(n); trails > maxTrail {
 		err := fmt.Errorf("%w: %s trails the leader by %s (it has %d of %d), and %d at most are allowed: it catches up by itself, ask again later",
@@ -500,11 +512,12 @@ func (c *change) finishReplacement(ctx context.Context, req *apiv1.ReplaceMember
 		if m == nil {
 			return fmt.Errorf("%w: the new disk was removed meanwhile", directory.ErrNotFound)
 		}
-		if next = *m; !old.Voter {
-			return nil // a learner gives way to a learner
-		}
+		next = *m
 		if err := c.caughtUp(m); err != nil {
 			return err
+		}
+		if !old.Voter {
+			return nil // a learner gives way to a learner: no vote changes
 		}
 		// A joint membership needs both majorities.
 		vote := voters(c.Nodes)

@@ -81,18 +81,23 @@ func (r *raftReplica) Transfer(ctx context.Context, node uint64) error {
 	return r.store.Transfer(ctx, node)
 }
 
-// membersOfStore is what a node with a transport would tell, without what others
+// members is what a node with a transport would tell: of the others, what they
 // announce.
-func membersOfStore(s *raftstore.Store) Members {
+func (c *raftCluster) members(s *raftstore.Store) Members {
 	st := s.Status()
 	m := Members{Self: st.Identity.Node, Leader: st.Leader, Applied: st.Applied, Commit: st.Committed, Term: st.Term}
 	for _, n := range st.Members {
 		node := Node{Name: n.Name, ID: n.ID, ClientAddress: n.Name, Voter: slices.Contains(st.Voters, n.ID), Heard: -1}
 		for _, p := range st.Progress {
 			if p.Node == n.ID {
-				node.Match, node.Active = p.Match, p.Active
+				node.Match, node.State, node.Active = p.Match, p.State, p.Active
 			}
 		}
+		c.mu.Lock()
+		if other := c.byID[n.ID]; other != nil && n.ID != c.cut {
+			node.Heard, node.Applied = 0, other.Status().Applied
+		}
+		c.mu.Unlock()
 		m.Nodes = append(m.Nodes, node)
 	}
 	return m
@@ -112,7 +117,7 @@ func newRaftCluster(t *testing.T) (*raftCluster, *client.Client) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := New(Config{Store: Shard(store, c.forward), Machine: rules, Node: name, Version: "test", Members: func() Members { return membersOfStore(store) }, Replica: &raftReplica{store: store}})
+		s, err := New(Config{Store: Shard(store, c.forward), Machine: rules, Node: name, Version: "test", Members: func() Members { return c.members(store) }, Replica: &raftReplica{store: store}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -98,7 +98,7 @@ const commitIndex = 50_000
 func fleet(words string) Members {
 	m := Members{Leader: 1, Self: 1, Commit: commitIndex, Applied: commitIndex}
 	for i, w := range strings.Fields(words) {
-		n := Node{ID: uint64(i + 1), Voter: true, Active: true, Match: commitIndex, Applied: commitIndex, Version: "v1", ClientAddress: "10.0.0." + number(uint64(i+1)) + ":7905"}
+		n := Node{ID: uint64(i + 1), Voter: true, Active: true, Match: commitIndex, State: "replicate", Applied: commitIndex, Version: "v1", ClientAddress: "10.0.0." + number(uint64(i+1)) + ":7905"}
 		if w, behind, ok := strings.Cut(w, "<"); ok {
 			n.Match -= uint64(len(behind)) * 1500
 			n.Name = w
@@ -191,7 +191,7 @@ func TestMemberRefusals(t *testing.T) {
 		{"add nobody", "n1", nil, add("", 0), invalid, "no node stated"},
 
 		{"promote who is not there", "n1 n2?", nil, promote("n9", 0), notFound, "no member is n9; there are n1 and n2"},
-		{"promote who lags", "n1 n2?<xx", nil, promote("n2", 0), lagging, "n2 trails the leader by 3000 entries (it has 47000 of 50000), and 1000 at most are allowed"},
+		{"promote who lags", "n1 n2?<xx", nil, promote("n2", 0), lagging, "n2 trails the leader by 3000 entries (it has 47000 of 50000), and 1000 entries at most may be missing"},
 		{"promote who does not answer", "n1 n2?-", nil, promote("n2", 0), lagging, "n2 (id 2) does not answer the leader"},
 		{"promote where it would not help", "n1 n2- n3- n4?", nil, promote("n4", 0), noQuorum, "promoting n4 leaves 4 voters, of which 3 must answer; n1 and n4 answer: start n2 or n3 first"},
 		{"promote one of two names", "n1 n2 n2?", nil, promote("n2", 0), invalid, "n2 is the name of 2 members: say which by its id, 2 or 3"},
@@ -275,7 +275,7 @@ func TestMembers(t *testing.T) {
 	expect("add again, when it asks no more", a.GetResult(), err, unchanged, 2, "a member already")
 
 	learner := &n.members.Nodes[1]
-	learner.Active, learner.Match = true, commitIndex-maxTrail
+	learner.Active, learner.Match, learner.Applied, learner.State = true, commitIndex-maxTrail, commitIndex-maxTrail, "replicate"
 	p, err := n.PromoteMember(ctx, &apiv1.PromoteMemberRequest{Name: "n2"})
 	expect("promote", p.GetResult(), err, changed, 2, "2 voters, and both must answer: the loss of either stops writes")
 	if c := last(); len(c) != 1 || c[0].Member.ID != 0x22 || c[0].Member.Learner || c[0].Member.Name != "" || c[0].Remove {
@@ -317,7 +317,7 @@ func TestReplaceMember(t *testing.T) {
 		t.Errorf("finish at once: got %v", err)
 	}
 	learner := &n.members.Nodes[3]
-	learner.Active, learner.Match = true, commitIndex
+	learner.Active, learner.Match, learner.Applied, learner.State = true, commitIndex, commitIndex, "replicate"
 	if got, err = step(finish, 0, 0); err != nil || got.GetEffect() != apiv1.Effect_EFFECT_CHANGED || len(got.GetNodes()) != 3 || !got.GetMember().GetVoter() {
 		t.Fatalf("finish: got %v, %v", got, err)
 	}
@@ -341,10 +341,54 @@ func TestReplaceMember(t *testing.T) {
 	}) {
 		t.Errorf("finish beside a node that is down: got %v, %v", got, err)
 	}
-	// A learner gives way to a learner, however far that is.
-	r = n.lead("n1 n2 n3? n3?-")
+	// A learner gives way to a learner, once that has the log too.
+	n.lead("n1 n2 n3? n3?-")
+	if _, err = step(finish, 3, 4); reasonOf(err) != "LAGGING" {
+		t.Errorf("a learner's replacement that is empty: got %v", err)
+	}
+	r = n.lead("n1 n2 n3?- n3?")
 	if got, err = step(finish, 3, 4); err != nil || got.GetMember().GetVoter() || len(r.changes[0]) != 1 {
 		t.Errorf("a learner's replacement: got %v, %v, %v", got, err, r.changes)
+	}
+}
+
+// A learner has the log when it said so itself, lately, and Raft says so too.
+func TestCaughtUp(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*Members, *Node)
+		text   string // of the refusal; empty: it is promoted
+	}{
+		{"it has all", func(*Members, *Node) {}, ""},
+		{"just near enough", func(_ *Members, n *Node) { n.Match, n.Applied = commitIndex-maxTrail, commitIndex-maxTrail }, ""},
+		{"it is empty, and so is the cluster nearly", func(m *Members, n *Node) { m.Commit, n.Match, n.Applied, n.State = 60, 0, 0, "probe" }, "n3 trails the leader by 60 entries (it has applied 0 of 60)"},
+		{"it was never heard", func(m *Members, n *Node) { m.Commit, n.Match, n.Applied, n.Heard = 60, 0, 0, -1 }, "n3 has not said yet how far it is (the leader is at 60)"},
+		{"it has the log and was never heard", func(_ *Members, n *Node) { n.Heard = -1 }, "n3 has not said yet how far it is (the leader is at 50000)"},
+		{"it is silent", func(_ *Members, n *Node) { n.Heard = 7 * time.Second }, "n3 has not said for 7s how far it is"},
+		{"it has the log and has not applied it", func(_ *Members, n *Node) { n.Applied = 1200 }, "n3 trails the leader by 48800 entries (it has applied 1200 of 50000)"},
+		{"much was written since it spoke", func(_ *Members, n *Node) { n.Applied, n.Goal = commitIndex-5000, commitIndex-4500 }, ""},
+		{"it did not keep up with what was", func(_ *Members, n *Node) { n.Applied, n.Goal = commitIndex-9000, commitIndex-4500 }, "n3 trails the leader by 9000 entries (it has applied 41000 of 50000)"},
+		{"it gets a snapshot", func(_ *Members, n *Node) { n.State = "snapshot" }, "n3 gets a snapshot (it has 50000 of 50000)"},
+		{"it is asked what it has", func(_ *Members, n *Node) { n.State = "probe" }, "n3 is not sent the log yet"},
+		{"it is cut off", func(_ *Members, n *Node) { n.Active = false }, "n3 (id 3) does not answer the leader"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, r := newFleet(t, "n1 n2 n3?")
+			tt.change(&n.members, &n.members.Nodes[2])
+			if has := slices.ContainsFunc(n.members.problems(), func(s string) bool { return strings.Contains(s, "has the log") }); has != (tt.text == "") {
+				t.Errorf("status: got %q", n.members.problems())
+			}
+			_, err := n.PromoteMember(t.Context(), &apiv1.PromoteMemberRequest{Name: "n3"})
+			if tt.text == "" {
+				if err != nil {
+					t.Errorf("got %v", err)
+				}
+				return
+			}
+			if reasonOf(err) != "LAGGING" || !strings.Contains(status.Convert(err).Message(), tt.text) || len(r.changes) > 0 {
+				t.Errorf("got %v, changes %v; want %s", err, r.changes, tt.text)
+			}
+		})
 	}
 }
 
@@ -511,7 +555,7 @@ func TestNodeProblems(t *testing.T) {
 			"n2 is quarantined: its state differs from the others', and it serves nothing",
 			"2 of 3 voters answer, and 2 must: the loss of one more stops writes",
 		}},
-		{"a learner", "n1 n2 n3 n4?<x", nil, []string{"n4 is a learner and trails by 1500 entries"}},
+		{"a learner", "n1 n2 n3 n4?<x", nil, []string{"n4 is a learner and trails the leader by 1500 entries (it has 48500 of 50000)"}},
 		{"a learner that has the log", "n1 n2 n3 n4?", nil, []string{"n4 is a learner and has the log: `rookeryctl member promote n4` gives it its vote"}},
 		{"a learner that is away", "n1 n2 n3 n4?-", nil, []string{"n4, a learner, was never heard since this node was started"}},
 		{"a replacement", "n1 n2 n3- n3?", nil, []string{
@@ -520,13 +564,22 @@ func TestNodeProblems(t *testing.T) {
 		}},
 		{"who waits", "n1 n2 n3", func(m *Members) { m.Waiting = []Node{{Name: "n3", ID: 9}, {Name: "n4", ID: 8}} },
 			[]string{"n3 waits to join: `rookeryctl member replace n3`", "n4 waits to join: `rookeryctl member add n4`"}},
+		{"who was added and asks on", "n1 n2 n3", func(m *Members) { m.Waiting = []Node{{Name: "n3", ID: 3}} }, nil},
+		{"a learner that is empty", "n1 n2 n3 n4?", func(m *Members) { m.Commit, m.Nodes[3].Match, m.Nodes[3].Applied = 60, 0, 0 },
+			[]string{"n4 is a learner and trails the leader by 60 entries (it has applied 0 of 60)"}},
+		{"a learner that was not heard", "n1 n2 n3 n4?", func(m *Members) { m.Nodes[3].Heard = -1 },
+			[]string{"n4 is a learner and has not said yet how far it is (the leader is at 50000)"}},
+		{"a learner, says a follower", "n1 n2 n3 n4?", func(m *Members) { m.Self, m.Nodes[3].Applied, m.Nodes[3].Match = 2, 0, 0 },
+			[]string{"n4 is a learner and trails the leader by 50000 entries (it has applied 0 of 50000)"}},
+		{"a learner that has the log, says a follower", "n1 n2 n3 n4?", func(m *Members) { m.Self, m.Nodes[3].State, m.Nodes[3].Active, m.Nodes[3].Match = 2, "", false, 0 },
+			[]string{"n4 is a learner and has the log: `rookeryctl member promote n4` gives it its vote"}},
 		{"releases", "n1 n2 n3", func(m *Members) { m.Nodes[2].Version = "v2" }, []string{"releases differ: n1 and n2 v1, n3 v2"}},
 		{"a site with two of three", "n1@a n2@a n3@b", nil, []string{"site a holds 2 of 3 voters: its loss stops writes"}},
 		{"a site with all", "n1@a n2@a n3@a", nil, []string{"site a holds 3 of 3 voters: its loss stops writes"}},
 		{"two sites with two each", "n1@a n2@a n3@b n4@b", nil, []string{"site a holds 2 of 4 voters: its loss stops writes"}},
 		{"a site with two of five", "n1@a n2@a n3@b n4@b n5@c", nil, nil},
 		{"one, at a site", "n1@a", nil, nil},
-		{"one, and a learner elsewhere", "n1@a n2@b?<x", nil, []string{"site a holds 1 of 1 voter: its loss stops writes", "n2 is a learner and trails by 1500 entries"}},
+		{"one, and a learner elsewhere", "n1@a n2@b?<x", nil, []string{"site a holds 1 of 1 voter: its loss stops writes", "n2 is a learner and trails the leader by 1500 entries (it has 48500 of 50000)"}},
 		{"a site with two of three, the third unknown", "n1@a n2@a n3", nil, []string{"site a holds 2 of 3 voters: its loss stops writes"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -568,6 +621,11 @@ func TestStatusOfNodes(t *testing.T) {
 	}
 	if w := st.GetWaiting(); len(w) != 1 || w[0].GetLearner() || w[0].GetVoter() || w[0].GetLeader() || w[0].Trails != nil || w[0].GetPeerAddress() != "10.0.0.4:7906" || w[0].GetHeardMs() != 1000 {
 		t.Errorf("waiting: got %v", w)
+	}
+	// Who is a member by now waits no more, though it asks on.
+	n.members.Waiting = append(n.members.Waiting, Node{Name: "n3", ID: 3})
+	if st, err = n.Status(t.Context(), &apiv1.StatusRequest{}); err != nil || len(st.GetWaiting()) != 1 || st.GetWaiting()[0].GetId() != 9 {
+		t.Errorf("waiting beside a member that asks on: got %v, %v", st.GetWaiting(), err)
 	}
 	// A follower knows of the others what they told it.
 	n.members.Self, n.members.Leader = 1, 2

@@ -402,7 +402,8 @@ func TestEveryMethod(t *testing.T) {
 	n.members.Waiting = []Node{{Name: "n2", ID: 2}}
 	n.members.Commit = 5
 	ok(s, bound(c.AddMember), &apiv1.AddMemberRequest{Name: "n2"})
-	n.members.Nodes[1].Active, n.members.Nodes[1].Match = true, 5
+	learner := &n.members.Nodes[1]
+	learner.Active, learner.Match, learner.Applied, learner.State = true, 5, 5, "replicate"
 	ok(s, bound(c.PromoteMember), &apiv1.PromoteMemberRequest{Name: "n2"})
 	n.members.Waiting = []Node{{Name: "n2", ID: 3}}
 	ok(s, bound(c.ReplaceMember), &apiv1.ReplaceMemberRequest{Name: "n2", Step: apiv1.ReplaceStep_REPLACE_STEP_START})

@@ -154,6 +154,43 @@ func (m *Members) trails(n *Node) (uint64, bool) {
 	return leader.Applied - min(leader.Applied, n.Applied), true
 }
 
+// lacks says in words why a learner cannot be said to have the log, and by how many
+// entries it trails; empty if nothing tells against it. What its log holds is not
+// enough: an empty node trails by little where little was written, and who has the
+// log has not applied it yet. known is false where nobody can say.
+func (m *Members) lacks(n *Node) (why string, trails uint64, known bool) {
+	end := m.Commit
+	if leader := m.leader(); !m.leading() {
+		if leader == nil || leader.Applied == 0 {
+			return "", 0, false
+		}
+		end = leader.Applied
+	}
+	behind := func(what string, has, of uint64) (string, uint64, bool) {
+		trails := of - min(of, has)
+		return fmt.Sprintf("trails the leader by %s (it has %s%d of %d)", entries(trails), what, has, of), trails, true
+	}
+	goal := end
+	if n.Goal > 0 {
+		goal = min(goal, n.Goal)
+	}
+	switch {
+	case n.Heard < 0:
+		return fmt.Sprintf("has not said yet how far it is (the leader is at %d)", end), 0, true
+	case n.Heard > quiet:
+		return fmt.Sprintf("has not said for %s how far it is (the leader is at %d)", n.Heard.Truncate(time.Second), end), 0, true
+	case m.leading() && end-min(end, n.Match) > maxTrail:
+		return behind("", n.Match, end)
+	case n.Applied == 0 || goal-min(goal, n.Applied) > maxTrail:
+		return behind("applied ", n.Applied, end)
+	case m.leading() && n.State == "snapshot":
+		return fmt.Sprintf("gets a snapshot (it has %d of %d)", n.Match, end), end - min(end, n.Match), true
+	case m.leading() && n.State != "replicate":
+		return fmt.Sprintf("is not sent the log yet (it has %d of %d)", n.Match, end), end - min(end, n.Match), true
+	}
+	return "", 0, true
+}
+
 // speaks tells whether n was heard of lately, by Raft or by what it announces.
 func (m *Members) speaks(n *Node) bool {
 	return n.ID == m.Self || n.Active || n.Heard >= 0 && n.Heard <= quiet
@@ -198,16 +235,18 @@ func (m *Members) problems() []string {
 		if slices.ContainsFunc(m.Nodes, func(o Node) bool { return o.Name == n.Name && o.ID != n.ID }) {
 			verb = "replace"
 		}
-		switch trails, known := m.trails(&n); {
-		case known && trails <= maxTrail:
-			say("%s is a learner and has the log: `rookeryctl member %s %s` gives it its vote", n.Name, verb, n.Name)
+		switch lacks, _, known := m.lacks(&n); {
+		case m.leading() && !n.Active:
+			say("%s is a learner and does not answer the leader", n.Name)
+		case lacks != "":
+			say("%s is a learner and %s", n.Name, lacks)
 		case known:
-			say("%s is a learner and trails by %s", n.Name, entries(trails))
+			say("%s is a learner and has the log: `rookeryctl member %s %s` gives it its vote", n.Name, verb, n.Name)
 		default:
 			say("%s is a learner", n.Name)
 		}
 	}
-	for _, n := range m.Waiting {
+	for _, n := range m.stillWaiting() {
 		verb := "add"
 		if slices.ContainsFunc(m.Nodes, func(o Node) bool { return o.Name == n.Name }) {
 			verb = "replace"

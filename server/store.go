@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/kv"
@@ -62,9 +63,12 @@ type Node struct {
 	Context []byte
 
 	// Heard is how long ago it last said the following; negative: never.
-	Heard     time.Duration
-	Version   string
-	Applied   uint64
+	Heard   time.Duration
+	Version string
+	Applied uint64
+	// Goal is what was committed when it spoke the time before: whoever keeps up
+	// had that by the time it said Applied. 0: it has not spoken twice.
+	Goal      uint64
 	FileBytes int64 // of the state file
 	UsedBytes int64 // of it
 	FreeBytes int64 // of the disk that it is on
@@ -76,6 +80,7 @@ type Node struct {
 
 	// As the leader sees it; zero where the answering node does not lead.
 	Match  uint64 // how far its log certainly goes
+	State  string // Raft's word for how it is sent the log: probe, replicate or snapshot
 	Active bool   // it has answered the leader within an election timeout
 }
 
@@ -104,6 +109,12 @@ func (m *Members) member(id uint64) *Node {
 		}
 	}
 	return nil
+}
+
+// stillWaiting returns who waits to join and is no member: who was added a moment
+// ago has not been told yet, and asks on.
+func (m *Members) stillWaiting() []Node {
+	return slices.DeleteFunc(slices.Clone(m.Waiting), func(n Node) bool { return m.member(n.ID) != nil })
 }
 
 // leading tells whether the node that says this leads.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +34,8 @@ grows with what it holds and does not shrink by itself: after large deletions IN
 
 One node of the cluster does it at a time, and the leader not: --all takes the others first,
 one after the other, then moves the leadership and takes the last. Each node is asked at
-its own client address. A cluster of one node needs no --node.`,
+its own client address; one that cannot be reached there is told, and the others go on.
+A cluster of one node needs no --node.`,
 		Example: `  rookeryctl compact --all
   rookeryctl compact --node n2`,
 		Args:              exactly(),
@@ -65,22 +68,33 @@ its own client address. A cluster of one node needs no --node.`,
 		case !all && len(nodes) > 1:
 			return usagef("compact: which of the %d nodes? --node NAME or --all", len(nodes))
 		}
-		done, err := a.compactEach(ctx, c, st, nodes, all, force)
+		done, skipped, err := a.compactEach(ctx, c, st, nodes, all, force)
 		if a.format == formatJSON && (err == nil || len(done) > 0) {
 			if err := a.document(struct {
-				Nodes []compactionJSON `json:"nodes"`
-			}{done}); err != nil {
+				Nodes   []compactionJSON `json:"nodes"`
+				Skipped []string         `json:"skipped"`
+			}{done, list(skipped)}); err != nil {
 				return err
 			}
 		}
-		return err
+		switch {
+		case err != nil || len(skipped) == 0:
+			return err
+		case len(done) == 0:
+			return &fault{code: exitCannotAsk, text: "no node is compacted; not reached: " + strings.Join(skipped, ", ")}
+		}
+		var names []string
+		for _, d := range done {
+			names = append(names, d.Node)
+		}
+		return refusedf("compacted: %s; not reached and not compacted: %s", strings.Join(names, ", "), strings.Join(skipped, ", "))
 	})
 	return cmd
 }
 
 // compactEach compacts one node after the other. With all the leader comes last,
-// when it leads no more.
-func (a *app) compactEach(ctx context.Context, c *client.Client, st client.Status, nodes []client.Node, all, force bool) ([]compactionJSON, error) {
+// when it leads no more, and who cannot be reached is skipped.
+func (a *app) compactEach(ctx context.Context, c *client.Client, st client.Status, nodes []client.Node, all, force bool) (done []compactionJSON, skipped []string, err error) {
 	slices.SortStableFunc(nodes, func(x, y client.Node) int {
 		if x.Leader != y.Leader {
 			return map[bool]int{true: 1, false: -1}[x.Leader]
@@ -93,12 +107,12 @@ func (a *app) compactEach(ctx context.Context, c *client.Client, st client.Statu
 			voters++
 		}
 	}
-	done := []compactionJSON{}
+	done = []compactionJSON{}
 	for _, n := range nodes {
 		if all && n.Leader && voters > 1 {
 			m, err := c.MoveLeader(ctx, client.NodeRef{})
 			if err != nil {
-				return done, within(err, "%s leads and is not compacted", n.Name)
+				return done, skipped, within(err, "%s leads and is not compacted", n.Name)
 			}
 			if a.format != formatJSON {
 				a.tellLeaderMove(m)
@@ -106,8 +120,13 @@ func (a *app) compactEach(ctx context.Context, c *client.Client, st client.Statu
 			}
 		}
 		r, err := a.compactOne(ctx, n, force)
+		if all && ctx.Err() == nil && errors.Is(err, errUnreachable) {
+			a.note("%s is skipped: %v", n.Name, err)
+			skipped = append(skipped, fmt.Sprintf("%s (%s)", n.Name, cmp.Or(n.ClientAddress, "no client address is known")))
+			continue
+		}
 		if err != nil {
-			return done, within(err, "%s is not compacted", n.Name)
+			return done, skipped, within(err, "%s is not compacted", n.Name)
 		}
 		done = append(done, compactionJSON{n.Name, r.Before, r.After, r.Took.Milliseconds()})
 		if a.format != formatJSON {
@@ -115,7 +134,7 @@ func (a *app) compactEach(ctx context.Context, c *client.Client, st client.Statu
 			a.stdout.Flush()
 		}
 	}
-	return done, nil
+	return done, skipped, nil
 }
 
 // Nodes tell each other every second who compacts: so long the node before may
@@ -125,8 +144,15 @@ const (
 	busyStep = 500 * time.Millisecond
 )
 
+// compactOne compacts one node. Its error is errUnreachable if nobody answered there.
 func (a *app) compactOne(ctx context.Context, n client.Node, force bool) (client.Compaction, error) {
-	c, err := a.dialNode(ctx, n)
+	outer := ctx
+	ctx, cancel := context.WithCancelCause(outer)
+	defer cancel(nil)
+	// What is known of the other nodes says nothing of this one.
+	reached := newReach(cancel)
+	reached.nodes = 1
+	c, at, err := a.dialNode(ctx, n, reached)
 	if err != nil {
 		return client.Compaction{}, err
 	}
@@ -138,6 +164,10 @@ func (a *app) compactOne(ctx context.Context, n client.Node, force bool) (client
 			draw.draw(n.Name + ": " + size(done) + " of " + size(total))
 			return nil
 		})
+		if err != nil && cannotAsk(err) && !errors.Is(err, client.ErrUnsupported) && outer.Err() == nil {
+			why := strings.ReplaceAll(reached.why(err), " (--endpoints, ROOKERY_ENDPOINTS)", "")
+			return r, &fault{code: exitCannotAsk, text: "cannot ask " + at + ": " + why, err: errUnreachable}
+		}
 		if !errors.Is(err, directory.ErrBusy) || time.Now().After(until) {
 			return r, err
 		}
@@ -149,20 +179,23 @@ func (a *app) compactOne(ctx context.Context, n client.Node, force bool) (client
 	}
 }
 
-// dialNode connects to one node and no other: at its client address, or where that
-// is not known at the endpoint that answers under its name.
-func (a *app) dialNode(ctx context.Context, n client.Node) (*client.Client, error) {
+// dialNode connects to one node and no other, and returns where: at its client
+// address, or where that is not known at the endpoint that answers under its name.
+func (a *app) dialNode(ctx context.Context, n client.Node, reached *reach) (c *client.Client, at string, err error) {
 	if n.ClientAddress != "" {
-		return a.dial([]string{n.ClientAddress}, a.reach.observe)
+		c, err = a.dial([]string{n.ClientAddress}, reached.observe)
+		return c, n.ClientAddress, err
 	}
 	endpoints, err := a.nodes()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	for _, endpoint := range endpoints {
 		if m := a.askOne(ctx, endpoint); m.self != nil && m.self.Node == n.Name {
-			return a.dial([]string{endpoint}, a.reach.observe)
+			c, err = a.dial([]string{endpoint}, reached.observe)
+			return c, endpoint, err
 		}
 	}
-	return nil, refusedf("refused: no client address of %s is known; name it in --endpoints", n.Name)
+	text := fmt.Sprintf("refused: no client address of %s is known; name it in --endpoints", n.Name)
+	return nil, "", &fault{code: exitRefused, text: text, err: errUnreachable}
 }

@@ -123,7 +123,7 @@ func idFlag(cmd *cobra.Command, id *string) {
 	cmd.Flags().StringVar(id, "id", "", "the one with this `id`, where two have the name")
 }
 
-// members connects, asks who there is, and prints it unless that is for programs.
+// members connects and asks who there is.
 func (a *app) members(ctx context.Context) (*client.Client, client.Status, error) {
 	c, err := a.connect()
 	if err != nil {
@@ -133,14 +133,18 @@ func (a *app) members(ctx context.Context) (*client.Client, client.Status, error
 	if err != nil {
 		return nil, client.Status{}, err
 	}
-	if a.format != formatJSON {
-		if err := a.tellNodes(st.Nodes, st.Waiting); err != nil {
-			return nil, client.Status{}, err
+	return c, st, nil
+}
+
+// confirmed shows a person who there is, and asks.
+func (a *app) confirmed(st client.Status, question string) bool {
+	if a.format != formatJSON && isTerminal(a.stdin) && isTerminal(a.stderr) {
+		if a.tellNodes(st.Nodes, st.Waiting) != nil {
+			return false
 		}
 		a.printf("\n")
-		a.stdout.Flush()
 	}
-	return c, st, nil
+	return a.confirm(question)
 }
 
 func (a *app) memberAddCmd() *cobra.Command {
@@ -181,8 +185,9 @@ func (a *app) memberPromoteCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "promote NAME",
 		Short: "give a learner its vote",
-		Long: `Gives a learner its vote. It is refused while the learner trails the leader by more than
-1,000 entries or does not answer, and where too few of the voters would answer afterwards.`,
+		Long: `Gives a learner its vote. It is refused until the learner was heard to have applied the log
+up to 1,000 entries before the leader's end, while it does not answer, and where too few of
+the voters would answer afterwards. A learner says once a second how far it is.`,
 		Example:           `  rookeryctl member promote n4`,
 		Args:              exactly("NAME"),
 		ValidArgsFunction: firstOnly(a.nodeNames(false)),
@@ -235,7 +240,7 @@ A node that is only down needs no removal: it catches up when it comes back.`,
 			return err
 		}
 		ref := which(st.Nodes, args[0], number)
-		if !yes && !a.confirm("Remove "+titled(ref)+" for good?") {
+		if !yes && !a.confirmed(st, "Remove "+titled(ref)+" for good?") {
 			return refusedf("nothing was changed: removing %s is for good; --yes does it without asking", titled(ref))
 		}
 		r, err := c.RemoveMember(ctx, ref)
@@ -297,7 +302,7 @@ It may be interrupted: the same command goes on where it was. It asks, or wants 
 			return err
 		}
 		begun := r.plan(st)
-		if !yes && !a.confirm(r.question(begun)) {
+		if !yes && !a.confirmed(st, r.question(begun)) {
 			return refusedf("nothing was changed: the old disk of %s goes for good; --yes does it without asking", r.name)
 		}
 		if !begun {
@@ -385,7 +390,7 @@ func (r *replacement) finish(ctx context.Context) (client.MemberResult, error) {
 			told = true
 			r.a.note("%s is a learner and gets the log; this waits until it has caught up, and may be interrupted: the same command goes on", r.name)
 		}
-		line := r.name + " does not answer the leader yet"
+		line := r.name + " has not said yet how far it is"
 		if e, ok := errors.AsType[*client.Error](err); ok && e.Trails > 0 {
 			line = fmt.Sprintf("%s trails the leader by %s", r.name, plural(e.Trails, "entry"))
 		}

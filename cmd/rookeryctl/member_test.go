@@ -27,6 +27,7 @@ type fakeFleet struct {
 	waiting   []server.Node
 	leader    uint64
 	caughtUp  time.Time // when learners have the log
+	silent    bool      // learners were never heard
 	changes   [][]raftstore.Change
 	compacted []string // in that order, with who led meanwhile
 	endpoints map[string]string
@@ -84,9 +85,12 @@ func (f *fakeFleet) members(self uint64) server.Members {
 	m := server.Members{Nodes: slices.Clone(f.nodes), Waiting: slices.Clone(f.waiting), Self: self, Leader: f.leader, Commit: fleetCommit, Applied: fleetCommit, Term: 2}
 	for i := range m.Nodes {
 		if n := &m.Nodes[i]; !n.Voter {
-			n.Active, n.Match = true, 1000
+			n.Active, n.State, n.Match, n.Applied = true, "replicate", 1000, 1000
 			if time.Now().After(f.caughtUp) {
-				n.Match = fleetCommit
+				n.Match, n.Applied = fleetCommit, fleetCommit
+			}
+			if f.silent {
+				n.Heard, n.Applied = -1, 0
 			}
 		}
 	}
@@ -185,9 +189,21 @@ func TestMemberLife(t *testing.T) {
 	f.set(func() { f.caughtUp = time.Now().Add(time.Hour) })
 	out, _ = f.ctl(t, "n2", "member add n4", exitOK)
 	has(t, "add", out, "n4 (id 44) is a learner now:", "n4    44  learner", "note: n4 gets the log now")
-	_, errs := f.ctl(t, "n2", "member promote n4", exitRefused)
-	has(t, "promote too early", errs, "rookeryctl: refused: lagging: n4 trails the leader by 4000 entries (it has 1000 of 5000), and 1000 at most are allowed")
-	f.set(func() { f.caughtUp = time.Time{} })
+	// It does not wait any more, though it asks on for a while.
+	out, errs := f.ctl(t, "n2", "member promote n4", exitRefused)
+	has(t, "promote too early", errs, "rookeryctl: refused: lagging: n4 trails the leader by 4000 entries (it has 1000 of 5000), and 1000 entries at most may be missing")
+	if out != "" {
+		t.Errorf("promote too early: got\n%s\nwant the refusal alone", out)
+	}
+	f.set(func() { f.caughtUp, f.silent = time.Time{}, true })
+	_, errs = f.ctl(t, "n2", "member promote n4", exitRefused)
+	has(t, "promote who was not heard", errs, "rookeryctl: refused: lagging: n4 has not said yet how far it is (the leader is at 5000)")
+	out, _ = f.ctl(t, "n2", "status", exitRefused)
+	has(t, "status of who was not heard", out, "n4 is a learner and has not said yet how far it is")
+	if strings.Contains(out, "waits") || strings.Contains(out, "has the log") {
+		t.Errorf("status of who was not heard: got\n%s", out)
+	}
+	f.set(func() { f.silent = false })
 	out, _ = f.ctl(t, "n3", "member promote n4", exitOK)
 	has(t, "promote", out, "n4 (id 44) is a voter now:", "n4    44  voter")
 	out, _ = f.ctl(t, "n3", "member promote n4", exitOK)
@@ -259,6 +275,30 @@ func TestCompactAll(t *testing.T) {
 	f.set(func() { f.nodes[1].ClientAddress = "" })
 	_, errs = f.ctl(t, "n1", "compact --node n2 --force", exitRefused)
 	has(t, "compact a node that is not known", errs, "no client address of n2 is known; name it in --endpoints")
+}
+
+// Who cannot be reached is skipped, and told.
+func TestCompactSkips(t *testing.T) {
+	f := newFleet(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nowhere := l.Addr().String()
+	l.Close()
+	f.set(func() { f.nodes[1].ClientAddress = nowhere })
+	out, errs := f.ctl(t, "n1", "compact --all", exitRefused)
+	has(t, "compact", out, "n3: 3.0 GiB before", "n1: 3.0 GiB before")
+	has(t, "compact", errs, "rookeryctl: n2 is skipped: cannot ask "+nowhere+": connection refused; is rookeryd running there?\n",
+		"rookeryctl: compacted: n3, n1; not reached and not compacted: n2 ("+nowhere+")\n")
+	f.set(func() { f.leader = 1 })
+	out, _ = f.ctl(t, "n3", "-o json compact --all", exitRefused)
+	has(t, "compact, for programs", out, `"node": "n3"`, `"skipped": [`, `"n2 (`+nowhere+`)"`)
+	_, errs = f.ctl(t, "n3", "compact --node n2", exitCannotAsk)
+	has(t, "compact it alone", errs, "rookeryctl: n2 is not compacted: cannot ask "+nowhere+": connection refused")
+	if strings.Contains(errs, f.endpoints["n3"]) {
+		t.Errorf("compact it alone: got %s, want the address that was asked and no other", errs)
+	}
 }
 
 func TestSize(t *testing.T) {

@@ -381,7 +381,9 @@ func (a *app) nextSteps(name, data string) {
 Now:
   1. Start this node with its usual flags: rookeryd --name %s --data %s ...
   2. Every other node: move its data directory away and start it with --join; then
-     rookeryctl member add NODE. A node of the old cluster is not to be started again.
+     rookeryctl member add NODE, and once it has the log
+     rookeryctl member promote NODE gives it its vote; rookeryctl status says when.
+     A node of the old cluster is not to be started again.
   3. Every backend states its list again, by a resync or an import. Until then
      rookeryctl status begins with RECOVERING, delivery to mailboxes that were not
      confirmed answers "later", and no mailbox is said not to exist.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/obs"
@@ -30,6 +31,47 @@ func (n *node) self() peer.Announcement {
 		a.FreeBytes = store.Health().FreeBytes
 	}
 	return a
+}
+
+// hear is told what another node says.
+func (n *node) hear(from uint64, a peer.Announcement) {
+	if store := n.store.Load(); store != nil {
+		n.goals.heard(from, store.Status().Committed)
+	}
+	n.compare(from, a)
+}
+
+// goals keep what was committed when each node spoke: what it says is up to a second
+// old, in which much may have been written that it could not count in.
+type goals struct {
+	mu    sync.Mutex
+	nodes map[uint64]*goal
+}
+
+type goal struct{ before, last uint64 }
+
+func (g *goals) heard(node, committed uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.nodes == nil {
+		g.nodes = make(map[uint64]*goal)
+	}
+	of := g.nodes[node]
+	if of == nil {
+		of = new(goal)
+		g.nodes[node] = of
+	}
+	of.before, of.last = of.last, committed
+}
+
+// of is what was committed when that node spoke the time before; 0 if it did not.
+func (g *goals) of(node uint64) uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if of := g.nodes[node]; of != nil {
+		return of.before
+	}
+	return 0
 }
 
 // compare holds this node's state against what another says of its own.
@@ -64,7 +106,7 @@ func (n *node) members() server.Members {
 			// Addresses are what the node says now; the membership has what it
 			// said when it was added.
 			node.ClientAddress, node.Site = h.ClientAddress, h.Site
-			node.Heard, node.Version, node.Applied = h.Since, h.Version, h.Applied
+			node.Heard, node.Version, node.Applied, node.Goal = h.Since, h.Version, h.Applied, n.goals.of(x.ID)
 			node.FileBytes, node.UsedBytes, node.FreeBytes = h.FileBytes, h.UsedBytes, h.FreeBytes
 			node.Verified, node.Compacting, node.Quarantined = h.Verified, h.Compacting, h.Quarantined
 		}
@@ -72,7 +114,7 @@ func (n *node) members() server.Members {
 			if p.Node == x.ID {
 				// Raft forgets who answered once in an election timeout: too late for
 				// who gives a vote to a node that was killed a moment ago.
-				node.Match, node.Active = p.Match, p.Active && (x.ID == st.Identity.Node || n.transport.Connected(x.ID))
+				node.Match, node.State, node.Active = p.Match, p.State, p.Active && (x.ID == st.Identity.Node || n.transport.Connected(x.ID))
 			}
 		}
 		m.Nodes = append(m.Nodes, node)

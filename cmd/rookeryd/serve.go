@@ -37,6 +37,7 @@ type node struct {
 	transport *peer.Transport
 	store     atomic.Pointer[raftstore.Store] // nil until the cluster is there
 	summed    atomic.Uint64                   // the index of the sum that was told last
+	goals     goals
 }
 
 // resignPatience is how long a node that is told to end tries to hand over the
@@ -69,7 +70,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if n.transport, err = n.newTransport(dir.Birth(), n.announcement, n.compare); err != nil {
+	if n.transport, err = n.newTransport(dir.Birth(), n.announcement, n.hear); err != nil {
 		return errors.Join(err, dir.Close())
 	}
 	defer n.transport.Close()

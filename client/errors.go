@@ -248,8 +248,8 @@ func ofCode(code codes.Code) error {
 	return ErrBroken
 }
 
-// unanswered is what a call ends with when its time is over: the last attempt's
-// error, if there was one, tells why it took so long.
+// unanswered is what a call ends with when its time is over: the most telling
+// error of its attempts, if there was one, tells why it took so long.
 func unanswered(ctx context.Context, last error, write, sent bool) error {
 	why := context.Cause(ctx)
 	if last == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -54,7 +55,7 @@ func judge(err error) (v verdict, sent bool) {
 	case ErrUnavailable, ErrUndecided, context.DeadlineExceeded:
 		// The deadline is the attempt's or the node's own: the caller's has been
 		// looked at already.
-		return elsewhere, true
+		return elsewhere, !neverSent(e)
 	case ErrWrongIncarnation:
 		if e.again || e.earlier {
 			return elsewhere, e.done
@@ -63,6 +64,81 @@ func judge(err error) (v verdict, sent bool) {
 		return stop, true
 	}
 	return stop, false
+}
+
+// neverSent reports whether the transport failed before it had a connection, so
+// that the node has not seen the call. It says so in words only.
+func neverSent(e *Error) bool {
+	if e.Reason != "" {
+		return false
+	}
+	for _, sign := range []string{
+		`connection error: desc = "transport: Error while dialing`,
+		`connection error: desc = "transport: authentication handshake failed`,
+		`connection error: desc = "error reading server preface`,
+	} {
+		// Behind "latest balancer error" too: the time ended before there was one.
+		if strings.Contains(e.Message, sign) {
+			return true
+		}
+	}
+	return false
+}
+
+// failures are what the nodes of one call last said, or what became of them.
+type failures []failure
+
+type failure struct {
+	n   *node
+	err error
+}
+
+// note puts err in the place of what n said before. A node that has given a reason
+// and then has no time left to give it again is still of that mind.
+func (fs *failures) note(n *node, err error) {
+	for i := range *fs {
+		if f := &(*fs)[i]; f.n == n {
+			if telling(f.err) < telling(err) || !errors.Is(err, context.DeadlineExceeded) {
+				f.err = err
+			}
+			return
+		}
+	}
+	*fs = append(*fs, failure{n, err})
+}
+
+// gravest returns the one that tells most of why nobody answered, and of those
+// that tell as much the last noted; nil if there is none.
+func (fs failures) gravest() error {
+	var most error
+	for _, f := range fs {
+		if most == nil || telling(f.err) >= telling(most) {
+			most = f.err
+		}
+	}
+	return most
+}
+
+// telling ranks errors by how much they say of the cluster: what a node answers
+// says more than that another is not there.
+func telling(err error) int {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return 0
+	}
+	switch {
+	case e.Reason == "" && e.err == context.DeadlineExceeded:
+		return 1
+	case e.Reason == "":
+		return 2
+	case e.err == ErrNoLeader:
+		return 6
+	case e.err == ErrTooStale:
+		return 5
+	case e.err == ErrClosing, e.err == context.DeadlineExceeded:
+		return 3
+	}
+	return 4
 }
 
 // callKind is what try has to know of a call.
@@ -87,7 +163,7 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 		known    = c.nodes.count()
 		asked    = 0 // nodes in this round
 		wait     = firstWait
-		last     error
+		said     failures
 		maybe    bool // a write may have been done
 		followed bool // the leader's address, in this round
 	)
@@ -105,10 +181,10 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 			c.observe(n, write, err, false)
 			c.nodes.failed(n, write, true)
 			_, sent := judge(err)
-			if last != nil && errors.Is(err, context.DeadlineExceeded) {
-				err = last
+			if !errors.Is(err, context.Canceled) || len(said) == 0 {
+				said.note(n, err)
 			}
-			return unanswered(ctx, err, write, maybe || sent)
+			return unanswered(ctx, said.gravest(), write, maybe || sent)
 		}
 		v, sent := judge(err)
 		maybe = maybe || sent
@@ -117,14 +193,14 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 			return err
 		}
 		c.nodes.failed(n, write, errors.Is(err, context.DeadlineExceeded))
-		last = err
+		said.note(n, err)
 		asked++
 		next := c.nodes.after(n)
 		if leader := c.leader(err); leader != nil && leader != n && !followed {
 			next, followed = leader, true
 		} else if v == later || asked >= known {
 			if !sleep(ctx, wait/2+rand.N(wait/2)) {
-				return unanswered(ctx, last, write, maybe)
+				return unanswered(ctx, said.gravest(), write, maybe)
 			}
 			wait = min(2*wait, longestWait)
 			known, asked, followed = c.nodes.count(), 0, false

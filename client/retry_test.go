@@ -489,3 +489,26 @@ func TestListBreaksOff(t *testing.T) {
 		})
 	}
 }
+
+// What a node answers says more of why nobody can than a node that is not there,
+// in whatever order they are asked; and where nothing was sent nothing is in doubt.
+func TestMostTelling(t *testing.T) {
+	for _, endpoints := range [][]string{{"n1", "n2", "n3"}, {"n1", "n3", "n2"}, {"n3", "n1", "n2"}} {
+		synctest.Test(t, func(t *testing.T) {
+			fakes := newFakes(t, "n3")
+			fakes["n3"].refuseReads(refused(codes.Unavailable, "TOO_STALE"))
+			fakes["n3"].refuseWrites(refused(codes.Unavailable, "NO_LEADER"))
+			c := fakes.client(t, endpoints, client.WithTimeout(3*time.Second))
+			if _, err := c.Lookup(t.Context(), "user.alice"); !errors.Is(err, client.ErrTooStale) {
+				t.Errorf("Lookup by %v: got %v, want what n3 says", endpoints, err)
+			}
+			if _, err := c.Assert(t.Context(), alice); !errors.Is(err, client.ErrNoLeader) || errors.Is(err, client.ErrUndecided) {
+				t.Errorf("Assert by %v: got %v, want what n3 says, and no doubt", endpoints, err)
+			}
+			fakes["n3"].refuseWrites(status.Error(codes.Unavailable, "connection lost"))
+			if _, err := c.Assert(t.Context(), alice); !errors.Is(err, client.ErrUndecided) {
+				t.Errorf("Assert by %v: got %v, want doubt", endpoints, err)
+			}
+		})
+	}
+}

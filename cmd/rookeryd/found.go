@@ -55,7 +55,14 @@ func (n *node) storeConfig(dir *raftstore.Directory) raftstore.Config {
 func (n *node) founding(ctx context.Context, dir *raftstore.Directory) (raftstore.Config, error) {
 	cfg := n.storeConfig(dir)
 	cfg.Network = n.transport
+	told := func([]string) {}
+	if dir.Empty() && len(n.s.join)+len(n.s.founders) > 0 {
+		w := n.beginWait()
+		defer w.end()
+		told = w.name
+	}
 	waiting := func(names []string) {
+		told(names)
 		_ = n.notify.tell("EXTEND_TIMEOUT_USEC=60000000\nSTATUS=waiting for " + strings.Join(names, ", "))
 	}
 	switch {

@@ -52,7 +52,7 @@ func (n *node) readiness() []check {
 }
 
 // errWaiting: there is no state yet.
-var errWaiting = errors.New("the node waits for the others of its cluster, see its log")
+var errWaiting = errors.New("this node waits for the others of its cluster (see its log)")
 
 // leading reports whether this node leads.
 func (n *node) leading() bool {

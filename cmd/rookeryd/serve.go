@@ -74,6 +74,10 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return errors.Join(err, dir.Close())
 	}
 	defer n.transport.Close()
+	if n.listeners.unix, err = s.socket(log); err != nil {
+		return errors.Join(err, dir.Close())
+	}
+	defer func() { n.listeners.close() }() // with the socket
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.transport.Serve(n.listeners.peer) })
@@ -185,15 +189,10 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 	if err != nil {
 		return err
 	}
-	socket, err := n.s.socket(n.log)
-	if err != nil {
-		api.Close(context.Background())
-		return err
-	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(n.listeners.client) })
-	if socket != nil {
-		g.Go(func() error { return api.Serve(socket) })
+	if n.listeners.unix != nil {
+		g.Go(func() error { return api.Serve(n.listeners.unix) })
 	}
 	g.Go(func() error {
 		if err := server.Begin(gctx, store, n.rules); err != nil && gctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped) {
@@ -243,8 +242,9 @@ func (n *node) resign(store *raftstore.Store) {
 }
 
 // listeners are the sockets of a node, bound before anything is opened, so that
-// a taken port costs nothing.
-type listeners struct{ client, peer, http, debug net.Listener }
+// a taken port costs nothing; and the unix socket, which is made in the data
+// directory once that is locked.
+type listeners struct{ client, peer, http, debug, unix net.Listener }
 
 func listen(s settings) (l listeners, err error) {
 	for _, want := range []struct {
@@ -268,7 +268,7 @@ func listen(s settings) (l listeners, err error) {
 }
 
 func (l listeners) close() {
-	for _, x := range []net.Listener{l.client, l.peer, l.http, l.debug} {
+	for _, x := range []net.Listener{l.client, l.peer, l.http, l.debug, l.unix} {
 		if x != nil {
 			_ = x.Close() // again, if it was served; that error says nothing
 		}

@@ -208,7 +208,7 @@ func alerted(own *x509.Certificate, err error, server bool) *Refusal {
 		{"certificate required", "sends no answer without a certificate: --tls-cert and --tls-key are missing"},
 		{"expired certificate", "says that this certificate has expired, or is not valid yet"},
 		{"unknown certificate authority", "does not trust the CA of this certificate"},
-		{"bad certificate", "does not take this certificate: wrong role, name, host or CA; its log or message says which"},
+		{"bad certificate", "does not take this certificate: wrong role, name, host or CA, or refused by the map; its log says which"},
 		{"protocol version not supported", "speaks no TLS 1.3"},
 		{"unexpected message", "speaks plain text there, not TLS"},
 	} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,34 +63,86 @@ type member struct {
 	endpoint string
 	self     *client.Status // nil: it was not asked
 	err      error          // why it did not answer, in words
+	refused  bool           // they are its own
 }
 
-// survey asks. A cluster without a majority still answers.
+// survey asks, in all no longer than the timeout. A cluster without a majority
+// still answers: each node is asked what it has itself while the answer is awaited
+// that a majority confirms, and that is not awaited for long if no node knows of a
+// leader.
 func (a *app) survey(ctx context.Context) (*survey, error) {
 	c, err := a.connect()
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{majority: !a.stale}
-	if a.stale {
-		s.Status, err = c.Status(ctx, client.Stale(0))
-	} else if s.Status, err = c.Status(ctx, client.Linearizable()); errors.Is(err, client.ErrUnavailable) && ctx.Err() == nil {
-		s.majority = false
-		s.Status, err = c.Status(ctx, client.Stale(0))
-	}
+	endpoints, err := a.nodes()
 	if err != nil {
 		return nil, err
 	}
-	if s.nodes, err = a.askEach(ctx, s.Status); err != nil {
-		return nil, err
+	if a.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.timeout)
+		defer cancel()
 	}
+	confirming, hurry := context.WithCancel(ctx)
+	defer hurry()
+	how := client.Linearizable()
+	if a.stale {
+		how = client.Stale(0)
+	}
+	confirmed := make(chan error, 1)
+	s := &survey{majority: !a.stale}
+	go func() {
+		var err error
+		s.Status, err = c.Status(confirming, how)
+		confirmed <- err
+	}()
+	own := a.askAll(ctx, endpoints)
+	best, spoke, led := newest(own)
+	if spoke && !led {
+		defer time.AfterFunc(patience, hurry).Stop()
+	}
+	if err := <-confirmed; err != nil {
+		if best == nil || !errors.Is(err, client.ErrUnavailable) {
+			return nil, err
+		}
+		s.majority, s.Status = false, *best
+	}
+	s.nodes = merge(s.Status, own)
 	s.problems = s.findProblems(a.stale)
 	return s, nil
 }
 
-// askEach asks the nodes named one by one, if there are several; the one that
-// answered first has said it all.
-func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error) {
+// askAll asks all nodes at once what they know themselves.
+func (a *app) askAll(ctx context.Context, endpoints []string) []member {
+	answers := make([]member, len(endpoints))
+	var wg sync.WaitGroup
+	for i, endpoint := range endpoints {
+		wg.Go(func() { answers[i] = a.askOne(ctx, endpoint) })
+	}
+	wg.Wait()
+	return answers
+}
+
+// newest returns the answer of the node that has applied most, nil if none answered;
+// and whether any node spoke, and any knows of a leader.
+func newest(answers []member) (best *client.Status, spoke, led bool) {
+	for _, m := range answers {
+		spoke = spoke || m.self != nil || m.refused
+		if m.self == nil {
+			continue
+		}
+		led = led || m.self.Leader != ""
+		if best == nil || m.self.AppliedIndex > best.AppliedIndex {
+			best = m.self
+		}
+	}
+	return best, spoke, led
+}
+
+// merge puts together what the cluster says of its nodes and what they said
+// themselves. Where one only was asked, its first answer has said it all.
+func merge(known client.Status, answers []member) []member {
 	nodes := make([]member, len(known.Nodes))
 	for i, n := range known.Nodes {
 		nodes[i].Node = n
@@ -97,16 +150,9 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 			nodes[i].self = &known
 		}
 	}
-	endpoints, err := a.nodes()
-	if err != nil || len(endpoints) == 1 {
-		return nodes, err
+	if len(answers) == 1 {
+		return nodes
 	}
-	answers := make([]member, len(endpoints))
-	var wg sync.WaitGroup
-	for i, endpoint := range endpoints {
-		wg.Go(func() { answers[i] = a.askOne(ctx, endpoint) })
-	}
-	wg.Wait()
 	for _, m := range answers {
 		at := -1
 		for i, n := range nodes {
@@ -123,7 +169,7 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 		}
 		nodes[at].endpoint, nodes[at].self, nodes[at].err = m.endpoint, m.self, m.err
 	}
-	return nodes, nil
+	return nodes
 }
 
 // answeredBy tells whether n gave that answer. During a replacement two members
@@ -135,24 +181,39 @@ func answeredBy(st *client.Status, n client.Node) bool {
 	return st.Node == n.Name
 }
 
-// askOne asks one node what it knows itself.
+// askPatience is how long one node is waited for: a node that has an answer has it at
+// once.
+const askPatience = 2 * time.Second
+
+// askOne asks one node once what it knows itself.
 func (a *app) askOne(ctx context.Context, endpoint string) member {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	reached := newReach(cancel)
-	reached.nodes = 1
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	reached := newReach(func(error) {})
 	m := member{endpoint: endpoint, Node: client.Node{Heard: client.AgeUnknown, Trails: client.TrailsUnknown}}
-	c, err := a.dial([]string{endpoint}, reached.observe)
+	var failed error
+	c, err := a.dial([]string{endpoint}, func(at client.Attempt) {
+		if failed == nil && at.Err != nil {
+			failed = at.Err
+			reached.observe(at)
+			cancel() // that is what it says now
+		}
+	})
 	if err != nil {
 		m.err = err
 		return m
 	}
 	defer c.Close()
-	if s, err := c.Status(ctx, client.Stale(0)); err != nil {
-		m.err = errors.New(reached.why(err))
-	} else {
+	s, err := c.Status(ctx, client.Stale(0))
+	if err == nil {
 		m.self = &s
+		return m
 	}
+	if failed != nil {
+		err = failed
+	}
+	m.refused = answered(err) != nil
+	m.err = errors.New(reached.why(err))
 	return m
 }
 

@@ -79,6 +79,7 @@ func (a *app) survey(ctx context.Context) (*survey, error) {
 	if err != nil {
 		return nil, err
 	}
+	whole := ctx
 	if a.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)
@@ -103,7 +104,7 @@ func (a *app) survey(ctx context.Context) (*survey, error) {
 		defer time.AfterFunc(patience, hurry).Stop()
 	}
 	if err := <-confirmed; err != nil {
-		if best == nil || !errors.Is(err, client.ErrUnavailable) {
+		if best == nil || !errors.Is(err, client.ErrUnavailable) || interrupted(whole) {
 			return nil, err
 		}
 		s.majority, s.Status = false, *best
@@ -225,6 +226,15 @@ func (s *survey) findProblems(stale bool) []string {
 		// The word by which a restored cluster is known until all is well.
 		say("RECOVERING %d/%d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
 	}
+	rest := make([]string, 0, len(s.NodeProblems))
+	for _, p := range s.NodeProblems {
+		switch {
+		case strings.HasPrefix(p, "no majority: "):
+			say("%s", p)
+		case !s.toldAlready(p):
+			rest = append(rest, p)
+		}
+	}
 	if !s.majority && !stale || s.Leader == "" {
 		say("no leader: writes wait, and reads but for --stale")
 	}
@@ -245,7 +255,7 @@ func (s *survey) findProblems(stale bool) []string {
 			say("%s is read-only and shows an old state: %s", n.self.Node, n.self.Health.ReadOnly)
 		}
 	}
-	out = append(out, s.NodeProblems...)
+	out = append(out, rest...)
 	if s.ReadOnly {
 		say("read-only: nothing may grow")
 	} else if s.GrowthRefused != "" {
@@ -268,6 +278,25 @@ func (s *survey) findProblems(stale bool) []string {
 		say("not admitted: %s", join(s.NotAdmitted))
 	}
 	return out
+}
+
+// toldAlready reports whether a problem says that a node was not heard which has just
+// not answered either: that is told.
+func (s *survey) toldAlready(problem string) bool {
+	name, _, found := strings.Cut(problem, " ")
+	if !found || !strings.Contains(problem, " was last heard ") && !strings.Contains(problem, " was never heard ") {
+		return false
+	}
+	named, dead := 0, 0
+	for _, n := range s.nodes {
+		if n.Name == name {
+			named++
+			if n.err != nil {
+				dead++
+			}
+		}
+	}
+	return dead > 0 && dead == named
 }
 
 // headline is line one.

@@ -167,10 +167,10 @@ func healthLine(h *client.NodeHealth) string {
 }
 
 type healthJSON struct {
-	ComparedAgeMS   *int64           `json:"compared_age_ms"`
+	ComparedAgeMS   int64            `json:"compared_age_ms"`
 	Verdict         string           `json:"verdict"`
 	Differs         []differenceJSON `json:"differs"`
-	ScrubbedAgeMS   *int64           `json:"scrubbed_age_ms"`
+	ScrubbedAgeMS   int64            `json:"scrubbed_age_ms"`
 	ScrubDoneBytes  uint64           `json:"scrub_done_bytes"`
 	ScrubTotalBytes uint64           `json:"scrub_total_bytes"`
 	FreeBytes       uint64           `json:"free_bytes"`
@@ -193,12 +193,13 @@ func healthOf(h *client.NodeHealth) *healthJSON {
 	out := &healthJSON{
 		Verdict: h.Verdict.String(), Differs: []differenceJSON{}, ScrubDoneBytes: h.ScrubDone, ScrubTotalBytes: h.ScrubTotal,
 		FreeBytes: h.FreeBytes, TotalBytes: h.TotalBytes, LowBytes: h.LowBytes, NoSpace: h.NoSpace, ReadOnly: h.ReadOnly,
+		ComparedAgeMS: -1, ScrubbedAgeMS: -1,
 	}
 	if h.Compared != nil {
-		out.ComparedAgeMS = new(millis(*h.Compared))
+		out.ComparedAgeMS = millis(*h.Compared)
 	}
 	if h.Scrubbed != nil {
-		out.ScrubbedAgeMS = new(millis(*h.Scrubbed))
+		out.ScrubbedAgeMS = millis(*h.Scrubbed)
 	}
 	for _, d := range h.Differs {
 		out.Differs = append(out.Differs, differenceJSON(d))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -80,8 +82,8 @@ func (a *app) present(ctx context.Context, err error) (line string, code int) {
 		return "interrupted", exitCannotAsk
 	case undecided:
 		return "undecided: " + a.reach.why(err) + "; it may or may not have been done: give the same command again", exitCannotAsk
-	case errors.Is(err, client.ErrNoLeader):
-		return "cannot ask " + a.endpoints + ": the cluster has no leader; a majority of its nodes must be up (--stale reads without one)", exitCannotAsk
+	case errors.Is(err, client.ErrNoLeader), errors.Is(err, client.ErrTooStale):
+		return "cannot ask " + a.endpoints + ": the cluster has no leader (" + a.reach.absent() + "); --stale shows what a node has", exitCannotAsk
 	case cannotAsk(err):
 		return "cannot ask " + a.endpoints + ": " + a.reach.why(err), exitCannotAsk
 	}
@@ -176,6 +178,40 @@ type reach struct {
 	heard   bool            // some node answered
 	other   bool            // some attempt failed in another way
 	gone    bool            // it was given up
+
+	spoke  map[string]bool // endpoints that answered, be it with a refusal
+	silent map[string]bool // those that did not, the last time they were asked
+}
+
+// absent says which nodes do not answer.
+func (r *reach) absent() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.silent) == 0 {
+		return "a majority of its nodes must be up"
+	}
+	silent := slices.Sorted(maps.Keys(r.silent))
+	all := max(r.nodes, len(silent)+len(r.spoke))
+	verb := "do"
+	if len(silent) == 1 {
+		verb = "does"
+	}
+	return fmt.Sprintf("%d of %s %s not answer: %s", len(silent), plural(all, "node"), verb, strings.Join(silent, ", "))
+}
+
+// hear notes whether a node speaks. One that has spoken and then takes too long is
+// there: there was no time left, or it waits for the others itself.
+func (r *reach) hear(at client.Attempt) {
+	e, _ := errors.AsType[*client.Error](at.Err)
+	switch {
+	case at.Err == nil, e != nil && e.Reason != "":
+		r.spoke[at.Endpoint] = true
+		delete(r.silent, at.Endpoint)
+	case errors.Is(at.Err, context.Canceled), r.spoke[at.Endpoint] && errors.Is(at.Err, context.DeadlineExceeded):
+	default:
+		r.silent[at.Endpoint] = true
+		delete(r.spoke, at.Endpoint)
+	}
 }
 
 // nobodyThere reports whether no node was ever reached, so that nothing can have
@@ -191,7 +227,7 @@ func (r *reach) nobodyThere() bool {
 const patience = 2 * time.Second
 
 func newReach(give func(error)) *reach {
-	return &reach{give: give, refused: make(map[string]bool)}
+	return &reach{give: give, refused: make(map[string]bool), spoke: make(map[string]bool), silent: make(map[string]bool)}
 }
 
 // observe is a client's observer.
@@ -204,6 +240,7 @@ func (r *reach) observe(at client.Attempt) {
 	if r.since.IsZero() {
 		r.since = time.Now()
 	}
+	r.hear(at)
 	if at.Err == nil || !notThere(at.Err.Error()) {
 		r.heard = r.heard || at.Err == nil
 		r.other = r.other || at.Err != nil
@@ -224,8 +261,30 @@ func notThere(text string) bool {
 		handshake(text) != ""
 }
 
+// answered finds in err what a node has answered, nil if none has.
+func answered(err error) *client.Error {
+	if e, ok := err.(*client.Error); ok && e.Reason != "" {
+		return e
+	}
+	switch u := err.(type) {
+	case interface{ Unwrap() error }:
+		return answered(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range u.Unwrap() {
+			if e := answered(err); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
 // why says in words why nobody answered.
 func (r *reach) why(err error) string {
+	// A node's own words say more than that others are not there.
+	if e := answered(err); e != nil && !errors.Is(e, context.DeadlineExceeded) {
+		return plain(bare(e))
+	}
 	text := err.Error()
 	r.mu.Lock()
 	if len(r.refused) > 0 {
@@ -250,10 +309,6 @@ func (r *reach) why(err error) string {
 		if strings.Contains(text, known.sign) {
 			return known.words
 		}
-	}
-	// The innermost words of a refusal are the node's own.
-	if e, ok := errors.AsType[*client.Error](err); ok && e.Reason != "" && !errors.Is(err, context.DeadlineExceeded) {
-		return plain(bare(err))
 	}
 	if errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "DeadlineExceeded") {
 		return "no answer in time; --timeout waits longer"

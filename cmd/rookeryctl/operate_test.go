@@ -55,6 +55,11 @@ func TestHeadline(t *testing.T) {
 		{func(s *survey) { s.Health = &client.NodeHealth{ReadOnly: "no space left on device"} }, "degraded: n1 is read-only and shows an old state: no space left on device"},
 		{func(s *survey) { s.Counts.Forked, s.Counts.Held = 2, 1 }, "degraded: 2 forks; 1 fact held by the withdrawal guard"},
 		{func(s *survey) { s.NotAdmitted = []directory.BackendName{"be8", "be9"} }, "degraded: not admitted: be8, be9"},
+		{func(s *survey) {
+			s.majority = false
+			s.NodeProblems = []string{"n4 was last heard 12s ago", "n5 was never heard since this node was started", "no majority: of 3 voters 2 must answer; n1 alone answers"}
+			s.nodes = []member{{Node: client.Node{Name: "n4"}, endpoint: "h:4", err: errors.New("connection refused")}}
+		}, "degraded: no majority: of 3 voters 2 must answer; n1 alone answers; no leader: writes wait, and reads but for --stale; n4 (h:4) does not answer: connection refused; n5 was never heard since this node was started"},
 		{func(s *survey) { s.nodes = []member{{endpoint: "h:1", err: errors.New("connection refused")}} }, "degraded: h:1 does not answer: connection refused"},
 		{func(s *survey) {
 			s.nodes = []member{{endpoint: "h:1", self: &client.Status{ClusterID: "beef"}}}

@@ -123,3 +123,16 @@ func TestPlain(t *testing.T) {
 		}
 	}
 }
+
+// The page of shapes names every command that has one of its own.
+func TestOutputTopic(t *testing.T) {
+	page := outputTopic().Long
+	for _, cmd := range []string{"status", "alarm list", "snapshot save", "snapshot status", "snapshot restore", "recover", "cert show", "member list", "watch"} {
+		if !strings.Contains(page, "\n  "+cmd+" ") {
+			t.Errorf("the page does not say what %q prints", cmd)
+		}
+	}
+	if h := healthOf(&client.NodeHealth{}); h.ComparedAgeMS != -1 || h.ScrubbedAgeMS != -1 {
+		t.Errorf("ages that nobody knows: got %d and %d, want -1", h.ComparedAgeMS, h.ScrubbedAgeMS)
+	}
+}

@@ -243,16 +243,28 @@ that broke off is not valid JSON.
                    guard_window_ms, ...}: all, or those asked for
   status           {healthy, problems, warnings, cluster_id, revision, incarnation, leader, version,
                    complete, confirmed, counted, missing, not_admitted, counts: {...}, sweeps,
-                   nodes: [NODE, asked, error, term, applied_index, commit_index], waiting: [NODE], ...}
+                   nodes: [NODE, asked, error, term, applied_index, commit_index], waiting: [NODE], alarms:
+                   [ALARM], health: {compared_age_ms, verdict, differs: [{node, id, index}], scrubbed_age_ms,
+                   scrub_done_bytes, scrub_total_bytes, free_bytes, total_bytes, low_bytes, no_space,
+                   read_only}, ...}
+  alarm list       {alarms: [ALARM], growth_refused, and of ANSWER}
   member list      {members: [NODE], waiting: [NODE], and of ANSWER}
   member ...       {effect, member: NODE, members: [NODE], notes, and of ANSWER}
   move-leader      {effect, from, to, took_ms, and of ANSWER}
   compact          {nodes: [{node, before_bytes, after_bytes, took_ms}]}: those that were compacted
+  snapshot save    {file, node, cluster_id, incarnation, shard, index, term, revision, bytes}
+  snapshot status  {file, bytes, cluster_id, incarnation, shard, index, term, revision, last_command, node,
+                   nodes, backends, groups, mailboxes, facts, users, forks}
+  snapshot restore {data, name, cluster_id, incarnation, was_cluster_id, was_incarnation, index}
+  recover          the same
+  cert show        {certificates: [{file, role, name, subject, hosts, ca, serial, from, until, left_ms,
+                   sha256, problem}]}
   check            {findings: [{kind, mailbox, detail, advisory}], mailboxes, facts, postings, faults,
                    advisories, revision}
   every write      RESULT
 
   ADDRESS  {service, ip, port, tls: none|start|implicit}
+  ALARM    {kind, node, why, by, age_ms, raised, voter, voters}
   ANSWER   {revision, incarnation, age_ms, node}
   FACT     {server, partition, acl: [{identifier, rights}], mailbox_id, uidvalidity, type, special_use,
            state, standing, admitted, confirmed, first_revision, last_revision, age_ms}

@@ -289,9 +289,9 @@ func badSnapshot(path string, err error) error {
 	case errors.Is(err, os.ErrNotExist):
 		return refusedf("%s: no such file", path)
 	case errors.Is(err, snap.ErrCorrupt), errors.Is(err, raftstore.ErrCorrupt), errors.Is(err, machine.ErrCorrupt), errors.Is(err, machine.ErrFormat):
-		return refusedf("%s cannot be used: %s; take another snapshot, or another copy of this one", path, plain(firstReason(err)))
+		return refusedf("%s cannot be used: %s; take another snapshot, or another copy of this one", path, plain(aboutFile(path, firstReason(err))))
 	}
-	return refusedf("%s: %s", path, plain(err.Error()))
+	return refusedf("%s: %s", path, plain(aboutFile(path, err.Error())))
 }
 
 // firstReason is the first line of an error, without what names a package.
@@ -301,6 +301,21 @@ func firstReason(err error) string {
 		text = strings.TrimPrefix(text, prefix)
 	}
 	return text
+}
+
+// aboutFile is what a text says of a file, without its name and the packages that put
+// it there: whoever prints it has named the file.
+func aboutFile(path, text string) string {
+	for {
+		rest := text
+		for _, prefix := range []string{"raftstore: ", "restore " + path + ": ", "open " + path + ": ", path + ": ", "snap: "} {
+			rest = strings.TrimPrefix(rest, prefix)
+		}
+		if rest == text {
+			return text
+		}
+		text = rest
+	}
 }
 
 // lastCommand is a wall clock's time in milliseconds since 1970; empty for none.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/rookery-mail/rookery/directory/machine"
 	"github.com/rookery-mail/rookery/raftstore"
+	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/server"
 )
 
@@ -48,5 +50,18 @@ func TestRestoreOfAnotherShard(t *testing.T) {
 func TestLastCommand(t *testing.T) {
 	if lastCommand(0) != "" || lastCommand(time.Date(2026, 11, 26, 1, 2, 3, 0, time.UTC).UnixMilli()) != "2026-11-26T01:02:03Z" {
 		t.Error("the last command's time is wrong")
+	}
+}
+
+// A file is named once.
+func TestBadSnapshot(t *testing.T) {
+	for _, err := range []error{
+		fmt.Errorf("flip.snap: %w: the block fails its checksum", snap.ErrCorrupt),
+		fmt.Errorf("raftstore: restore flip.snap: %w", fmt.Errorf("flip.snap: %w: the block fails its checksum", snap.ErrCorrupt)),
+	} {
+		want := "flip.snap cannot be used: corrupt: the block fails its checksum; take another snapshot, or another copy of this one"
+		if got := badSnapshot("flip.snap", err).Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,34 +63,87 @@ type member struct {
 	endpoint string
 	self     *client.Status // nil: it was not asked
 	err      error          // why it did not answer, in words
+	refused  bool           // they are its own
 }
 
-// survey asks. A cluster without a majority still answers.
+// survey asks, in all no longer than the timeout. A cluster without a majority
+// still answers: each node is asked what it has itself while the answer is awaited
+// that a majority confirms, and that is not awaited for long if no node knows of a
+// leader.
 func (a *app) survey(ctx context.Context) (*survey, error) {
 	c, err := a.connect()
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{majority: !a.stale}
-	if a.stale {
-		s.Status, err = c.Status(ctx, client.Stale(0))
-	} else if s.Status, err = c.Status(ctx, client.Linearizable()); errors.Is(err, client.ErrUnavailable) && ctx.Err() == nil {
-		s.majority = false
-		s.Status, err = c.Status(ctx, client.Stale(0))
-	}
+	endpoints, err := a.nodes()
 	if err != nil {
 		return nil, err
 	}
-	if s.nodes, err = a.askEach(ctx, s.Status); err != nil {
-		return nil, err
+	whole := ctx
+	if a.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.timeout)
+		defer cancel()
 	}
+	confirming, hurry := context.WithCancel(ctx)
+	defer hurry()
+	how := client.Linearizable()
+	if a.stale {
+		how = client.Stale(0)
+	}
+	confirmed := make(chan error, 1)
+	s := &survey{majority: !a.stale}
+	go func() {
+		var err error
+		s.Status, err = c.Status(confirming, how)
+		confirmed <- err
+	}()
+	own := a.askAll(ctx, endpoints)
+	best, spoke, led := newest(own)
+	if spoke && !led {
+		defer time.AfterFunc(patience, hurry).Stop()
+	}
+	if err := <-confirmed; err != nil {
+		if best == nil || !errors.Is(err, client.ErrUnavailable) || interrupted(whole) {
+			return nil, err
+		}
+		s.majority, s.Status = false, *best
+	}
+	s.nodes = merge(s.Status, own)
 	s.problems = s.findProblems(a.stale)
 	return s, nil
 }
 
-// askEach asks the nodes named one by one, if there are several; the one that
-// answered first has said it all.
-func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error) {
+// askAll asks all nodes at once what they know themselves.
+func (a *app) askAll(ctx context.Context, endpoints []string) []member {
+	answers := make([]member, len(endpoints))
+	var wg sync.WaitGroup
+	for i, endpoint := range endpoints {
+		wg.Go(func() { answers[i] = a.askOne(ctx, endpoint) })
+	}
+	wg.Wait()
+	return answers
+}
+
+// newest returns the answer of the node that has applied most, nil if none answered;
+// and whether any node spoke, and any knows of a leader.
+func newest(answers []member) (best *client.Status, spoke, led bool) {
+	for _, m := range answers {
+		spoke = spoke || m.self != nil || m.refused
+		if m.self == nil {
+			continue
+		}
+		led = led || m.self.Leader != ""
+		if best == nil || m.self.AppliedIndex > best.AppliedIndex {
+			best = m.self
+		}
+	}
+	return best, spoke, led
+}
+
+// merge puts together what the cluster says of its nodes and what they said
+// themselves. Where one only was asked, its first answer has said it all.
+func merge(known client.Status, answers []member) []member {
 	nodes := make([]member, len(known.Nodes))
 	for i, n := range known.Nodes {
 		nodes[i].Node = n
@@ -97,16 +151,9 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 			nodes[i].self = &known
 		}
 	}
-	endpoints, err := a.nodes()
-	if err != nil || len(endpoints) == 1 {
-		return nodes, err
+	if len(answers) == 1 {
+		return nodes
 	}
-	answers := make([]member, len(endpoints))
-	var wg sync.WaitGroup
-	for i, endpoint := range endpoints {
-		wg.Go(func() { answers[i] = a.askOne(ctx, endpoint) })
-	}
-	wg.Wait()
 	for _, m := range answers {
 		at := -1
 		for i, n := range nodes {
@@ -123,7 +170,7 @@ func (a *app) askEach(ctx context.Context, known client.Status) ([]member, error
 		}
 		nodes[at].endpoint, nodes[at].self, nodes[at].err = m.endpoint, m.self, m.err
 	}
-	return nodes, nil
+	return nodes
 }
 
 // answeredBy tells whether n gave that answer. During a replacement two members
@@ -135,24 +182,39 @@ func answeredBy(st *client.Status, n client.Node) bool {
 	return st.Node == n.Name
 }
 
-// askOne asks one node what it knows itself.
+// askPatience is how long one node is waited for: a node that has an answer has it at
+// once.
+const askPatience = 2 * time.Second
+
+// askOne asks one node once what it knows itself.
 func (a *app) askOne(ctx context.Context, endpoint string) member {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	reached := newReach(cancel)
-	reached.nodes = 1
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	reached := newReach(func(error) {})
 	m := member{endpoint: endpoint, Node: client.Node{Heard: client.AgeUnknown, Trails: client.TrailsUnknown}}
-	c, err := a.dial([]string{endpoint}, reached.observe)
+	var failed error
+	c, err := a.dial([]string{endpoint}, func(at client.Attempt) {
+		if failed == nil && at.Err != nil {
+			failed = at.Err
+			reached.observe(at)
+			cancel() // that is what it says now
+		}
+	})
 	if err != nil {
 		m.err = err
 		return m
 	}
 	defer c.Close()
-	if s, err := c.Status(ctx, client.Stale(0)); err != nil {
-		m.err = errors.New(reached.why(err))
-	} else {
+	s, err := c.Status(ctx, client.Stale(0))
+	if err == nil {
 		m.self = &s
+		return m
 	}
+	if failed != nil {
+		err = failed
+	}
+	m.refused = answered(err) != nil
+	m.err = errors.New(reached.why(err))
 	return m
 }
 
@@ -163,6 +225,15 @@ func (s *survey) findProblems(stale bool) []string {
 	if s.Recovering {
 		// The word by which a restored cluster is known until all is well.
 		say("RECOVERING %d/%d backends confirmed", s.BackendsConfirmed, s.BackendsCounted)
+	}
+	rest := make([]string, 0, len(s.NodeProblems))
+	for _, p := range s.NodeProblems {
+		switch {
+		case strings.HasPrefix(p, "no majority: "):
+			say("%s", p)
+		case !s.toldAlready(p):
+			rest = append(rest, p)
+		}
 	}
 	if !s.majority && !stale || s.Leader == "" {
 		say("no leader: writes wait, and reads but for --stale")
@@ -184,7 +255,7 @@ func (s *survey) findProblems(stale bool) []string {
 			say("%s is read-only and shows an old state: %s", n.self.Node, n.self.Health.ReadOnly)
 		}
 	}
-	out = append(out, s.NodeProblems...)
+	out = append(out, rest...)
 	if s.ReadOnly {
 		say("read-only: nothing may grow")
 	} else if s.GrowthRefused != "" {
@@ -207,6 +278,25 @@ func (s *survey) findProblems(stale bool) []string {
 		say("not admitted: %s", join(s.NotAdmitted))
 	}
 	return out
+}
+
+// toldAlready reports whether a problem says that a node was not heard which has just
+// not answered either: that is told.
+func (s *survey) toldAlready(problem string) bool {
+	name, _, found := strings.Cut(problem, " ")
+	if !found || !strings.Contains(problem, " was last heard ") && !strings.Contains(problem, " was never heard ") {
+		return false
+	}
+	named, dead := 0, 0
+	for _, n := range s.nodes {
+		if n.Name == name {
+			named++
+			if n.err != nil {
+				dead++
+			}
+		}
+	}
+	return dead > 0 && dead == named
 }
 
 // headline is line one.

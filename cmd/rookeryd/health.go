@@ -28,27 +28,40 @@ func (n *node) readiness() []check {
 				err = errors.New("this life of the cluster has not begun: no leader was ever elected in it")
 			}
 			return err
-		}},
+		}, nil},
 		{"freshness", func() error {
-			store := n.store.Load()
-			if store == nil {
-				return errWaiting
-			}
-			v, err := store.Read(context.Background(), raftstore.Local)
-			if err != nil {
+			switch age, known, err := n.age(); {
+			case err != nil:
 				return err
-			}
-			defer v.Release()
-			age, known := v.Age()
-			switch {
 			case !known:
 				return errors.New("no leader has been heard since the start")
 			case age > staleAfter:
-				return fmt.Errorf("the state is %s old", age.Round(time.Millisecond))
+				return fmt.Errorf("the state is %s old, more than the %s that reads take by default", age.Round(time.Millisecond), staleAfter)
 			}
 			return nil
+		}, func() string {
+			age, known, err := n.age()
+			if err != nil || !known {
+				return ""
+			}
+			return fmt.Sprintf(", the state is %s old", age.Round(time.Millisecond))
 		}},
 	}
+}
+
+// age is how long ago this node's state was certainly the newest.
+func (n *node) age() (age time.Duration, known bool, err error) {
+	store := n.store.Load()
+	if store == nil {
+		return 0, false, errWaiting
+	}
+	v, err := store.Read(context.Background(), raftstore.Local)
+	if err != nil {
+		return 0, false, err
+	}
+	defer v.Release()
+	age, known = v.Age()
+	return age, known, nil
 }
 
 // errWaiting: there is no state yet.

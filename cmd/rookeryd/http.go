@@ -17,6 +17,7 @@ import (
 type check struct {
 	name string
 	ok   func() error
+	note func() string // what to say beside ok; nil: nothing
 }
 
 // web serves what other programs watch a node by: /livez is the process alone,
@@ -51,7 +52,11 @@ func web(checks []check, leading func() bool, metrics prometheus.Gatherer, log *
 				fmt.Fprintf(&text, "[!] %s: %v\n", c.name, err)
 				continue
 			}
-			fmt.Fprintf(&text, "[+] %s: ok\n", c.name)
+			note := ""
+			if c.note != nil {
+				note = c.note()
+			}
+			fmt.Fprintf(&text, "[+] %s: ok%s\n", c.name, note)
 		}
 		if !ready {
 			w.WriteHeader(http.StatusServiceUnavailable)

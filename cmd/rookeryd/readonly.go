@@ -172,7 +172,7 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	if socket != nil {
 		g.Go(func() error { return api.Serve(socket) })
 	}
-	checks := []check{{"writable", func() error { return shard.Refusal() }}}
+	checks := []check{{"writable", func() error { return shard.Refusal() }, nil}}
 	g.Go(func() error {
 		return obs.Serve(gctx, listeners.http, web(checks, func() bool { return false }, registry, log), log)
 	})

@@ -109,7 +109,7 @@ func reseed(ctx context.Context, s settings, why error, log *slog.Logger) (err e
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.transport.Serve(n.listeners.peer) })
-	checks := []check{{"state", func() error { return fmt.Errorf("this node is quarantined: %w", why) }}}
+	checks := []check{{"state", func() error { return fmt.Errorf("this node is quarantined: %w", why) }, nil}}
 	g.Go(func() error {
 		return obs.Serve(gctx, n.listeners.http, web(checks, func() bool { return false }, n.registry, log), log)
 	})

@@ -10,10 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 )
@@ -56,16 +52,12 @@ func TestPresent(t *testing.T) {
 
 // What a node answered is told before that others are not there.
 func TestReach(t *testing.T) {
-	node := func(code codes.Code, reason, words string) error {
-		st, err := status.New(code, words).WithDetails(&errdetails.ErrorInfo{Reason: reason, Domain: "rookery.api.v1"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return client.FromStatus(st.Err())
+	node := func(sentinel error, reason, words string) error {
+		return errors.Join(&client.Error{Reason: reason, Message: words}, sentinel, client.ErrUnavailable)
 	}
-	refused := client.FromStatus(status.Error(codes.Unavailable, `connection error: desc = "transport: Error while dialing: dial tcp: connect: connection refused"`))
-	noLeader := node(codes.Unavailable, "NO_LEADER", "raftstore: no leader")
-	waits := node(codes.Unavailable, "CLOSED", "this node waits for the others of its cluster: n2 (see its log)")
+	refused := &client.Error{Message: `connection error: desc = "transport: Error while dialing: dial tcp: connect: connection refused"`}
+	noLeader := node(client.ErrNoLeader, "NO_LEADER", "raftstore: no leader")
+	waits := node(client.ErrClosing, "CLOSED", "this node waits for the others of its cluster: n2 (see its log)")
 	for _, tt := range []struct {
 		name string
 		said map[string]error
@@ -74,7 +66,7 @@ func TestReach(t *testing.T) {
 	}{
 		{"no leader", map[string]error{"a:1": refused, "b:1": refused, "c:1": noLeader}, noLeader,
 			"cannot ask a:1,b:1,c:1: the cluster has no leader (2 of 3 nodes do not answer: a:1, b:1); --stale shows what a node has"},
-		{"too stale", map[string]error{"a:1": refused, "c:1": node(codes.Unavailable, "TOO_STALE", "old")}, node(codes.Unavailable, "TOO_STALE", "old"),
+		{"too stale", map[string]error{"a:1": refused, "c:1": node(client.ErrTooStale, "TOO_STALE", "old")}, node(client.ErrTooStale, "TOO_STALE", "old"),
 			"cannot ask a:1,b:1,c:1: the cluster has no leader (1 of 3 nodes does not answer: a:1); --stale shows what a node has"},
 		{"one waits", map[string]error{"a:1": refused, "b:1": waits}, errors.Join(client.ErrUnavailable, context.DeadlineExceeded, waits),
 			"cannot ask a:1,b:1,c:1: this node waits for the others of its cluster: n2 (see its log)"},
@@ -84,7 +76,7 @@ func TestReach(t *testing.T) {
 		for endpoint, err := range tt.said {
 			a.reach.observe(client.Attempt{Endpoint: endpoint, Err: err})
 		}
-		a.reach.observe(client.Attempt{Endpoint: "c:1", Err: client.FromStatus(status.FromContextError(context.Canceled).Err())})
+		a.reach.observe(client.Attempt{Endpoint: "c:1", Err: context.Canceled})
 		if line, code := a.present(t.Context(), tt.err); line != tt.want || code != exitCannotAsk {
 			t.Errorf("%s: got %q, %d; want %q", tt.name, line, code, tt.want)
 		}

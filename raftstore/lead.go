@@ -179,8 +179,12 @@ func (s *Store) Resign(ctx context.Context) error {
 	}
 }
 
-// transferPoll is how often Transfer looks whether it has come about.
-const transferPoll = 2 * time.Millisecond
+const (
+	// transferPoll is how often Transfer looks whether it has come about.
+	transferPoll = 2 * time.Millisecond
+	// transferTries is how many election timeouts it has for that.
+	transferTries = 6
+)
 
 // Transfer hands the leadership to a voter and returns when this node knows
 // that it leads. What is proposed in between is refused with ErrNoLeader.
@@ -204,7 +208,9 @@ func (s *Store) Transfer(ctx context.Context, node uint64) error {
 		return fmt.Errorf("raftstore: node %x is no voter: it cannot lead", node)
 	}
 	began, term := s.cfg.Clock.Now(), st.Term
-	patience := 2 * time.Duration(s.cfg.ElectionTicks) * s.cfg.Tick
+	// Raft gives a transfer up after an election timeout: a busy node may need more.
+	timeout := time.Duration(s.cfg.ElectionTicks) * s.cfg.Tick
+	patience, again := transferTries*timeout, began+timeout
 	s.node.Transfer(node)
 	poll := time.NewTicker(transferPoll)
 	defer poll.Stop()
@@ -216,6 +222,9 @@ func (s *Store) Transfer(ctx context.Context, node uint64) error {
 			return fmt.Errorf("raftstore: node %x took over, not node %x", st.Leader, node)
 		case s.cfg.Clock.Now()-began > patience:
 			return fmt.Errorf("raftstore: node %x did not take over: it may be down, or its log too far behind", node)
+		case st.Leading && s.cfg.Clock.Now() > again:
+			again += timeout
+			s.node.Transfer(node)
 		}
 		select {
 		case <-poll.C:

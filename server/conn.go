@@ -39,11 +39,20 @@ import (
 //
 // After Close calls fail with Unavailable, reason CLOSED; Close waits for those under
 // way and breaks them off when its patience ends.
-func (s *Server) Conn(caller Caller) grpc.ClientConnInterface { return &conn{s, caller} }
+func (s *Server) Conn(caller Caller) grpc.ClientConnInterface { return &conn{s: s, caller: caller} }
+
+// LoneConn is Conn for a caller that has no other goroutine than its own, such as a
+// process of a simulation: streams are handled on it too, whole, when the first answer
+// is received. All requests have to be sent by then, and all answers are kept until
+// they are received, so it is for streams that end by themselves.
+func (s *Server) LoneConn(caller Caller) grpc.ClientConnInterface {
+	return &conn{s: s, caller: caller, lone: true}
+}
 
 type conn struct {
 	s      *Server
 	caller Caller
+	lone   bool
 }
 
 // inProcess is what a Server has to know of calls by Conn.

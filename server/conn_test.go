@@ -522,6 +522,52 @@ func TestConnCancelIsPrompt(t *testing.T) {
 	s.in.calls.Wait()
 }
 
+// A stream by LoneConn has no goroutine either, and answers the same.
+func TestLoneConn(t *testing.T) {
+	var handledBy string
+	e := &echoService{stream: func(st grpc.ServerStream) error {
+		handledBy = goroutine()
+		in := new(healthv1.HealthCheckRequest)
+		if err := st.RecvMsg(in); err != nil {
+			return err
+		}
+		if err := st.RecvMsg(new(healthv1.HealthCheckRequest)); err != io.EOF {
+			return fmt.Errorf("after the last request: %w", err)
+		}
+		for range 3 * streamWindow {
+			if err := st.SendMsg(in); err != nil {
+				return err
+			}
+		}
+		return directory.ErrBusy
+	}}
+	s, _ := newEcho(t, e)
+	st, err := s.LoneConn(operator).NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/test.Echo/Out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(st.SendMsg(said("x")), st.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; ; n++ {
+		m := new(healthv1.HealthCheckRequest)
+		err := st.RecvMsg(m)
+		if status.Code(err) == codes.FailedPrecondition {
+			if n != 3*streamWindow {
+				t.Errorf("got %d answers, want %d", n, 3*streamWindow)
+			}
+			break
+		}
+		if err != nil || m.Service != "x" {
+			t.Fatalf("answer %d: got %q, %v", n, m.Service, err)
+		}
+	}
+	if caller := goroutine(); handledBy != caller {
+		t.Errorf("handled by %s, called by %s", handledBy, caller)
+	}
+	s.in.calls.Wait()
+}
+
 // Close ends watches, waits for what is under way, breaks it off when its time is
 // over, and takes nothing more.
 func TestConnClose(t *testing.T) {

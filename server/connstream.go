@@ -41,14 +41,35 @@ func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	ctx, cancel := c.cutWithServer(ctx)
 	st.ctx = ctx
 	handler := &handlerStream{st, c.enter(ctx, streamTransport{st})}
-	// Of the server that Close waits for.
-	go func() {
+	handle := func() {
 		defer c.s.in.calls.Done()
 		defer cancel()
 		info := &grpc.StreamServerInfo{FullMethod: method, IsClientStream: h.desc.ClientStreams, IsServerStream: h.desc.ServerStreams}
 		st.end(c.s.stream(h.impl, handler, info, h.desc.Handler))
-	}()
+	}
+	if c.lone {
+		st.requests, st.answers = nil, nil
+		st.lone = &loneStream{handle: handle}
+	} else {
+		go handle() // of the server, whose Close waits for it
+	}
 	return callerStream{st}, nil
+}
+
+// loneStream keeps what a stream without a goroutine carries.
+type loneStream struct {
+	handle            func() // nil once it has begun
+	requests, answers [][]byte
+}
+
+// take removes the first of messages; false if there is none.
+func take(messages *[][]byte) ([]byte, bool) {
+	if len(*messages) == 0 {
+		return nil, false
+	}
+	b := (*messages)[0]
+	*messages = (*messages)[1:]
+	return b, true
 }
 
 // stream is one call with a stream: requests go one way, answers the other, both
@@ -61,6 +82,7 @@ type stream struct {
 
 	requests chan []byte // closed by the caller
 	answers  chan []byte // closed when the handler has ended, after err is set
+	lone     *loneStream // instead of both
 	headed   chan struct{}
 	err      error // how it ended; a status, nil for OK
 
@@ -86,7 +108,9 @@ func (st *stream) end(err error) {
 		st.err = asStatus(err)
 	}
 	st.head()
-	close(st.answers)
+	if st.lone == nil {
+		close(st.answers)
+	}
 }
 
 // callerStream is the end of who makes the call.
@@ -115,7 +139,7 @@ func (st callerStream) Trailer() metadata.MD {
 }
 
 func (st callerStream) CloseSend() error {
-	if !st.sentAll.Swap(true) {
+	if !st.sentAll.Swap(true) && st.lone == nil {
 		close(st.requests)
 	}
 	return nil
@@ -131,6 +155,10 @@ func (st callerStream) SendMsg(m any) error {
 	b, err := encode(m, st.options.maxSend)
 	if err != nil {
 		return err
+	}
+	if st.lone != nil {
+		st.lone.requests = append(st.lone.requests, b)
+		return nil
 	}
 	select {
 	case st.requests <- b:
@@ -179,10 +207,18 @@ func (st callerStream) receive(m any) error {
 	}
 	var b []byte
 	var ok bool
-	select {
-	case b, ok = <-st.answers:
-	case <-st.own.Done():
-		return status.FromContextError(st.own.Err()).Err()
+	if st.lone != nil {
+		if handle := st.lone.handle; handle != nil {
+			st.lone.handle = nil
+			handle()
+		}
+		b, ok = take(&st.lone.answers)
+	} else {
+		select {
+		case b, ok = <-st.answers:
+		case <-st.own.Done():
+			return status.FromContextError(st.own.Err()).Err()
+		}
 	}
 	switch {
 	case ok && m == nil:
@@ -233,6 +269,10 @@ func (st *handlerStream) SendMsg(m any) error {
 	if err := st.ctx.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
+	if st.lone != nil {
+		st.lone.answers = append(st.lone.answers, b)
+		return nil
+	}
 	select {
 	case st.answers <- b:
 		return nil
@@ -243,6 +283,13 @@ func (st *handlerStream) SendMsg(m any) error {
 
 // RecvMsg returns io.EOF when the caller has sent all that it will.
 func (st *handlerStream) RecvMsg(m any) error {
+	if st.lone != nil {
+		b, ok := take(&st.lone.requests)
+		if !ok {
+			return io.EOF
+		}
+		return decode(b, m, maxMessage)
+	}
 	select {
 	case b, ok := <-st.requests:
 		if !ok {

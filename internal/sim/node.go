@@ -55,7 +55,8 @@ type life struct {
 	dead, stopping  bool
 	watchdog        raftstore.Watchdog
 	probing         bool
-	slow            int // accesses of the disk that the watchdog looks at
+	sends           map[uint64]int // snapshots begun, by the id that they are for
+	slow            int            // accesses of the disk that the watchdog looks at
 	status          raftstore.Status
 
 	changed, led []*wait // who waits for an apply, for another leader
@@ -76,7 +77,7 @@ func (n *node) start() error {
 	if replay == nil {
 		return fmt.Errorf("%w: the log", raftstore.ErrCorrupt)
 	}
-	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far}
+	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far, sends: map[uint64]int{}}
 	l.cluster = clusterOf{meta.Identity.Cluster, meta.Identity.Incarnation}
 	applied := &replica{server.Applied(l.machine), l}
 	if err := raftstore.Verify(n.disk.state, applied); err != nil {
@@ -526,6 +527,8 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 	w := l.w
 	w.counts.Sent++
 	id, term, cluster := m.GetTo(), m.GetTerm(), l.cluster
+	l.sends[id]++
+	turn := l.sends[id]
 	report := func(ok bool) {
 		if !l.dead {
 			l.unpaused(func() {
@@ -541,7 +544,8 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 		if l.dead || l.stopping {
 			return
 		}
-		if _, err := raftstore.Save(l.n.disk.state, &out); err != nil {
+		h, err := raftstore.Save(l.n.disk.state, &out)
+		if err != nil {
 			w.Fail("node %s: save a snapshot: %v", l.n.name, err)
 			return
 		}
@@ -581,6 +585,9 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 				}
 				there.unpaused(func() {
 					there.takeSnapshot(data, l, term, func(ok bool) {
+						if ok && !answered && turn == l.sends[id] {
+							w.ledger.useful(l, h.Index)
+						}
 						if !w.net.carry(to.slot, l.n.slot, func() { answer(ok) }) {
 							lost()
 						}
@@ -618,7 +625,6 @@ func (l *life) takeSnapshot(data []byte, from *life, term uint64, answer func(ok
 		case err == nil:
 			l.w.counts.Installed++
 			l.w.ledger.state(l)
-			l.w.ledger.useful(from, staged.Meta().Applied.Index)
 		case errors.Is(err, raftstore.ErrNotNeeded), errors.Is(err, raftstore.ErrNotTaken):
 			l.w.counts.NotTaken++
 		}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // plan is what a seed has drawn for itself: how large and fast the cluster is,
@@ -505,12 +507,10 @@ func (w *World) mayLose(n *node) bool {
 	if n.disk == nil || w.changing || w.remaking || !w.plan.members {
 		return false
 	}
-	for _, o := range w.nodes {
-		if o.fate != nil {
-			return false
-		}
-	}
-	return true
+	l := w.lead()
+	return l != nil && len(l.status.Voters) >= 3 && !slices.ContainsFunc(l.status.Members, func(m raftstore.Member) bool {
+		return m.Learner || w.gone(m.ID)
+	})
 }
 
 // damage destroys what is on a disk, which its node must notice when it starts:

@@ -24,7 +24,7 @@ CLUSTERSIZE ?= 1M
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
-SOAK     ?= 1h
+SOAK     ?= 2h
 FACTS    ?= 1000000
 
 LOADNODES    ?= 1
@@ -38,7 +38,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -86,9 +86,12 @@ catch-up: build ## a node FACTS (1000000) behind comes back under full load; a l
 		-learner.facts=100000 -learner.writers=64 -learner.window=90s -learner.rate=1000000 -learner.log=2097152 -learner.given-up=1 \
 		-learner.share=0.7 -learner.slower=2
 
-soak-elections: build ## three nodes at 60 % of what they can do for SOAK (1h); nobody is killed, so every election is a false one
+soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); nobody is killed, so every election is a false one
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
+
+soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
+	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

@@ -194,7 +194,7 @@ var House = []Row{
 			"proto/api/v1", "proto/record/v1", "proto/peer/v1", "internal/kv", "internal/kv/kvtest", "internal/faultfs", "internal/oracle",
 			"internal/controller", "internal/imapwire",
 		},
-		Libraries: []string{"grpc", "prometheus", "protobuf", "raft"},
+		Libraries: []string{"grpc", "prometheus", "protobuf", "raft", "xxhash"},
 	},
 	{From: "deploy/*"},
 }

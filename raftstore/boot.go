@@ -35,6 +35,9 @@ func openFiles(cfg Config) (f *files, err error) {
 			err = errors.Join(err, f.close())
 		}
 	}()
+	if cfg.SegmentBytes > 0 {
+		wal.SetSegmentBytes(cfg.SegmentBytes)
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return f, fmt.Errorf("raftstore: %w", err)
 	}

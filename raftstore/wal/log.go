@@ -38,8 +38,8 @@ type Log struct {
 }
 
 // SetSegmentBytes sets the size of segments from now on, for all logs of the
-// process; the default is 64 MB. It is for tests, before any log is opened:
-// etcd's log keeps it in a variable of its package.
+// process; the default is 64 MB. To be called before any log is opened: etcd's
+// log keeps it in a variable of its package.
 func SetSegmentBytes(n int64) { etcdwal.SegmentSizeBytes = n }
 
 // Create makes a new log in dir that starts after at. It is durable once the

@@ -182,6 +182,11 @@ var House = []Row{
 	{From: "internal/imapwire"},
 	{From: "internal/faultfs"},
 	{From: "internal/archtest"},
+	{
+		// Whole programs on disks that lose their power, asked by the client.
+		From:  "internal/powerloss",
+		Tests: []string{"client", "directory"},
+	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{

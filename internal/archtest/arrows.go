@@ -186,6 +186,8 @@ var House = []Row{
 		// Whole programs on disks that lose their power, asked by the client.
 		From:  "internal/powerloss",
 		Tests: []string{"client", "directory"},
+		// What damages a page of a state file has to find it.
+		TestLibraries: []string{"bbolt"},
 	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},

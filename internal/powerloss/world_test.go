@@ -84,11 +84,20 @@ func (w *world) begin(ctx context.Context, n int) error {
 	if err := w.up(ctx, "first start", w.nodes, 2, 150); err != nil {
 		return err
 	}
-	// Guard and change log are made small, so that they work during the test.
-	if _, err := w.admin[0].SetSettings(ctx, client.SettingsChange{GuardCount: new(uint32(1 << 30)), LogKeep: new(uint64(500))}); err != nil {
-		return fmt.Errorf("settings: %w", err)
+	if err := w.settings(ctx); err != nil {
+		return err
 	}
 	w.load.run(ctx)
+	return nil
+}
+
+// settings takes the guard away, which would hold what the writers retract, and
+// makes the change log small.
+func (w *world) settings(ctx context.Context) error {
+	_, err := w.admin[0].SetSettings(ctx, client.SettingsChange{GuardCount: new(uint32(1 << 30)), LogKeep: new(uint64(500))})
+	if err != nil {
+		return fmt.Errorf("settings: %w", err)
+	}
 	return nil
 }
 
@@ -329,6 +338,21 @@ func (w *world) started(ctx context.Context, nodes []*node, armed bool) (cut boo
 		}
 		w.report.start(took)
 	}
+	if w.disks != nil {
+		if cut, err := w.passed(nodes); cut || err != nil {
+			return cut, err
+		}
+	}
+	for _, x := range nodes {
+		if err := x.fine(); err != nil && !x.damaged {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// passed makes sure that a cut that was due is not due any more, or has come.
+func (w *world) passed(nodes []*node) (cut bool, err error) {
 	for _, x := range nodes {
 		if err := w.disks.forget(x.volume); err != nil {
 			return false, err
@@ -339,13 +363,8 @@ func (w *world) started(ctx context.Context, nodes []*node, armed bool) (cut boo
 		w.note("%s", why)
 		return true, nil
 	default:
+		return false, nil
 	}
-	for _, x := range nodes {
-		if err := x.fine(); err != nil && !x.damaged {
-			return false, err
-		}
-	}
-	return false, nil
 }
 
 var errCut = errors.New("power was cut")

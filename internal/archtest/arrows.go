@@ -185,6 +185,13 @@ var House = []Row{
 	{From: "internal/archtest"},
 	// The rules a second time: it may know the machine's words, and compares what it keeps.
 	{From: "internal/oracle", May: []string{"directory", "directory/machine", "internal/kv"}, NoStd: nondeterministic},
+	{
+		// Whole programs on disks that lose their power, asked by the client.
+		From:  "internal/powerloss",
+		Tests: []string{"client", "directory"},
+		// What damages a page of a state file has to find it.
+		TestLibraries: []string{"bbolt"},
+	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{

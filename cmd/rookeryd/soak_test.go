@@ -24,8 +24,8 @@ import (
 )
 
 var (
-	soakWrites = flag.Float64("soak.writes", 12, "how many rounds of writes TestSoak begins a second; a round is two to six calls")
-	soakReads  = flag.Float64("soak.reads", 25, "how many reads TestSoak makes a second")
+	soakWrites = flag.Float64("soak.writes", 4, "how many rounds of writes TestSoak begins a second; a round is two to six calls")
+	soakReads  = flag.Float64("soak.reads", 10, "how many reads TestSoak makes a second")
 	soakSites  = flag.Int("soak.sites", 3000, "how many mailboxes TestSoak only changes and asks for")
 )
 
@@ -339,7 +339,7 @@ func (u *soakUser) round() {
 		}},
 		{"batch", []func() (client.Result, error){
 			func() (client.Result, error) {
-				at, ops := rand.IntN(*soakSites), make([]client.Op, 60)
+				at, ops := rand.IntN(*soakSites), make([]client.Op, 120)
 				for i := range ops {
 					ops[i] = u.site((at + i) % *soakSites)
 				}
@@ -401,6 +401,13 @@ func (s *soak) read() {
 
 // watch watches for a while, then something else.
 func (s *soak) watch(stop <-chan struct{}, n int, step time.Duration) {
+	// At another node than the others, as long as that is there.
+	from := n % len(s.endpoints)
+	c, err := client.Dial(append(slices.Clone(s.endpoints[from:]), s.endpoints[:from]...), client.WithTimeout(time.Minute))
+	if !s.must("a watcher", err) {
+		return
+	}
+	defer c.Close()
 	for ; s.failed() == nil; n++ {
 		q := client.WatchQuery{Progress: time.Second}
 		switch n % 4 {
@@ -412,7 +419,7 @@ func (s *soak) watch(stop <-chan struct{}, n int, step time.Duration) {
 			q.User = directory.UserID(fmt.Sprint("site", n))
 		}
 		until := time.Now().Add(time.Duration((0.2 + rand.Float64()) * float64(step)))
-		for u, err := range s.c.Watch(s.ctx, q) {
+		for u, err := range c.Watch(s.ctx, q) {
 			if !s.must("a watch", err) {
 				return
 			}

@@ -27,6 +27,11 @@ KILLS    ?= 500
 SOAK     ?= 1h
 FACTS    ?= 1000000
 
+CHAOS_FAULTS     ?= 1000
+CHAOS_OPERATIONS ?= 2000000
+CHAOS_ARGS       ?=
+LOSSES           ?= 100
+
 LOADNODES    ?= 1
 LOADWATCHERS ?= 200
 LOADRATE     ?= 5000
@@ -38,7 +43,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader chaos leader-loss watch-load catch-up soak-elections generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +80,12 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
+
+chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
+	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
+
+leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
+	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES) $(CHAOS_ARGS)
 
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \

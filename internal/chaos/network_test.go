@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 )
 
 // prefix begins the name of everything that is made on the machine.
@@ -20,9 +19,7 @@ type network struct {
 	bridge string
 	subnet string // "10.77.3."
 
-	mu    sync.Mutex
 	hosts map[int]bool
-	rules map[int][]rule // in force, by host
 }
 
 // rule is one of iptables in one namespace, without the word that adds it.
@@ -42,7 +39,7 @@ func newNetwork(rng *rand.Rand) (*network, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("chaos: network namespaces need root; this is another user")
 	}
-	for _, tool := range []string{"ip", "iptables"} {
+	for _, tool := range []string{"ip", "iptables-restore", "mount", "umount"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return nil, fmt.Errorf("chaos: %s is needed and is not there: %w", tool, err)
 		}
@@ -51,7 +48,7 @@ func newNetwork(rng *rand.Rand) (*network, error) {
 		n := &network{
 			id:     fmt.Sprintf("%05x", rand.Uint32()&0xfffff),
 			subnet: fmt.Sprintf("10.%d.%d.", 64+rand.IntN(60), rand.IntN(256)),
-			hosts:  map[int]bool{}, rules: map[int][]rule{},
+			hosts:  map[int]bool{},
 		}
 		n.bridge = prefix + n.id
 		if taken(n.subnet) {
@@ -94,9 +91,7 @@ func (n *network) namespace(host int) string { return fmt.Sprintf("%s-%d", n.bri
 func (n *network) add(host int) error {
 	ns := n.namespace(host)
 	veth, inside := fmt.Sprintf("rkc%s-%d", n.id, host), fmt.Sprintf("rkc%s+%d", n.id, host)
-	n.mu.Lock()
 	n.hosts[host] = true
-	n.mu.Unlock()
 	return script(
 		"ip netns add "+ns,
 		fmt.Sprintf("ip link add %s type veth peer name %s", veth, inside),
@@ -110,25 +105,30 @@ func (n *network) add(host int) error {
 	)
 }
 
-// apply puts rules in force in a host's namespace.
-func (n *network) apply(host int, rules ...rule) error {
-	var lines []string
-	for _, r := range rules {
-		lines = append(lines, fmt.Sprintf("ip netns exec %s iptables -w -t %s -A %s", n.namespace(host), r.table, r.args))
-	}
-	n.mu.Lock()
-	n.rules[host] = append(n.rules[host], rules...)
-	n.mu.Unlock()
-	return script(lines...)
-}
+// apply puts rules in force in a host's namespace, all of them at once.
+func (n *network) apply(host int, rules ...rule) error { return n.change(host, "-A", rules) }
 
 // lift ends rules that are in force.
-func (n *network) lift(host int, rules ...rule) error {
-	var lines []string
-	for _, r := range rules {
-		lines = append(lines, fmt.Sprintf("ip netns exec %s iptables -w -t %s -D %s", n.namespace(host), r.table, r.args))
+func (n *network) lift(host int, rules ...rule) error { return n.change(host, "-D", rules) }
+
+func (n *network) change(host int, how string, rules []rule) error {
+	if len(rules) == 0 {
+		return nil
 	}
-	return script(lines...)
+	tables := map[string]string{}
+	for _, r := range rules {
+		tables[r.table] += how + " " + r.args + "\n"
+	}
+	text := ""
+	for table, lines := range tables {
+		text += "*" + table + "\n" + lines + "COMMIT\n"
+	}
+	cmd := exec.Command("ip", "netns", "exec", n.namespace(host), "iptables-restore", "--wait", "--noflush")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("iptables-restore in %s: %w: %s\n%s", n.namespace(host), err, strings.TrimSpace(string(out)), text)
+	}
+	return nil
 }
 
 // drop is a rule that lets nothing in from another address.

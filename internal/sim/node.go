@@ -481,27 +481,28 @@ func (l *life) tellSum() {
 	}
 }
 
+// serve returns this process's server.
+func (l *life) serve() (*server.Server, error) {
+	if l.server != nil {
+		return l.server, nil
+	}
+	const never = 1e6 * time.Hour
+	var err error
+	l.server, err = server.New(server.Config{
+		Store: l.store, Machine: l.machine, Node: l.n.name, Identity: l.raft.Status().Identity, Version: "sim",
+		Members: l.members,
+		CatchUp: never, Confirm: never, Timeout: never,
+	})
+	return l.server, err
+}
+
 // invoke calls this process's server.
 func (l *life) invoke(ctx context.Context, caller server.Caller, method string, args, reply any, opts ...grpc.CallOption) error {
-	if l.server == nil {
-		const never = 1e6 * time.Hour
-		var err error
-		l.server, err = server.New(server.Config{
-			Store: l.store, Machine: l.machine, Node: l.n.name, Identity: l.raft.Status().Identity, Version: "sim",
-			Members: l.members,
-			CatchUp: never, Confirm: never, Timeout: never,
-		})
-		if err != nil {
-			return err
-		}
+	s, err := l.serve()
+	if err != nil {
+		return err
 	}
-	c, ok := any(l.server).(interface {
-		Conn(server.Caller) grpc.ClientConnInterface
-	})
-	if !ok {
-		return errUnreachable("no server.Conn")
-	}
-	return c.Conn(caller).Invoke(ctx, method, args, reply, opts...)
+	return s.LoneConn(caller).Invoke(ctx, method, args, reply, opts...)
 }
 
 // members is what this process knows of the others.

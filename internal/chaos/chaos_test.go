@@ -26,7 +26,7 @@ var (
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 draws one")
 	chaosRound  = flag.Int("chaos.round", 50, "how many faults a round has")
 	chaosEvery  = flag.Duration("chaos.every", 800*time.Millisecond, "how long it is from one fault to the next, in the mean")
-	chaosLeast  = flag.Float64("chaos.least", 100, "how many operations a second must be answered at least, in every ten seconds with a majority")
+	chaosLeast  = flag.Float64("chaos.least", 20, "how many operations a second must be answered at least, in every ten seconds with a majority")
 	chaosNodes  = flag.Int("chaos.nodes", 0, "how many nodes each round has; 0: three, and five in every fourth")
 	chaosKeep   = flag.String("chaos.keep", "", "directory for what the nodes said in a round with a violation; default a temporary one")
 	rookeryd    = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")
@@ -264,9 +264,9 @@ func (r *round) judge(t *testing.T, sum *totals, c *cluster, l *load, f *faults,
 	sum.linearCalls += calls
 	sum.linearKeys += keys
 	sum.back = append(sum.back, back)
-	say("round %d, seed %d: %d nodes, %d faults, %d operations in %v (%.0f/s), %d more items; unknown %d, not done %d; played in %v, judged in %v: %d writes, %d reads, %d marks, %d commands, porcupine %d",
+	say("round %d, seed %d: %d nodes, %d faults, %d operations in %v (%.0f/s), %d more items; unknown %d, not done %d; played in %v, the nodes took %v of the processors; judged in %v: %d writes, %d reads, %d marks, %d commands, porcupine %d",
 		r.number, r.seed, len(c.voters()), f.begun.Load(), l.h.acked.Load(), loaded.Round(time.Second), float64(l.h.acked.Load())/loaded.Seconds(), l.h.items.Load(), l.h.fates[unknown].Load(), l.h.fates[failed].Load(),
-		played.Round(time.Second), time.Since(judged).Round(time.Millisecond), j.checked.writes, j.checked.reads, j.checked.marks, len(j.log), calls)
+		played.Round(time.Second), time.Duration(c.processor.Load()).Round(100*time.Millisecond), time.Since(judged).Round(time.Millisecond), j.checked.writes, j.checked.reads, j.checked.marks, len(j.log), calls)
 	problems := c.failures()
 	if len(problems) == 0 {
 		return

@@ -26,7 +26,7 @@ var (
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 draws one")
 	chaosRound  = flag.Int("chaos.round", 50, "how many faults a round has")
 	chaosEvery  = flag.Duration("chaos.every", 800*time.Millisecond, "how long it is from one fault to the next, in the mean")
-	chaosLeast  = flag.Float64("chaos.least", 20, "how many operations a second must be answered at least, in every ten seconds with a majority")
+	chaosLeast  = flag.Float64("chaos.least", 5, "how many operations a second must be answered at least, in every ten seconds with a majority")
 	chaosNodes  = flag.Int("chaos.nodes", 0, "how many nodes each round has; 0: three, and five in every fourth")
 	chaosKeep   = flag.String("chaos.keep", "", "directory for what the nodes said in a round with a violation; default a temporary one")
 	rookeryd    = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")

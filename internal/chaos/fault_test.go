@@ -99,13 +99,18 @@ func (f *faults) run(count int, until time.Time, every time.Duration) {
 		k := f.choose()
 		pause := min(time.Duration(f.rng.ExpFloat64()*float64(every)), 4*every)
 		f.mu.Unlock()
-		if !f.begin(k) {
-			pause = 20 * time.Millisecond // then another
+		// One that cannot be now is waited for, or those that need little would be
+		// most of all.
+		for waited := time.Duration(0); !f.begin(k) && waited < mostWait; waited += mostWait / 50 {
+			time.Sleep(mostWait / 50)
 		}
 		time.Sleep(pause)
 	}
 	f.wg.Wait()
 }
+
+// mostWait is how long a fault is waited for that cannot be made beside another.
+const mostWait = 1500 * time.Millisecond
 
 // choose draws by weight. f.mu is held.
 func (f *faults) choose() kind {
@@ -127,6 +132,9 @@ func (f *faults) choose() kind {
 func (f *faults) begin(k kind) bool {
 	var n *node
 	if k.leader {
+		if f.full() {
+			return false
+		}
 		n = f.c.leader()
 	}
 	f.mu.Lock()
@@ -163,6 +171,13 @@ func (f *faults) begin(k kind) bool {
 		f.wg.Wait()
 	}
 	return true
+}
+
+// full reports whether no more nodes may be taken out.
+func (f *faults) full() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.out) >= (len(f.c.voters())-1)/2
 }
 
 // make makes a fault and waits until the node that it took out is back.

@@ -547,6 +547,7 @@ func (l *load) watch(i int, rng *rand.Rand) {
 			if time.Since(last) > 2*time.Second {
 				last = time.Now()
 				m := mark{watcher: i, query: q, rev: u.Revision}
+				m.query.From = nil
 				m.digest, m.count = digestOf(mirror)
 				l.h.marks[i] = append(l.h.marks[i], m)
 			}

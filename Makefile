@@ -33,7 +33,7 @@ FACTS    ?= 1000000
 
 CHAOS_FAULTS     ?= 1000
 CHAOS_OPERATIONS ?= 2000000
-CHAOS_ARGS       ?=
+CHAOS_ARGS       ?= -chaos.least=100
 LOSSES           ?= 100
 
 LOADNODES    ?= 1
@@ -93,7 +93,7 @@ chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under
 	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
 
 leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
-	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES) $(CHAOS_ARGS)
+	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)
 
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \

@@ -47,7 +47,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak generate check check-systemd clean powerloss chaos leader-loss
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -108,6 +108,10 @@ catch-up: build ## a node FACTS (1000000) behind comes back under full load; a l
 soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); nobody is killed, so every election is a false one
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
+
+mutants: ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
+	$(GO) test ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
+		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
 
 soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
 	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)

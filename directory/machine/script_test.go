@@ -769,7 +769,7 @@ func (a *arguments) name(i int) directory.MailboxName {
 func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 	switch verb {
 	case "init":
-		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}
+		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: uint32(a.number("version"))}
 	case "assert":
 		op := machine.Assert{Server: a.server(0), Mailbox: a.name(1), Imported: a.flag("imported"), Deactivated: a.flag("deactivated")}
 		op.Since = directory.Revision(a.number("since"))
@@ -880,6 +880,8 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		return machine.DecideHeld{Server: a.server(0), Approve: true}
 	case "reject":
 		return machine.DecideHeld{Server: a.server(0)}
+	case "finalize":
+		return machine.Finalize{From: uint32(a.number("from")), To: uint32(a.number("to")), Release: "test"}
 	case "tick":
 		return machine.Tick{}
 	case "settings":

@@ -451,6 +451,12 @@ func (w *world) show(words []string) (string, bool) {
 			w.t.Fatal(err)
 		}
 		say("cluster %s incarnation %d revision %d log from %d; automation paused %t", s.ClusterID, s.Incarnation, s.Revision, s.LogFrom, s.Settings.AutomationPaused)
+	case "version":
+		s, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		say("%s", strings.TrimSpace(fmt.Sprintf("cluster version %d %s", s.Version, s.Release)))
 	case "log-rows":
 		say("log rows: %d", len(raw.Log))
 	case "findings":
@@ -873,7 +879,7 @@ func (a *arguments) settings(s directory.Settings) directory.Settings {
 }
 
 func backendState(s string) directory.BackendState {
-	for st := directory.BackendActive; st <= directory.BackendRetired; st++ {
+	for st := directory.BackendActive; st <= directory.BackendFull; st++ {
 		if st.String() == s {
 			return st
 		}

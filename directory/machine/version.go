@@ -84,7 +84,7 @@ func (a *apply) finalize(op Finalize) (Result, error) {
 		return Result{}, refuse(directory.ErrInvalid, "a release's name of %d octets, at most %d", len(op.Release), directory.MaxText)
 	case op.To > NewestVersion:
 		// Others know what it means, and go on by it.
-		return Result{}, outOfRange("the log raises the cluster to", op.To, op.Release)
+		return Result{}, outOfRange("the log goes on with", op.To, op.Release)
 	case op.To == c.Version:
 		return Result{Effect: Unchanged}, nil
 	case op.To < c.Version || op.To <= op.From:

@@ -18,11 +18,11 @@ type ClusterVersion struct {
 	Nodes          []Node   // all members
 }
 
-// ClusterVersion returns which cluster version is in force, and what raising it would
+// GetClusterVersion returns which cluster version is in force, and what raising it would
 // turn on.
 //
 // Errors: ErrUnsupported (a release that knows version 1 alone); ErrUnavailable.
-func (s *Session) ClusterVersion(ctx context.Context, opts ...ReadOption) (ClusterVersion, error) {
+func (s *Session) GetClusterVersion(ctx context.Context, opts ...ReadOption) (ClusterVersion, error) {
 	m, a, err := ask(ctx, s, s.read(opts), func(ctx context.Context, n *node, c *apiv1.Consistency) (*apiv1.GetClusterVersionResponse, error) {
 		return n.cluster.GetClusterVersion(ctx, &apiv1.GetClusterVersionRequest{Consistency: c})
 	})

@@ -32,7 +32,7 @@ can be put back. "finalize" ends that: it raises the version for good.`,
 		if err != nil {
 			return err
 		}
-		v, err := c.ClusterVersion(ctx, a.fresh()...)
+		v, err := c.GetClusterVersion(ctx, a.fresh()...)
 		if errors.Is(err, client.ErrUnsupported) {
 			v, err = a.olderVersion(ctx, c)
 		}
@@ -138,7 +138,7 @@ nothing.`,
 			return err
 		}
 		if !yes && a.format != formatJSON {
-			v, err := c.ClusterVersion(ctx, a.fresh()...)
+			v, err := c.GetClusterVersion(ctx, a.fresh()...)
 			switch {
 			case errors.Is(err, client.ErrUnsupported): // the refusal says it better
 			case err != nil:

@@ -276,8 +276,9 @@ that broke off is not valid JSON.
            reason, revision, age_ms, time, accept_missing}]}
   HOLD     {kind, key, remaining_ms, why, by}
   NODE     {name, id, id_hex, client_address, peer_address, site, voter, learner, leader, heard_ms,
-           version, oldest_cluster_version, newest_cluster_version, applied, match, trails (-1: not known), active, file_bytes, used_bytes, free_bytes,
-           verified, compacting, quarantined}; what a node says of itself is zero until it was heard
+           version, oldest_cluster_version, newest_cluster_version, applied, match,
+           trails (-1: not known), active, file_bytes, used_bytes, free_bytes, verified,
+           compacting, quarantined}; what a node says of itself is zero until it was heard
   RESULT   {effect, revision, count, epoch, lapses_in_ms}
 
 IMAP rows (list -o imap) are what an IMAP server sends after "* LIST ", octet for octet;

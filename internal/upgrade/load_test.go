@@ -19,6 +19,7 @@ type load struct {
 	t       *testing.T
 	writers []*writer
 	stop    chan struct{}
+	once    sync.Once // closes stop
 	ended   sync.WaitGroup
 	acked   atomic.Int64
 	slowest atomic.Int64 // nanoseconds, of any write
@@ -67,7 +68,14 @@ func startLoad(t *testing.T, nodes []*node, count int, seed uint64) *load {
 			}
 		})
 	}
+	t.Cleanup(l.halt) // before the clients are closed
 	return l
+}
+
+// halt ends the load.
+func (l *load) halt() {
+	l.once.Do(func() { close(l.stop) })
+	l.ended.Wait()
 }
 
 // write writes until the load is stopped. The client repeats what was cut off, with
@@ -133,8 +141,7 @@ func (l *load) goesOn(what string) {
 // end ends the load and holds what each node says against what was acknowledged.
 func (l *load) end(nodes []*node) {
 	l.t.Helper()
-	close(l.stop)
-	l.ended.Wait()
+	l.halt()
 	want := map[directory.MailboxName]string{}
 	for _, w := range l.writers {
 		for name, acl := range w.truth {

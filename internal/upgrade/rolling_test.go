@@ -110,7 +110,7 @@ func join(t *testing.T, p programs, nodes []*node, name string, as programs, l *
 	if err != nil || sum.Faults != 0 {
 		t.Errorf("%s: check: %d faults, %v", name, sum.Faults, err)
 	}
-	must(t, p, nodes, "member", "remove", name)
+	must(t, p, nodes, "member", "remove", name, "--yes")
 	n.wait(time.Minute) // it is told, and ends
 	n.cmd = nil
 }
@@ -156,24 +156,19 @@ func rolling(t *testing.T, name string) {
 			break
 		}
 		mixed()
-		for _, other := range nodes {
-			if other.release == name {
-				refused(t, present, []*node{n}, []string{other.name, "upgrade it"}, "cluster-version", "finalize", "--yes", "--version", "2")
-				break
-			}
-		}
+		other := lastOf(nodes, name)
+		lead(t, present, nodes, n)
+		refused(t, present, nodes, []string{other.name + " runs release " + name, "upgrade it"}, "cluster-version", "finalize", "--yes")
+		notYet()
 		if i == 0 {
-			for _, leader := range nodes {
-				if leader.release == name {
-					lead(t, present, nodes, leader)
-					join(t, present, nodes, "n4", present, l)
-					break
-				}
-			}
-			lead(t, present, nodes, n)
 			join(t, present, nodes, "n5", old, l)
 		}
-		lead(t, present, nodes, lastOf(nodes, name))
+		lead(t, present, nodes, other)
+		refused(t, present, nodes, []string{"the leader's release supports cluster version 1 alone"}, "cluster-version", "finalize", "--yes")
+		notYet()
+		if i == 0 {
+			join(t, present, nodes, "n4", present, l)
+		}
 	}
 	notYet()
 	out := must(t, present, nodes, "cluster-version")

@@ -188,7 +188,7 @@ func freePort(t *testing.T) string {
 
 func newNode(t *testing.T, name string, flags ...string) *node {
 	t.Helper()
-	n := &node{t: t, name: name, data: filepath.Join(t.TempDir(), name), client: freePort(t), peer: freePort(t), http: freePort(t), flags: flags}
+	n := &node{t: t, name: name, data: filepath.Join(t.TempDir(), name), client: freePort(t), peer: freePort(t), http: freePort(t), flags: append(flags, "--ballast", "0")}
 	t.Cleanup(n.kill)
 	return n
 }
@@ -198,7 +198,7 @@ func (n *node) start(p programs) {
 	n.t.Helper()
 	n.log.reset()
 	n.cmd = exec.Command(p.rookeryd, append([]string{
-		"--name", n.name, "--data", n.data, "--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http, "--ballast", "0",
+		"--name", n.name, "--data", n.data, "--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http,
 	}, n.flags...)...)
 	n.cmd.Stderr = &n.log
 	if err := n.cmd.Start(); err != nil {

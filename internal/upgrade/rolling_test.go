@@ -31,7 +31,7 @@ func found(t *testing.T, releases ...programs) []*node {
 		list = append(list, name+"="+n.peer)
 	}
 	for i, n := range nodes {
-		n.flags = []string{"--initial-cluster", strings.Join(list, ",")}
+		n.flags = append(n.flags, "--initial-cluster", strings.Join(list, ","))
 		n.start(releases[i%len(releases)])
 	}
 	for _, n := range nodes {

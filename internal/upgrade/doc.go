@@ -22,6 +22,6 @@
 // # Processes
 //
 // rolling_test.go runs nodes of different releases beside each other under load:
-// `make upgrade`. It is no part of `make test`, for a checkout need not have the
-// commits of earlier releases.
+// `make upgrade`. It is no part of `make test` (build tag upgrade), for a checkout
+// need not have the commits of earlier releases.
 package upgrade

@@ -1,3 +1,5 @@
+//go:build upgrade
+
 package upgrade
 
 import (
@@ -19,7 +21,6 @@ import (
 )
 
 var (
-	upgradeTests = flag.Bool("upgrade", false, "run the tests with programs of earlier releases, which are built from their commits")
 	mixedFor     = flag.Duration("upgrade.time", 2*time.Second, "how long a mixed cluster is under load in each of its states")
 	programsDir  = flag.String("upgrade.programs", "", "where built releases are kept; default: for this run only")
 )
@@ -284,16 +285,6 @@ func (n *node) ready() {
 }
 
 func (n *node) leads() bool { return n.cmd != nil && n.get("/leader") }
-
-func until(t *testing.T, patience time.Duration, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if done() {
-			return
-		}
-	}
-	t.Fatalf("waited %s for %s", patience, what)
-}
 
 // ctl runs rookeryctl against some nodes and returns what it says and its exit code.
 func ctl(t *testing.T, p programs, nodes []*node, args ...string) (string, int) {

@@ -1,3 +1,5 @@
+//go:build upgrade
+
 package upgrade
 
 import (
@@ -11,14 +13,6 @@ import (
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 )
-
-// needs skips what is not asked for: `make upgrade` asks.
-func needs(t *testing.T) {
-	t.Helper()
-	if !*upgradeTests {
-		t.Skip("builds programs of other releases: `make upgrade` runs it")
-	}
-}
 
 // found starts three nodes that found a cluster, each as the release given.
 func found(t *testing.T, releases ...programs) []*node {
@@ -121,7 +115,6 @@ func join(t *testing.T, p programs, nodes []*node, name string, as programs, l *
 // release. What is new is refused until the end and taken after it, and the way back
 // is closed then.
 func TestRolling(t *testing.T) {
-	needs(t)
 	for _, r := range Releases() {
 		if r.Nodes {
 			t.Run(r.Name, func(t *testing.T) { rolling(t, r.Name) })
@@ -272,7 +265,6 @@ func same(t *testing.T, nodes []*node) {
 // TestFoundMixed: a cluster that nodes of two releases found is of the version that
 // both support; one of the present release begins with the newest.
 func TestFoundMixed(t *testing.T) {
-	needs(t)
 	present := build(t, Present)
 	nodes := found(t, present)
 	if out := must(t, present, nodes, "cluster-version"); !strings.Contains(out, "cluster version 2 is in force\n") {
@@ -293,7 +285,6 @@ func TestFoundMixed(t *testing.T) {
 // nodes of this one, with exit code 1 and words. The entry stays where it is, and
 // the later release goes on with it.
 func TestUnknownCommand(t *testing.T) {
-	needs(t)
 	next, present := build(t, Next), build(t, Present)
 	nodes := found(t, present)
 	c := dial(t, nodes...)
@@ -351,7 +342,6 @@ func TestUnknownCommand(t *testing.T) {
 // TestNewerVersion: on a state, and on a log, that a later release has raised, this
 // release does not start. It names the release to put back, and changes nothing.
 func TestNewerVersion(t *testing.T) {
-	needs(t)
 	next, present := build(t, Next), build(t, Present)
 	n := newNode(t, "n1")
 	n.start(present)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 const stateName = "state.db"
@@ -35,8 +34,11 @@ func openFiles(cfg Config) (f *files, err error) {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return f, fmt.Errorf("raftstore: %w", err)
+	if cfg.SegmentBytes > 0 {
+		wal.SetSegmentBytes(cfg.SegmentBytes)
+	}
+	if err := makeDir(cfg.Dir); err != nil {
+		return f, err
 	}
 	dir := cfg.shardDir()
 	if cfg.Directory != nil {
@@ -113,35 +115,11 @@ var start = wal.Position{Term: 1, Index: 1}
 
 // bootstrap makes the shard's directory for a new cluster.
 func bootstrap(cfg Config) error {
-	cluster, members, err := initialCluster(cfg.Token, cfg.Initial)
+	meta, err := Founding(cfg.Token, cfg.Initial, cfg.Name, cfg.Shard)
 	if err != nil {
 		return err
 	}
-	self := slices.IndexFunc(members, func(m Member) bool { return m.Name == cfg.Name })
-	if self < 0 {
-		return fmt.Errorf("raftstore: this node, %q, is not in the initial cluster", cfg.Name)
-	}
-	conf := &raftpb.ConfState{}
-	var changes []Change
-	for _, m := range members {
-		if m.Learner {
-			conf.Learners = append(conf.Learners, m.ID)
-		} else {
-			conf.Voters = append(conf.Voters, m.ID)
-		}
-		changes = append(changes, Change{Member: m})
-	}
-	slices.Sort(conf.Voters)
-	slices.Sort(conf.Learners)
-	meta := Meta{
-		Identity: Identity{Cluster: cluster, Incarnation: 1, Shard: cfg.Shard, Node: members[self].ID},
-		Name:     cfg.Name,
-		Applied:  start,
-		Conf:     conf,
-		Members:  changeMembers(nil, changes, conf),
-		Mark:     start,
-	}
-	cfg.Log.Info("new data directory", "dir", cfg.shardDir(), "cluster", cluster, "node", cfg.Name)
+	cfg.Log.Info("new data directory", "dir", cfg.shardDir(), "cluster", meta.Identity.Cluster, "node", cfg.Name)
 	return makeShard(cfg, meta, func(path string) error {
 		return createStateFile(path, cfg.Machine.Buckets(), meta)
 	})
@@ -159,11 +137,7 @@ func founds(cfg Config) bool {
 // membership, and a log that starts before the first entry there ever was, so
 // that the leader has to send a snapshot.
 func join(cfg Config) error {
-	meta := Meta{
-		Identity: Identity{Cluster: cfg.Join.Cluster, Incarnation: cfg.Join.Incarnation, Shard: cfg.Shard, Node: cfg.Join.Node},
-		Name:     cfg.Name,
-		Conf:     &raftpb.ConfState{},
-	}
+	meta := cfg.Join.Meta(cfg.Name, cfg.Shard)
 	cfg.Log.Info("new data directory, to be filled by the leader", "dir", cfg.shardDir(), "cluster", cfg.Join.Cluster, "node", cfg.Name)
 	return makeShard(cfg, meta, func(path string) error {
 		return createStateFile(path, cfg.Machine.Buckets(), meta)
@@ -189,7 +163,8 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
-	return nil
+	// Who made the data directory may have been killed before it was on disk.
+	return syncAbove(cfg.Dir)
 }
 
 // buildShard makes a shard's directory at tmp, all of it on disk. fill, which

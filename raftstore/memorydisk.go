@@ -30,8 +30,25 @@ func NewMemoryDisk(buckets int, meta Meta) *MemoryDisk {
 	return d
 }
 
+// Copy returns a disk that holds the same, and goes its own way from here on.
+func (d *MemoryDisk) Copy() *MemoryDisk { return d.copyAs(d.meta) }
+
+// copyAs is Copy, with another meta.
+func (d *MemoryDisk) copyAs(meta Meta) *MemoryDisk {
+	return &MemoryDisk{store: d.store.Copy(), names: d.names, meta: meta.clone()}
+}
+
 // Meta implements Disk.
 func (d *MemoryDisk) Meta() Meta { return d.meta.clone() }
+
+// Size returns the octets of all rows.
+func (d *MemoryDisk) Size() (n int) {
+	s := d.store.Snapshot()
+	for _, b := range d.names {
+		n += s.Size(b)
+	}
+	return n
+}
 
 // Begin implements Disk.
 func (d *MemoryDisk) Begin() (DiskReader, error) {

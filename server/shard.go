@@ -165,21 +165,17 @@ func BeginAs(ctx context.Context, s *raftstore.Store, m *machine.Machine, agreed
 		if err != nil {
 			return err
 		}
-		st, err := m.Status(v)
-		v.Release()
 		id := s.Identity()
-		if err != nil || livesAs(&st, id) {
+		version, known := agreed()
+		command, err := firstCommandAs(v, id, m, version)
+		v.Release()
+		if err != nil || command == nil {
 			return err
 		}
-		version, known := agreed()
 		if !s.Status().Leading {
 			patience = time.Now().Add(agreePatience)
-		} else if known || st.ClusterID != "" || time.Now().After(patience) {
-			op, err := firstCommand(&st, id, version)
-			if err != nil {
-				return err
-			}
-			answer, err := s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: op}))
+		} else if known || time.Now().After(patience) {
+			answer, err := s.Propose(ctx, command)
 			if err == nil {
 				if r, err := machine.DecodeResult(answer); err != nil || r.Refused != nil {
 					return fmt.Errorf("server: begin %v: %w", id, errors.Join(err, r.Refused))
@@ -195,6 +191,25 @@ func BeginAs(ctx context.Context, s *raftstore.Store, m *machine.Machine, agreed
 		case <-time.After(again):
 		}
 	}
+}
+
+// FirstCommand is the encoded command that begins the life that id names, for a
+// leader to propose; nil if the state in r lives it already. A new cluster is of the
+// newest version that this release supports.
+func FirstCommand(r kv.Reader, id raftstore.Identity, m *machine.Machine) ([]byte, error) {
+	return firstCommandAs(r, id, m, machine.NewestVersion)
+}
+
+func firstCommandAs(r kv.Reader, id raftstore.Identity, m *machine.Machine, version uint32) ([]byte, error) {
+	st, err := m.Status(r)
+	if err != nil || livesAs(&st, id) {
+		return nil, err
+	}
+	op, err := firstCommand(&st, id, version)
+	if err != nil {
+		return nil, err
+	}
+	return machine.EncodeCommand(machine.Command{By: "directory", Op: op}), nil
 }
 
 // firstCommand is what begins the life that id names, after the one in st.

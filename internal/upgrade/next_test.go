@@ -34,7 +34,7 @@ func nextOverlay(t *testing.T, dir string) string {
 		if strings.Count(string(b), change.old) != 1 {
 			t.Fatalf("%s has not one %q: say anew what the next release changes", change.file, change.old)
 		}
-		to := filepath.Join(dir, filepath.Base(change.file))
+		to := filepath.Join(dir, filepath.Base(change.file)+".overlay")
 		if err := os.WriteFile(to, []byte(strings.Replace(string(b), change.old, change.new, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}

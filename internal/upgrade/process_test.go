@@ -21,8 +21,8 @@ import (
 )
 
 var (
-	mixedFor     = flag.Duration("upgrade.time", 2*time.Second, "how long a mixed cluster is under load in each of its states")
-	programsDir  = flag.String("upgrade.programs", "", "where built releases are kept; default: for this run only")
+	mixedFor    = flag.Duration("upgrade.time", 2*time.Second, "how long a mixed cluster is under load in each of its states")
+	programsDir = flag.String("upgrade.programs", "", "where built releases are kept; default: for this run only")
 )
 
 // programs are the two of one release.

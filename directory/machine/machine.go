@@ -52,7 +52,7 @@ func (*Machine) Buckets() []kv.Bucket { return allBuckets[:] }
 func (m *Machine) Apply(tx kv.Tx, elapsed directory.Time, wall int64, command []byte) ([]byte, error) {
 	c, err := DecodeCommand(command)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; a newer release wrote it: start that one here again, it goes on with this entry", err)
 	}
 	r, err := m.do(tx, elapsed, wall, c, opOctets(command))
 	if err != nil {

@@ -29,6 +29,7 @@ SOAK     ?= 2h
 POWER_CUTS ?= 1000
 POWER_SEED ?= 0
 
+UPGRADETIME ?= 2s
 FACTS    ?= 1000000
 
 CHAOS_FAULTS     ?= 1000
@@ -47,7 +48,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -115,6 +116,15 @@ mutants: ## plant each bug of internal/mutants and see that simulation, chaos or
 
 soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
 	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)
+
+upgrade: ## nodes of this release beside earlier ones, built from their commits: there and back under load; UPGRADETIME (2s) for each mixture
+	$(call part,upgrade,$(GO) vet -tags upgrade ./internal/upgrade && $(GO) test -tags upgrade ./internal/upgrade -count 1 -timeout 60m -v -args \
+		-upgrade.time=$(UPGRADETIME) -upgrade.programs=$(CURDIR)/bin/releases)
+
+testdata-release: ## a data directory of RELEASE, made by its own programs, into internal/upgrade/testdata
+	@[ -n "$(RELEASE)" ] || { echo "make testdata-release RELEASE=v0.3.0: say which, of internal/upgrade/releases.go" >&2; exit 1; }
+	$(GO) test -tags upgrade ./internal/upgrade -run '^TestMakeRelease$$' -count 1 -v -args -upgrade.make=$(RELEASE) -upgrade.programs=$(CURDIR)/bin/releases
+	$(GO) test ./internal/upgrade -run '^TestRelease' -count 1 -update
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

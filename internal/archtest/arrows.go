@@ -196,6 +196,10 @@ var House = []Row{
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{
+		From:  "internal/upgrade",
+		Tests: []string{"server", "client", "raftstore", "directory", "directory/machine", "internal/kv"},
+	},
+	{
 		From: "internal/sim",
 		May: []string{
 			"server", "client", "raftstore", "raftstore/*", "directory", "directory/machine", "adapter/*", "frontend",

@@ -35,8 +35,11 @@ func openFiles(cfg Config) (f *files, err error) {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return f, fmt.Errorf("raftstore: %w", err)
+	if cfg.SegmentBytes > 0 {
+		wal.SetSegmentBytes(cfg.SegmentBytes)
+	}
+	if err := makeDir(cfg.Dir); err != nil {
+		return f, err
 	}
 	dir := cfg.shardDir()
 	if cfg.Directory != nil {
@@ -205,7 +208,8 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
-	return nil
+	// Who made the data directory may have been killed before it was on disk.
+	return syncAbove(cfg.Dir)
 }
 
 // buildShard makes a shard's directory at tmp, all of it on disk. fill, which

@@ -27,6 +27,10 @@ KILLS    ?= 500
 SOAK     ?= 1h
 FACTS    ?= 1000000
 
+SIMSEEDS ?= 100
+SIMFIRST ?= 1
+SIMTIME  ?= 1000s
+
 LOADNODES    ?= 1
 LOADWATCHERS ?= 200
 LOADRATE     ?= 5000
@@ -38,7 +42,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
+.PHONY: help build man run test race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +69,9 @@ test: ## what must hold: gofmt, vet, every test; Go, git and make suffice
 race: ## the concurrent packages again under the race detector; needs a C compiler
 	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make race: the race detector needs a C compiler, and $$($(GO) env CC) is not there" >&2; exit 1; }
 	$(call part,go test -race,CGO_ENABLED=1 $(GO) test -race -timeout 30m $(RACE))
+
+sim: ## SIMSEEDS (100) simulated clusters from seed SIMFIRST (1), SIMTIME (1000s) of virtual time each, on all processors
+	$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(SIMSEEDS) -sim.first=$(SIMFIRST) -sim.time=$(SIMTIME) -sim.workers=$$(nproc)
 
 fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
 	@internal/tools/fuzz.sh $(FUZZTIME)

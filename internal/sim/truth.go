@@ -57,6 +57,7 @@ type known struct {
 	countsRev uint64
 	gone      bool                           // lost or retired, or it was asked for
 	wasGone   bool                           // ever
+	drains    bool                           // perhaps with approval: the guard lets it withdraw
 	mates     map[directory.BackendName]bool // were ever in its group
 	confirmed map[uint32]bool                // by incarnation: somebody asked for it
 	stranger  bool                           // it is nobody's; its claims count for nothing

@@ -217,14 +217,11 @@ func nameOf(n *node) string {
 	return n.name
 }
 
-// backWithin is how long a node may take to be there again, on a busy machine.
-const backWithin = 60 * time.Second
-
 func (f *faults) comesBack(n *node) {
 	if !f.c.alive() {
 		return
 	}
-	if err := f.c.ready(n, backWithin); err != nil {
+	if err := f.c.ready(n, *chaosPatience); err != nil {
 		f.c.fail("%v\n%s", err, n.log.tail(20))
 	}
 }
@@ -587,7 +584,7 @@ func (f *faults) insist(what string, call func(context.Context, *client.Client) 
 	}
 	defer c.Close()
 	var last error
-	for begun := time.Now(); time.Since(begun) < backWithin; time.Sleep(100 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < *chaosPatience; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		last = call(ctx, c)
 		cancel()
@@ -599,7 +596,7 @@ func (f *faults) insist(what string, call func(context.Context, *client.Client) 
 			return fmt.Errorf("%s: %w", what, last)
 		}
 	}
-	return fmt.Errorf("%s: not after %v: %w", what, backWithin, last)
+	return fmt.Errorf("%s: not after %v: %w", what, *chaosPatience, last)
 }
 
 // guest has another node join, vote, and leave.

@@ -193,7 +193,7 @@ func TestLeaderLoss(t *testing.T) {
 	}
 	defer c.close()
 	for _, n := range c.voters() {
-		if err := c.ready(n, backWithin); err != nil {
+		if err := c.ready(n, *chaosPatience); err != nil {
 			t.Fatalf("%v\n%s", err, n.log.tail(30))
 		}
 	}
@@ -255,7 +255,7 @@ func TestLeaderLoss(t *testing.T) {
 		if err := way.give(c, leader); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ready(leader, backWithin); err != nil {
+		if err := c.ready(leader, *chaosPatience); err != nil {
 			t.Fatalf("%v\n%s", err, leader.log.tail(30))
 		}
 		if i%30 == 29 {

@@ -167,6 +167,7 @@ func (r *round) play(t *testing.T, sum *totals) (verdict func()) {
 	if err != nil {
 		t.Fatalf("chaos: seed %d: %v", r.seed, err)
 	}
+	defer c.interruptible()()
 	closed := false
 	defer func() {
 		if !closed {

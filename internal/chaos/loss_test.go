@@ -192,6 +192,7 @@ func TestLeaderLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
+	defer c.interruptible()()
 	for _, n := range c.voters() {
 		if err := c.ready(n, *chaosPatience); err != nil {
 			t.Fatalf("%v\n%s", err, n.log.tail(30))

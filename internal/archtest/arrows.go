@@ -186,6 +186,13 @@ var House = []Row{
 	{From: "internal/archtest"},
 	// The rules a second time: it may know the machine's words, and compares what it keeps.
 	{From: "internal/oracle", May: []string{"directory", "directory/machine", "internal/kv"}, NoStd: nondeterministic},
+	{
+		// Whole programs on disks that lose their power, asked by the client.
+		From:  "internal/powerloss",
+		Tests: []string{"client", "directory"},
+		// What damages a page of a state file has to find it.
+		TestLibraries: []string{"bbolt", "sync"},
+	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{
@@ -195,7 +202,7 @@ var House = []Row{
 			"proto/api/v1", "proto/record/v1", "proto/peer/v1", "internal/kv", "internal/kv/kvtest", "internal/faultfs", "internal/oracle",
 			"internal/controller", "internal/imapwire",
 		},
-		Libraries: []string{"grpc", "prometheus", "protobuf", "raft"},
+		Libraries: []string{"grpc", "prometheus", "protobuf", "raft", "xxhash"},
 	},
 	// Tests alone: it breaks the built programs, and knows what their logs mean.
 	{

@@ -879,6 +879,7 @@ var rejections = [...]struct {
 	{19, directory.ErrReadOnly},
 	{20, directory.ErrStaleRequest},
 	{21, directory.ErrRole},
+	{22, directory.ErrVersion},
 }
 
 // rejectionOther is an error that wraps no sentinel. The rules return none;
@@ -1051,6 +1052,8 @@ type cluster struct {
 	// Began is the revision of the command that began the present life; 0: it is the
 	// first. What is of a lower revision is of an earlier life.
 	Began directory.Revision
+	// Release is the one that raised Version; empty if none did.
+	Release string
 }
 
 func encodeCluster(v cluster) []byte {
@@ -1061,7 +1064,8 @@ func encodeCluster(v cluster) []byte {
 	b = putUint(b, 4, uint64(v.NextServer))
 	b = putUint(b, 5, uint64(v.NextGroup))
 	b = putUint(b, 6, uint64(v.Version))
-	return putUint(b, 7, uint64(v.Began))
+	b = putUint(b, 7, uint64(v.Began))
+	return putString(b, 8, v.Release)
 }
 
 func decodeCluster(b []byte) (v cluster, err error) {
@@ -1082,6 +1086,8 @@ func decodeCluster(b []byte) (v cluster, err error) {
 			v.Version = r.uint32()
 		case 7<<3 | varint:
 			v.Began = directory.Revision(r.uint64())
+		case 8<<3 | octets:
+			v.Release = r.string()
 		default:
 			r.skip()
 		}

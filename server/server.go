@@ -112,6 +112,7 @@ type Server struct {
 
 	changing   chan struct{} // holds one: who changes the membership or the leader
 	compacting atomic.Bool
+	comparing  chan struct{} // holds one for each comparison of a resync
 	watch      *watchHub
 
 	serving sync.WaitGroup
@@ -143,6 +144,7 @@ func New(cfg Config) (*Server, error) {
 		timeout:    cfg.Timeout,
 		settleFor:  defaultSettle,
 		changing:   make(chan struct{}, 1),
+		comparing:  make(chan struct{}, comparisons),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 	}
@@ -183,6 +185,7 @@ func New(cfg Config) (*Server, error) {
 	s.grpc = grpc.NewServer(opts...)
 	apiv1.RegisterDirectoryServiceServer(s.grpc, &directoryService{s: s})
 	apiv1.RegisterClusterServiceServer(s.grpc, &clusterService{s: s})
+	apiv1.RegisterResyncServiceServer(s.grpc, &resyncService{s: s})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	var err error
@@ -225,7 +228,7 @@ func (s *Server) SetServing(ok bool) {
 	if ok {
 		state = healthv1.HealthCheckResponse_SERVING
 	}
-	for _, service := range []string{"", apiv1.DirectoryService_ServiceDesc.ServiceName, apiv1.ClusterService_ServiceDesc.ServiceName} {
+	for _, service := range []string{"", apiv1.DirectoryService_ServiceDesc.ServiceName, apiv1.ClusterService_ServiceDesc.ServiceName, apiv1.ResyncService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, state)
 	}
 }

@@ -73,7 +73,6 @@ type ownSums struct {
 	fields directory.Fields // that some mailbox of the list states
 	count  uint64
 	facts  directory.Sum
-	names  directory.Sum
 	bucket [directory.DigestBuckets]uint64
 	filled [directory.DigestBuckets]uint32 // how many names
 	parts  map[uint16]*[directory.DigestParts]uint64
@@ -96,7 +95,7 @@ func sumList(ctx context.Context, key []byte, list iter.Seq2[Own, error]) (*ownS
 		hash := o.hash.Fact(own.Mailbox, &f)
 		o.fields |= own.Statement.Fields()
 		o.count++
-		o.facts, o.names = o.facts.Add(hash), o.names.Add(o.hash.Name(own.Mailbox))
+		o.facts = o.facts.Add(hash)
 		bucket := o.at.bucket(o.hash, own.Mailbox)
 		o.bucket[bucket] += hash.Lo
 		o.filled[bucket]++
@@ -146,10 +145,9 @@ func each(ctx context.Context, list iter.Seq2[Own, error], f func(*Own) error) e
 	return ctx.Err()
 }
 
-// equal reports whether the directory has the same list, over all fields.
-func (o *ownSums) equal(t *Totals) bool {
-	return o.count == t.Count && o.facts == t.Facts && o.names == t.Names
-}
+// equal reports whether the directory has the same list, over all fields. A fact's hash
+// covers its name.
+func (o *ownSums) equal(t *Totals) bool { return o.count == t.Count && o.facts == t.Facts }
 
 // rooted remembers the bucket of the root that a walk in name order is at.
 type rooted struct {

@@ -33,10 +33,12 @@ type Resync struct {
 	// Live: List reads what the backend holds now. AsOf is not looked at: a token is
 	// read before each round.
 	Live bool
-	// Partial: the list may lack mailboxes that the backend holds. Keep says which, if
-	// that is known; nil: any. They are not taken back, and nothing is confirmed.
+	// Keep says which mailboxes the list may lack though the backend holds them; nil:
+	// none. They are not taken back, and if there is one nothing is confirmed.
+	Keep func(directory.MailboxName) bool
+	// Partial: the list is known to lack some. Nothing is confirmed, and if Keep does
+	// not say which, nothing is taken back.
 	Partial bool
-	Keep    func(directory.MailboxName) bool
 	// Withdraw takes back however many mailboxes the list lacks. Without it, nothing is
 	// taken back if the list lacks all, most, or more than the withdrawal guard lets
 	// pass: the guard would hold what is beyond that, but what is before it would go.
@@ -389,7 +391,7 @@ func (y *resync) walk(ctx context.Context, do func(told) error, counting bool) e
 	slices.SortFunc(lacks, directory.CompareNames)
 	for _, name := range lacks {
 		switch {
-		case y.Partial && (y.Keep == nil || y.Keep(name)):
+		case y.Keep != nil && y.Keep(name), y.Keep == nil && y.Partial:
 			found(name, Kept, &p.kept)
 		case y.was.rows[name].newer, len(y.AsOf) == 0:
 			found(name, Waiting, &p.waiting)

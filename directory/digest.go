@@ -132,6 +132,30 @@ func (h *Hasher) Bucket(name MailboxName) uint16 {
 	return uint16(s.Hi >> 50)
 }
 
+// BucketOfRoot is Bucket for any name with that RootKey.
+func (h *Hasher) BucketOfRoot(key []byte) uint16 {
+	s := h.sum('b', func(b []byte) []byte { return append(b, key...) })
+	return uint16(s.Hi >> 50)
+}
+
+// RootKey returns the beginning of an order key that is the order key of its name's
+// Root.
+func RootKey(key []byte) []byte {
+	start := bytes.IndexByte(key, KeyDomainSep) + 1
+	i := bytes.IndexByte(key[start:], KeyLevelSep)
+	if i < 0 {
+		return key
+	}
+	if string(key[start:start+i]) == "user" {
+		j := bytes.IndexByte(key[start+i+1:], KeyLevelSep)
+		if j < 0 {
+			return key
+		}
+		i += 1 + j
+	}
+	return key[:start+i]
+}
+
 // Name returns the hash of name.
 func (h *Hasher) Name(name MailboxName) Sum { return h.sum('n', name.AppendKey) }
 

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/rookery-mail/rookery/directory"
@@ -117,7 +118,7 @@ func (m *Machine) Compare(r kv.Reader, q CompareQuery, found func(Differing), ea
 	}
 	found(c.differing())
 	var row CompareRow
-	err = c.walk(func(name directory.MailboxName, f *directory.Fact, hash uint64) error {
+	err = c.walk(func(name directory.MailboxName, _ uint16, f *directory.Fact, hash uint64) error {
 		row = CompareRow{Mailbox: name, Hash: hash, Newer: q.Since != 0 && f.Last > q.Since, State: f.State}
 		return each(&row)
 	})
@@ -174,9 +175,8 @@ func (c *comparison) findBuckets() error {
 		for i := range c.differ {
 			c.differ[i] = true // to walk all
 		}
-		var at rooted
-		err = c.walk(func(name directory.MailboxName, _ *directory.Fact, hash uint64) error {
-			sums[at.bucket(c.hash, name)] += hash
+		err = c.walk(func(_ directory.MailboxName, bucket uint16, _ *directory.Fact, hash uint64) error {
+			sums[bucket] += hash
 			return nil
 		})
 	}
@@ -202,9 +202,8 @@ func (c *comparison) findParts() error {
 	for i := range c.differ {
 		c.differ[i] = c.differ[i] && sums[uint16(i)] != nil
 	}
-	var at rooted
-	err := c.walk(func(name directory.MailboxName, _ *directory.Fact, hash uint64) error {
-		sums[at.bucket(c.hash, name)][c.hash.Part(name)] += hash
+	err := c.walk(func(name directory.MailboxName, bucket uint16, _ *directory.Fact, hash uint64) error {
+		sums[bucket][c.hash.Part(name)] += hash
 		return nil
 	})
 	c.differ = was
@@ -242,7 +241,8 @@ func (c *comparison) differing() (d Differing) {
 }
 
 // differs reports whether name is where the sums differ.
-func (c *comparison) differs(name directory.MailboxName, bucket uint16) bool {
+func (c *comparison) differs(name directory.MailboxName) bool {
+	bucket := c.hash.Bucket(name)
 	if !c.differ[bucket] {
 		return false
 	}
@@ -250,25 +250,34 @@ func (c *comparison) differs(name directory.MailboxName, bucket uint16) bool {
 	return parts == nil || parts[c.hash.Part(name)]
 }
 
-// walk calls f for what the server states where the sums differ, in name order.
-func (c *comparison) walk(f func(name directory.MailboxName, fact *directory.Fact, hash uint64) error) error {
+// walk calls f for what the server states where the sums differ, in name order. What
+// lies elsewhere costs it a look at the key.
+func (c *comparison) walk(f func(name directory.MailboxName, bucket uint16, fact *directory.Fact, hash uint64) error) error {
 	prefix := serverKey(c.server)
 	it := c.r.Iterate(bucketByServer)
-	var at rooted
-	var row []byte
+	var root, row []byte
+	var bucket uint16
 	for k, _ := it.Seek(prefix); k != nil && hasPrefix(k, prefix); k, _ = it.Next() {
 		if err := c.pause(); err != nil {
 			return err
 		}
-		name, err := storedName(k[len(prefix):])
+		key := k[len(prefix):]
+		if r := directory.RootKey(key); root == nil || !bytes.Equal(r, root) {
+			root = append(root[:0], r...)
+			bucket = c.hash.BucketOfRoot(root)
+		}
+		if !c.differ[bucket] {
+			continue
+		}
+		name, err := storedName(key)
 		if err != nil {
 			return err
 		}
-		if !c.differs(name, at.bucket(c.hash, name)) {
+		if parts := c.parts[bucket]; parts != nil && !parts[c.hash.Part(name)] {
 			continue
 		}
 		// The fact's key is that of its mailbox, a zero and the server.
-		row = append(append(append(row[:0], k[len(prefix):]...), 0), prefix...)
+		row = append(append(append(row[:0], key...), 0), prefix...)
 		v := c.r.Get(bucketMailbox, row)
 		if v == nil {
 			return errNoRow(name)
@@ -285,7 +294,7 @@ func (c *comparison) walk(f func(name directory.MailboxName, fact *directory.Fac
 			continue
 		}
 		only := fact.Only(c.q.Fields)
-		if err := f(name, &fact, c.hash.Fact(name, &only).Lo); err != nil {
+		if err := f(name, bucket, &fact, c.hash.Fact(name, &only).Lo); err != nil {
 			return err
 		}
 	}
@@ -316,7 +325,7 @@ func (c *comparison) gone() ([]directory.MailboxName, error) {
 		if ch.Kind != directory.ChangeMailbox && ch.Kind != directory.ChangeMoved || ch.Server != c.server && !slices.Contains(ch.Dropped, c.server) {
 			continue
 		}
-		if c.differs(ch.Name, c.hash.Bucket(ch.Name)) {
+		if c.differs(ch.Name) {
 			changed[ch.Name] = true
 		}
 	}
@@ -332,17 +341,4 @@ func (c *comparison) gone() ([]directory.MailboxName, error) {
 	}
 	slices.SortFunc(names, directory.CompareNames)
 	return names, nil
-}
-
-// rooted remembers the bucket of the root that a walk in name order is at.
-type rooted struct {
-	root   directory.MailboxName
-	number uint16
-}
-
-func (r *rooted) bucket(h *directory.Hasher, name directory.MailboxName) uint16 {
-	if root := name.Root(); root != r.root {
-		r.root, r.number = root, h.Bucket(root)
-	}
-	return r.number
 }

@@ -66,7 +66,7 @@ func ownMailboxes(n int, partition func(i int) string) iter.Seq2[client.Own, err
 // the leader killed in the middle, again and again: nothing is lost, nothing comes back,
 // and what was stated meanwhile stays.
 func TestResyncKills(t *testing.T) {
-	const mailboxes, kills = 4000, 3
+	const mailboxes, kills = 3000, 2
 	ns := &nodes{dir: t.TempDir(), running: make(map[string]*node), args: make(map[string][]string)}
 	defer ns.killAll()
 	if err := ns.found(3); err != nil {

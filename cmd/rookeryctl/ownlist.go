@@ -154,7 +154,7 @@ func (l *ownList) inspect(ctx context.Context, show *progress) error {
 		_, err := l.take(&rec)
 		switch {
 		case errors.Is(err, errEntry) && rec.Kind() != cyrus.Skipped:
-			l.skips["mailbox of another server"]++
+			l.skips["other server's mailbox"]++
 		case errors.Is(err, errEntry):
 			l.skips[rec.SkipReason()]++
 			if rec.Flags&cyrus.Reserved != 0 && rec.Flags&cyrus.Deleted == 0 {

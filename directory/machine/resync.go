@@ -58,7 +58,8 @@ func (s *state) totals(server directory.BackendName) (Totals, error) {
 type CompareQuery struct {
 	Server directory.BackendName
 	// Fields are those that the list states: the others are not compared. The sums
-	// over all fields are kept; over fewer they are taken by reading every fact.
+	// over all fields are kept; over fewer they are taken by reading facts, of as many
+	// buckets as the directory knows one of the others in.
 	Fields directory.Fields
 	// Sums are the low halves of the sums of each bucket's fact hashes.
 	Sums *[directory.DigestBuckets]uint64
@@ -157,31 +158,33 @@ func (c *comparison) pause() error {
 	return nil
 }
 
-// findBuckets finds the buckets whose sums differ.
+// findBuckets finds the buckets whose sums differ. Where the sums over all fields, which
+// are kept, are the query's, the directory knows nothing of the fields left out either:
+// only the other buckets have to be summed over fewer.
 func (c *comparison) findBuckets() error {
 	var sums [directory.DigestBuckets]uint64
-	var err error
-	if c.q.Fields == directory.AllFields {
-		key := serverKey(c.server)
-		err = eachRow(c.r, bucketDigest, key, func(k, message []byte) error {
-			if len(k) == len(key) {
-				return nil
-			}
-			d, err := decodeDigest(message)
-			sums[uint16(k[len(key)])<<8|uint16(k[len(key)+1])] = d.Facts.Lo
-			return err
-		})
-	} else {
-		for i := range c.differ {
-			c.differ[i] = true // to walk all
-		}
-		err = c.walk(func(_ directory.MailboxName, bucket uint16, _ *directory.Fact, hash uint64) error {
-			sums[bucket] += hash
+	key := serverKey(c.server)
+	err := eachRow(c.r, bucketDigest, key, func(k, message []byte) error {
+		if len(k) == len(key) {
 			return nil
-		})
-	}
+		}
+		d, err := decodeDigest(message)
+		sums[uint16(k[len(key)])<<8|uint16(k[len(key)+1])] = d.Facts.Lo
+		return err
+	})
 	for i := range sums {
 		c.differ[i] = sums[i] != c.q.Sums[i]
+	}
+	if err != nil || c.q.Fields == directory.AllFields {
+		return err
+	}
+	clear(sums[:])
+	err = c.walk(func(_ directory.MailboxName, bucket uint16, _ *directory.Fact, hash uint64) error {
+		sums[bucket] += hash
+		return nil
+	})
+	for i := range sums {
+		c.differ[i] = c.differ[i] && sums[i] != c.q.Sums[i]
 	}
 	return err
 }

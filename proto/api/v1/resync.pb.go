@@ -319,11 +319,11 @@ type CompareRequest struct {
 	Consistency *Consistency           `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
 	Server      string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
 	// A token that was read before the caller's list was taken; empty if none is known.
-	// It is refused if it is not of this cluster and incarnation.
+	// One of another cluster or incarnation is refused with INVALID_TOKEN.
 	AsOf []byte `protobuf:"bytes,3,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
 	// The fields that the caller's list knows; empty: all. The others are hashed as if
 	// nobody had ever stated them, on both sides: texts empty, numbers 0, type email.
-	// Without all, the node reads every fact of the server.
+	// Without all, the node reads the facts of those buckets in which the others are known.
 	Fields []StatedField `protobuf:"varint,4,rep,packed,name=fields,proto3,enum=rookery.api.v1.StatedField" json:"fields,omitempty"`
 	// The caller's buckets that are not empty, ascending, and the low halves of the sums
 	// of their fact hashes: 8 octets each, big endian, in the same order.

@@ -3,7 +3,6 @@ package machine_test
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/oracle"
 )
 
 var (
@@ -56,7 +56,7 @@ func script(steps []step) string {
 		if s.elapsed != 0 {
 			fmt.Fprintf(&b, "wait %s\n", s.elapsed)
 		}
-		b.WriteString(formatCommand(s.c) + "\n")
+		b.WriteString(oracle.FormatCommand(s.c) + "\n")
 		if s.lazy {
 			b.WriteString("# its sweep stays open\n")
 		}
@@ -66,8 +66,8 @@ func script(steps []step) string {
 
 // play returns the first difference, or "".
 func play(t testing.TB, steps []step) string {
-	w, o := newWorld(t), newOracle()
-	told := history{facts: map[directory.MailboxName]string{}}
+	w, o := newWorld(t), oracle.New()
+	told := new(oracle.History)
 	for i, s := range steps {
 		switch s.c.Op.(type) {
 		case machine.SetGroup, machine.SetPrimary:
@@ -78,13 +78,13 @@ func play(t testing.TB, steps []step) string {
 		}
 		if _, ok := s.c.Op.(machine.Restore); ok {
 			// The change log begins anew: what it is to tell it has told before.
-			if d := told.untold(o, readRaw(t, w)); d != "" {
-				return fmt.Sprintf("before step %d, %s: %s", i+1, formatCommand(s.c), d)
+			if d := told.Untold(o, readRaw(t, w)); d != "" {
+				return fmt.Sprintf("before step %d, %s: %s", i+1, oracle.FormatCommand(s.c), d)
 			}
 		}
-		got, want := w.apply(s.elapsed, s.c), o.do(s.elapsed, s.c)
-		if d := compareResults(s.c.Op, got, want); d != "" {
-			return fmt.Sprintf("step %d, %s: %s", i+1, formatCommand(s.c), d)
+		got, want := w.apply(s.elapsed, s.c), o.Do(s.elapsed, s.c)
+		if d := oracle.Compare(s.c.Op, got, want); d != "" {
+			return fmt.Sprintf("step %d, %s: %s", i+1, oracle.FormatCommand(s.c), d)
 		}
 		if !s.lazy {
 			if d := drain(w, o); d != "" {
@@ -92,17 +92,17 @@ func play(t testing.TB, steps []step) string {
 			}
 			if i%4 == 0 || i == len(steps)-1 {
 				if d := compareStates(t, w, o); d != "" {
-					return fmt.Sprintf("after step %d, %s: %s", i+1, formatCommand(s.c), d)
+					return fmt.Sprintf("after step %d, %s: %s", i+1, oracle.FormatCommand(s.c), d)
 				}
 			}
 		}
 		if i%8 == 0 {
-			if d := told.untold(o, readRaw(t, w)); d != "" {
-				return fmt.Sprintf("after step %d, %s: %s", i+1, formatCommand(s.c), d)
+			if d := told.Untold(o, readRaw(t, w)); d != "" {
+				return fmt.Sprintf("after step %d, %s: %s", i+1, oracle.FormatCommand(s.c), d)
 			}
 		}
 		if d := compareRoutes(t, w, o); d != "" {
-			return fmt.Sprintf("after step %d, %s: %s", i+1, formatCommand(s.c), d)
+			return fmt.Sprintf("after step %d, %s: %s", i+1, oracle.FormatCommand(s.c), d)
 		}
 	}
 	if d := drain(w, o); d != "" {
@@ -111,11 +111,11 @@ func play(t testing.TB, steps []step) string {
 	if d := compareStates(t, w, o); d != "" {
 		return "at the end: " + d
 	}
-	return told.untold(o, readRaw(t, w))
+	return told.Untold(o, readRaw(t, w))
 }
 
 // drain ticks until no sweep is open.
-func drain(w *world, o *oracle) string {
+func drain(w *world, o *oracle.Oracle) string {
 	for range 100 {
 		wait, _, err := w.m.Due(w.store.Snapshot(), 0)
 		if err != nil {
@@ -125,7 +125,7 @@ func drain(w *world, o *oracle) string {
 			return ""
 		}
 		w.apply(0, machine.Command{Op: machine.Tick{}})
-		o.do(0, machine.Command{Op: machine.Tick{}})
+		o.Do(0, machine.Command{Op: machine.Tick{}})
 	}
 	return "a hundred ticks did not end what is due"
 }
@@ -150,39 +150,25 @@ func shorten(t testing.TB, steps []step) ([]step, string) {
 	return steps, last
 }
 
-func compareResults(op machine.Op, got, want machine.Result) string {
-	if _, ok := op.(machine.Tick); ok {
-		return ""
+// compareStates compares all that is kept and indexed, while no sweep is open.
+func compareStates(t testing.TB, w *world, o *oracle.Oracle) string {
+	if f := w.faults(); len(f) > 0 {
+		return "check: " + strings.Join(f, "; ")
 	}
-	g, w := sentinelName(got.Refused), sentinelName(want.Refused)
-	switch {
-	case g != w:
-		return fmt.Sprintf("got refusal %q (%v), want %q (%v)", g, got.Refused, w, want.Refused)
-	case got.Refused == nil && got.Effect != want.Effect:
-		return fmt.Sprintf("got %s, want %s", effects[got.Effect], effects[want.Effect])
-	case got.Revision != want.Revision:
-		return fmt.Sprintf("got revision %d, want %d", got.Revision, want.Revision)
-	case got.Count != want.Count:
-		return fmt.Sprintf("got count %d, want %d", got.Count, want.Count)
-	case got.Epoch != want.Epoch:
-		return fmt.Sprintf("got epoch %d, want %d", got.Epoch, want.Epoch)
-	case got.Holder != want.Holder && (g == "EXISTS" || g == "RESERVED"):
-		return fmt.Sprintf("got holder %q, want %q", got.Holder, want.Holder)
-	case got.Deadline != want.Deadline:
-		return fmt.Sprintf("got deadline %s, want %s", got.Deadline, want.Deadline)
-	case len(got.Items) != len(want.Items):
-		return fmt.Sprintf("got %d items, want %d", len(got.Items), len(want.Items))
+	d, err := o.Difference(w.m, w.store.Snapshot())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for i := range got.Items {
-		var item machine.Op = machine.Subscribe{} // a repeat's result may be another command's
-		if b, ok := op.(machine.Batch); ok && len(b.Ops) == len(got.Items) {
-			item = b.Ops[i]
-		}
-		if d := compareResults(item, got.Items[i], want.Items[i]); d != "" {
-			return fmt.Sprintf("item %d, %s: %s", i, formatOp(item), d)
-		}
+	return d
+}
+
+// compareRoutes asks both where every name is.
+func compareRoutes(t testing.TB, w *world, o *oracle.Oracle) string {
+	d, err := o.DifferenceOfRoutes(w.m, w.store.Snapshot(), everyName)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return ""
+	return d
 }
 
 func readRaw(t testing.TB, w *world) machine.RawIndexes {
@@ -191,331 +177,6 @@ func readRaw(t testing.TB, w *world) machine.RawIndexes {
 		t.Fatalf("reading the buckets: %v", err)
 	}
 	return raw
-}
-
-// compareRoutes asks both where every name is.
-func compareRoutes(t testing.TB, w *world, o *oracle) string {
-	snap := w.store.Snapshot()
-	answers, err := w.m.LookupMany(snap, everyName, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range answers {
-		a := &answers[i]
-		got := place{outcome: a.Outcome, forked: a.Route.Forked, recently: a.RecentlyRetracted}
-		if a.Server != nil {
-			got.server = a.Server.Name
-		}
-		if a.Route.Home != nil {
-			got.home = a.Route.Home.Name
-		}
-		if a.Route.Fact != nil {
-			got.lister = a.BackendName(a.Route.Fact.Server)
-		}
-		if want := o.lookup(a.Name); got != want {
-			return fmt.Sprintf("%s: got %+v, want %+v", a.Name, got, want)
-		}
-		// A copy that is in force is never said not to exist, in whatever life.
-		if b := o.boxes[a.Name]; a.Outcome == directory.NotFound && b != nil {
-			for s, f := range b.facts {
-				if o.backends[s].Admitted && f.Standing == directory.InForce {
-					return fmt.Sprintf("%s: NOT_FOUND, though %s has it", a.Name, o.backends[s].Name)
-				}
-			}
-		}
-		if a.Outcome == directory.Incomplete && !slices.Equal(a.Missing, o.missing()) {
-			return fmt.Sprintf("%s: got missing %v, want %v", a.Name, a.Missing, o.missing())
-		}
-	}
-	return ""
-}
-
-// compareStates compares all that is kept and indexed, while no sweep is open.
-func compareStates(t testing.TB, w *world, o *oracle) string {
-	raw := readRaw(t, w)
-	if f := w.faults(); len(f) > 0 {
-		return "check: " + strings.Join(f, "; ")
-	}
-	for _, c := range []struct {
-		what string
-		pair func() (got, want []string)
-	}{
-		{"facts", func() ([]string, []string) { return rawFacts(raw), o.factLines() }},
-		{"forks", func() ([]string, []string) {
-			return texts(raw.Forks), o.namesWhere(func(b *box) bool { return len(o.strangers(b)) > 0 })
-		}},
-		{"moves", func() ([]string, []string) {
-			return texts(raw.Moves), o.namesWhere(func(b *box) bool {
-				return slices.ContainsFunc(slices.Collect(maps.Values(b.facts)), func(f *directory.Fact) bool {
-					return f.State == directory.Deactivated && f.Standing == directory.InForce && o.backends[f.Server].Admitted
-				})
-			})
-		}},
-		{"by-server", func() ([]string, []string) {
-			return perServer(raw.ByServer), o.perServer(func(*directory.Fact) bool { return true })
-		}},
-		{"held", func() ([]string, []string) {
-			return perServer(raw.Held), o.perServer(func(f *directory.Fact) bool { return f.State.IsHeld() })
-		}},
-		{"postings", func() (got, want []string) {
-			for _, p := range raw.Postings {
-				rights := p.Rights
-				if p.Weigh {
-					rights = "weigh"
-				}
-				got = append(got, fmt.Sprintf("%s %s %s", p.Identifier, p.Name, rights))
-			}
-			return got, o.postings()
-		}},
-		{"reservations", func() (got, want []string) {
-			for _, r := range raw.Reservations {
-				got = append(got, claimLine(&r))
-			}
-			for _, n := range slices.SortedFunc(maps.Keys(o.claims), directory.CompareNames) {
-				want = append(want, claimLine(o.claims[n]))
-			}
-			return got, want
-		}},
-		{"unheard", func() (got, want []string) {
-			m := map[directory.ServerID][]directory.MailboxName{}
-			for _, n := range slices.SortedFunc(maps.Keys(o.claims), directory.CompareNames) {
-				if c := o.claims[n]; !c.Heard {
-					m[c.Server] = append(m[c.Server], n)
-				}
-			}
-			return perServer(raw.Unheard), perServer(m)
-		}},
-		{"tombstones", func() (got, want []string) {
-			for _, x := range raw.Tombstones {
-				got = append(got, tombLine(o, &x))
-			}
-			for _, n := range slices.SortedFunc(maps.Keys(o.tombs), directory.CompareNames) {
-				want = append(want, tombLine(o, o.tombs[n]))
-			}
-			return got, want
-		}},
-		{"digests", func() (got, want []string) {
-			for s := range o.backends {
-				count, names, facts := o.sums(s)
-				want = append(want, fmt.Sprintf("%d: %d %x %x counted %d", s, count, names, facts, len(o.counted(s))))
-				d := raw.Totals[s]
-				got = append(got, fmt.Sprintf("%d: %d %x %x counted %d", s, d.Count, d.Names, d.Facts, d.Counted))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			return got, want
-		}},
-		{"subscriptions", func() (got, want []string) {
-			for id := range o.subs {
-				want = append(want, fmt.Sprintf("%s %s", id.user, id.name))
-			}
-			slices.Sort(want)
-			got = slices.Clone(raw.Subs)
-			slices.Sort(got)
-			return got, want
-		}},
-		{"backends", func() (got, want []string) {
-			infos, err := w.m.Backends(w.store.Snapshot(), "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, b := range infos {
-				got = append(got, fmt.Sprintf("%d %s group %s %s weight %d admitted %t drain %t confirmed %s in %d at %d",
-					b.ID, b.Name, b.GroupName, b.State, b.Weight, b.Admitted, b.DrainApproved, b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision))
-			}
-			for _, b := range o.backends {
-				want = append(want, fmt.Sprintf("%d %s group %s %s weight %d admitted %t drain %t confirmed %s in %d at %d",
-					b.ID, b.Name, o.groupOf(b.ID).Name, b.State, b.Weight, b.Admitted, b.DrainApproved, b.Confirmed, b.ConfirmedIn, b.ConfirmedRevision))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			return got, want
-		}},
-		{"groups", func() (got, want []string) {
-			infos, err := w.m.Groups(w.store.Snapshot(), "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, g := range infos {
-				got = append(got, fmt.Sprintf("%s %v primary %d epoch %d own %t mode %d", g.Name, g.Members, g.Primary, g.Epoch, g.Own, g.Mode))
-			}
-			for _, g := range o.groups {
-				if g.MergedInto == 0 {
-					want = append(want, fmt.Sprintf("%s %v primary %d epoch %d own %t mode %d", g.Name, g.Members, g.Primary, g.Epoch, g.Own, g.Mode))
-				}
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			return got, want
-		}},
-		{"alarms", func() (got, want []string) {
-			st, err := w.m.Status(w.store.Snapshot())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, a := range st.Alarms {
-				got = append(got, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
-			}
-			for _, a := range o.alarms {
-				want = append(want, fmt.Sprintf("%s %s %q %t of %d", a.Kind, a.Node, a.Why, a.Voter, a.Voters))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			return append(got, fmt.Sprint("growth refused: ", st.Growth != nil)), append(want, fmt.Sprint("growth refused: ", o.noGrowth()))
-		}},
-		{"holds", func() (got, want []string) {
-			holds, _, err := w.m.Holds(w.store.Snapshot())
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, h := range holds {
-				got = append(got, fmt.Sprintf("%s %s %s", h.Kind, h.Key, h.Until))
-			}
-			for _, h := range o.holds {
-				want = append(want, fmt.Sprintf("%s %s %s", h.Kind, h.Key, h.Until))
-			}
-			slices.Sort(got)
-			slices.Sort(want)
-			return got, want
-		}},
-	} {
-		got, want := c.pair()
-		if d := compareLines(got, want); d != "" {
-			return c.what + ":\n" + d
-		}
-	}
-	return ""
-}
-
-// history is what was there when the change log was last looked at.
-type history struct {
-	rev   directory.Revision
-	facts map[directory.MailboxName]string
-}
-
-// untold names the mailboxes that changed since and are not in the change log.
-func (h *history) untold(o *oracle, raw machine.RawIndexes) string {
-	now := map[directory.MailboxName]string{}
-	for name, b := range o.boxes {
-		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
-			now[name] += factLine(name, b.facts[s])
-		}
-	}
-	logged := map[directory.MailboxName]bool{}
-	for _, c := range raw.Log {
-		if c.Revision > h.rev && (c.Kind == directory.ChangeMailbox || c.Kind == directory.ChangeMoved) {
-			logged[c.Name] = true
-		}
-	}
-	var missing []string
-	for _, name := range everyName {
-		if now[name] != h.facts[name] && !logged[name] {
-			missing = append(missing, string(name))
-		}
-	}
-	h.facts, h.rev = now, o.rev
-	if len(missing) > 0 {
-		return "changed, and not in the change log: " + strings.Join(missing, " ")
-	}
-	return ""
-}
-
-func compareLines(got, want []string) string {
-	var b strings.Builder
-	for _, g := range got {
-		if !slices.Contains(want, g) {
-			fmt.Fprintf(&b, "  got  %s\n", g)
-		}
-	}
-	for _, w := range want {
-		if !slices.Contains(got, w) {
-			fmt.Fprintf(&b, "  want %s\n", w)
-		}
-	}
-	return b.String()
-}
-
-func texts(names []directory.MailboxName) (out []string) {
-	for _, n := range names {
-		out = append(out, string(n))
-	}
-	return out
-}
-
-func perServer(m map[directory.ServerID][]directory.MailboxName) (out []string) {
-	for _, s := range slices.Sorted(maps.Keys(m)) {
-		for _, n := range m[s] {
-			out = append(out, fmt.Sprintf("%d %s", s, n))
-		}
-	}
-	return out
-}
-
-func (o *oracle) perServer(is func(*directory.Fact) bool) (out []string) {
-	for name, b := range o.boxes {
-		for s, f := range b.facts {
-			if is(f) {
-				out = append(out, fmt.Sprintf("%d %s", s, name))
-			}
-		}
-	}
-	return out
-}
-
-func (o *oracle) namesWhere(is func(*box) bool) (out []string) {
-	for name, b := range o.boxes {
-		if is(b) {
-			out = append(out, string(name))
-		}
-	}
-	return out
-}
-
-func factLine(name directory.MailboxName, f *directory.Fact) string {
-	return fmt.Sprintf("%s: %d %s was %s %s %q %q %q %d %c %q first %d last %d changed %s life %d", name, f.Server, f.State, f.Was, f.Standing,
-		f.Partition, f.ACL, f.MailboxID, f.UIDValidity, f.Type, f.SpecialUse, f.First, f.Last, f.Changed, f.Incarnation)
-}
-
-func strayLine(name directory.MailboxName, server directory.ServerID, id string) string {
-	return fmt.Sprintf("%s: settled against %d %q", name, server, id)
-}
-
-func rawFacts(raw machine.RawIndexes) (out []string) {
-	for _, mb := range raw.Mailboxes {
-		for i := range mb.Facts {
-			out = append(out, factLine(mb.Name, &mb.Facts[i]))
-		}
-		for _, v := range mb.Stray {
-			out = append(out, strayLine(mb.Name, v.Server, v.MailboxID))
-		}
-	}
-	return out
-}
-
-func (o *oracle) factLines() (out []string) {
-	for name, b := range o.boxes {
-		for _, f := range b.facts {
-			out = append(out, factLine(name, f))
-		}
-		for s, id := range b.stray {
-			out = append(out, strayLine(name, s, id))
-		}
-	}
-	return out
-}
-
-func claimLine(r *directory.Reservation) string {
-	return fmt.Sprintf("%s %d %q made %s grace %s deadline %s heard %t revision %d", r.Name, r.Server, r.Partition, r.Made, r.Grace, r.Deadline, r.Heard, r.Revision)
-}
-
-func tombLine(o *oracle, t *directory.Tombstone) string {
-	name := func(id directory.GroupID) directory.GroupName {
-		if g := o.follow(id); g != nil {
-			return g.Name
-		}
-		return ""
-	}
-	return fmt.Sprintf("%s how %d server %d from %q to %q new %q revision %d time %s", t.Name, t.How, t.Server, name(t.From), name(t.To), t.NewName, t.Revision, t.Time)
 }
 
 // The generator: a small world in which things meet.
@@ -574,7 +235,7 @@ func generate(seed uint64, n int) []step {
 	}
 	g.r.Shuffle(len(g.names), func(i, j int) { g.names[i], g.names[j] = g.names[j], g.names[i] })
 	g.names = g.names[:min(len(g.names), 2+g.r.IntN(8))]
-	steps := []step{{c: machine.Command{Op: machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}}}}
+	steps := []step{{c: machine.Command{Op: machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: uint32(g.r.IntN(3))}}}}
 	if g.r.IntN(2) == 0 {
 		steps = append(steps, step{c: machine.Command{Op: g.settings()}})
 	}
@@ -761,6 +422,9 @@ func (g *generator) op(calm bool) machine.Op {
 	if calm && n >= 72 && g.r.IntN(3) > 0 {
 		n = g.r.IntN(72)
 	}
+	if g.r.IntN(80) == 0 {
+		return machine.Finalize{From: uint32(g.r.IntN(3)), To: uint32(g.r.IntN(3)), Release: "test"}
+	}
 	if g.r.IntN(60) == 0 {
 		return restoreTo(directory.Incarnation(1 + g.r.IntN(5)))
 	}
@@ -795,7 +459,7 @@ func (g *generator) op(calm bool) machine.Op {
 		for range g.r.IntN(5) {
 			op := g.op(true)
 			switch op.(type) {
-			case machine.Batch, machine.Tick, machine.Restore, machine.SetGroup, machine.SetPrimary:
+			case machine.Batch, machine.Tick, machine.Restore, machine.Finalize, machine.SetGroup, machine.SetPrimary:
 				continue
 			}
 			b.Ops = append(b.Ops, op)
@@ -824,7 +488,7 @@ func (g *generator) op(calm bool) machine.Op {
 			op.State = new(directory.BackendDraining)
 			op.DrainApproved = new(g.r.IntN(2) == 0)
 		default:
-			op.State = new(directory.BackendState(1 + g.r.IntN(5)))
+			op.State = new(directory.BackendState(1 + g.r.IntN(6)))
 		}
 		return op
 	case n < 90:

@@ -71,7 +71,7 @@ func decodeMailboxRow(b []byte, m *directory.Mailbox) error {
 			r.skip()
 		}
 	}
-	return r.err
+	return r.stored()
 }
 
 func (r *wireReader) strayCopy() (s directory.StrayCopy) {
@@ -174,7 +174,7 @@ func (v *factView) parse(b []byte) error {
 			r.skip()
 		}
 	}
-	return r.err
+	return r.stored()
 }
 
 // decodeFact sets all of f but Server.
@@ -243,7 +243,7 @@ func decodePosting(b []byte) (p posting, err error) {
 			r.skip()
 		}
 	}
-	return p, r.err
+	return p, r.stored()
 }
 
 func encodeReservation(v *directory.Reservation) []byte {
@@ -280,7 +280,7 @@ func decodeReservation(b []byte, name directory.MailboxName) (directory.Reservat
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeBackend(v *directory.Backend) []byte {
@@ -334,7 +334,7 @@ func decodeBackend(b []byte) (v directory.Backend, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func putAddresses(b []byte, num protowire.Number, addresses []directory.Address) []byte {
@@ -438,7 +438,7 @@ func decodeGroup(b []byte) (v directory.Group, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func (r *wireReader) switchover() (s directory.Switchover) {
@@ -501,7 +501,7 @@ func decodeHold(b []byte) (v directory.Hold, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeAlarm(v *directory.Alarm) []byte {
@@ -543,7 +543,7 @@ func decodeAlarm(b []byte) (v directory.Alarm, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // encodeSubscription writes the revision at which a subscription began.
@@ -561,7 +561,7 @@ func decodeSubscription(b []byte) (since directory.Revision, err error) {
 			r.skip()
 		}
 	}
-	return since, r.err
+	return since, r.stored()
 }
 
 // encodeChange writes all of v but Revision and Ordinal, which are the key.
@@ -616,7 +616,7 @@ func decodeChange(b []byte) (v directory.Change, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // encodeTombstone writes all of v but Name, which is the key.
@@ -657,7 +657,7 @@ func decodeTombstone(b []byte, name directory.MailboxName) (directory.Tombstone,
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // sum128 is directory's, as it stands in a record.
@@ -703,7 +703,7 @@ func decodeDigest(b []byte) (d digest, err error) {
 			r.skip()
 		}
 	}
-	return d, r.err
+	return d, r.stored()
 }
 
 // putSum writes 16 octets, or nothing for zero.
@@ -761,7 +761,7 @@ func decodeGuard(b []byte) (minutes []guardMinute, err error) {
 			r.skip()
 		}
 	}
-	return minutes, r.err
+	return minutes, r.stored()
 }
 
 func (r *wireReader) guardMinute() (m guardMinute) {
@@ -820,7 +820,7 @@ func decodeRequest(b []byte) (v request, err error) {
 		}
 	}
 	v.Result = result.Result()
-	return v, r.err
+	return v, r.stored()
 }
 
 // rejections numbers what a command can be refused with. A number stands in
@@ -851,6 +851,7 @@ var rejections = [...]struct {
 	{19, directory.ErrReadOnly},
 	{20, directory.ErrStaleRequest},
 	{21, directory.ErrRole},
+	{22, directory.ErrVersion},
 }
 
 // rejectionOther is an error that wraps no sentinel. The rules return none;
@@ -1009,7 +1010,7 @@ func decodeSweep(b []byte) (v sweep, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // cluster is the one row about the whole.
@@ -1023,6 +1024,8 @@ type cluster struct {
 	// Began is the revision of the command that began the present life; 0: it is the
 	// first. What is of a lower revision is of an earlier life.
 	Began directory.Revision
+	// Release is the one that raised Version; empty if none did.
+	Release string
 }
 
 func encodeCluster(v cluster) []byte {
@@ -1033,7 +1036,8 @@ func encodeCluster(v cluster) []byte {
 	b = putUint(b, 4, uint64(v.NextServer))
 	b = putUint(b, 5, uint64(v.NextGroup))
 	b = putUint(b, 6, uint64(v.Version))
-	return putUint(b, 7, uint64(v.Began))
+	b = putUint(b, 7, uint64(v.Began))
+	return putString(b, 8, v.Release)
 }
 
 func decodeCluster(b []byte) (v cluster, err error) {
@@ -1054,11 +1058,13 @@ func decodeCluster(b []byte) (v cluster, err error) {
 			v.Version = r.uint32()
 		case 7<<3 | varint:
 			v.Began = directory.Revision(r.uint64())
+		case 8<<3 | octets:
+			v.Release = r.string()
 		default:
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // clock moves with every command.
@@ -1105,7 +1111,7 @@ func decodeClock(b []byte) (v clock, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // counts are kept so that status does not have to count.
@@ -1160,7 +1166,7 @@ func decodeCounts(b []byte) (v counts, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeSettings(v directory.Settings) []byte {
@@ -1187,7 +1193,7 @@ func putSettings(b []byte, v *directory.Settings) []byte {
 func decodeSettings(b []byte) (v directory.Settings, err error) {
 	r := readWire(b)
 	r.settings(&v)
-	return v, r.err
+	return v, r.stored()
 }
 
 func (r *wireReader) settings(v *directory.Settings) {
@@ -1314,6 +1320,14 @@ func (r *wireReader) next() bool {
 		r.fail(errMessage)
 	}
 	return r.err == nil
+}
+
+// stored is what reading a row came to: a row that is no message is corruption.
+func (r *wireReader) stored() error {
+	if r.err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, r.err)
 }
 
 func (r *wireReader) fail(err error) {

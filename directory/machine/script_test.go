@@ -2,8 +2,6 @@ package machine_test
 
 import (
 	"bufio"
-	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,6 +16,7 @@ import (
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/internal/oracle"
 )
 
 // TestScripts plays testdata/script: commands, and what each came to; then the
@@ -69,12 +68,12 @@ func (w *world) apply(elapsed directory.Time, c machine.Command) machine.Result 
 	tx := w.store.Begin()
 	b, err := w.m.Apply(tx, elapsed, 0, machine.EncodeCommand(c))
 	if err != nil {
-		w.t.Fatalf("%s: failure: %v", formatCommand(c), err)
+		w.t.Fatalf("%s: failure: %v", oracle.FormatCommand(c), err)
 	}
 	tx.Commit()
 	r, err := machine.DecodeResult(b)
 	if err != nil {
-		w.t.Fatalf("%s: result: %v", formatCommand(c), err)
+		w.t.Fatalf("%s: result: %v", oracle.FormatCommand(c), err)
 	}
 	return r
 }
@@ -131,9 +130,9 @@ func (w *world) run(input string) string {
 		}
 		r := w.apply(w.elapsed, machine.Command{By: "test", Op: machine.Batch{Ops: batch}})
 		w.elapsed = 0
-		fmt.Fprintf(&out, "batch: %s\n", formatResult(r))
+		fmt.Fprintf(&out, "batch: %s\n", oracle.FormatResult(r))
 		for i, item := range r.Items {
-			fmt.Fprintf(&out, "  %s: %s\n", formatOpShort(batch[i]), formatResult(item))
+			fmt.Fprintf(&out, "  %s: %s\n", formatOpShort(batch[i]), oracle.FormatResult(item))
 		}
 		batch, batching = nil, false
 	}
@@ -182,7 +181,7 @@ func (w *world) run(input string) string {
 			}
 			r := w.apply(w.elapsed, machine.Command{By: "directory", Op: op})
 			w.elapsed = 0
-			fmt.Fprintf(&out, "restore: %s\n", formatResult(r))
+			fmt.Fprintf(&out, "restore: %s\n", oracle.FormatResult(r))
 		default:
 			if text, ok := w.show(words); ok {
 				out.WriteString(text)
@@ -197,7 +196,7 @@ func (w *world) run(input string) string {
 			if _, ok := c.Op.(machine.Tick); ok {
 				r.Count = 0 // how much it got done is not what scripts are about
 			}
-			fmt.Fprintf(&out, "%s: %s\n", formatOpShort(c.Op), formatResult(r))
+			fmt.Fprintf(&out, "%s: %s\n", formatOpShort(c.Op), oracle.FormatResult(r))
 		}
 	}
 	flush()
@@ -452,6 +451,12 @@ func (w *world) show(words []string) (string, bool) {
 			w.t.Fatal(err)
 		}
 		say("cluster %s incarnation %d revision %d log from %d; automation paused %t", s.ClusterID, s.Incarnation, s.Revision, s.LogFrom, s.Settings.AutomationPaused)
+	case "version":
+		s, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		say("%s", strings.TrimSpace(fmt.Sprintf("cluster version %d %s", s.Version, s.Release)))
 	case "log-rows":
 		say("log rows: %d", len(raw.Log))
 	case "findings":
@@ -573,61 +578,6 @@ func formatFact(f *directory.Fact, backends map[directory.ServerID]string) strin
 }
 
 // The language of the scripts.
-
-var effects = map[machine.Effect]string{
-	machine.Unchanged: "unchanged", machine.Added: "added", machine.Changed: "changed", machine.Removed: "removed",
-	machine.Forked: "forked", machine.MoveCompleted: "move-completed", machine.MoveAborted: "move-aborted",
-	machine.GuardHeld: "guard-held", machine.NotHeld: "not-held", machine.AlreadyYours: "already-yours",
-	machine.CopyAllowed: "copy-allowed", machine.NotAdmitted: "not-admitted", machine.Overtaken: "overtaken",
-	machine.NotSince: "not-since",
-}
-
-var sentinels = []struct {
-	err  error
-	name string
-}{
-	{directory.ErrInvalidName, "INVALID_NAME"}, {directory.ErrInvalidACL, "INVALID_ACL"},
-	{directory.ErrInvalidLocation, "INVALID_LOCATION"}, {directory.ErrInvalidPattern, "INVALID_PATTERN"},
-	{directory.ErrInvalid, "INVALID"}, {directory.ErrTooLarge, "TOO_LARGE"}, {directory.ErrNotFound, "NOT_FOUND"},
-	{directory.ErrReserved, "RESERVED"}, {directory.ErrExists, "EXISTS"}, {directory.ErrIncomplete, "INCOMPLETE"},
-	{directory.ErrNotPlaceable, "NOT_PLACEABLE"}, {directory.ErrNotAdmitted, "NOT_ADMITTED"},
-	{directory.ErrStaleEpoch, "STALE_EPOCH"}, {directory.ErrNotPrimary, "NOT_PRIMARY"},
-	{directory.ErrNotMember, "NOT_MEMBER"}, {directory.ErrMissingAtTarget, "MISSING_AT_TARGET"},
-	{directory.ErrNotHolder, "NOT_HOLDER"}, {directory.ErrBusy, "BUSY"}, {directory.ErrReadOnly, "READ_ONLY"},
-	{directory.ErrStaleRequest, "STALE_REQUEST"}, {directory.ErrRole, "ROLE"},
-}
-
-func sentinelName(err error) string {
-	if err == nil {
-		return ""
-	}
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return s.name
-		}
-	}
-	return "UNKNOWN: " + err.Error()
-}
-
-func formatResult(r machine.Result) string {
-	text := cmp.Or(effects[r.Effect], fmt.Sprintf("effect-%d", r.Effect))
-	if r.Refused != nil {
-		text = "refused " + sentinelName(r.Refused)
-	}
-	if r.Holder != "" && (errors.Is(r.Refused, directory.ErrExists) || errors.Is(r.Refused, directory.ErrReserved)) {
-		text += fmt.Sprintf(" holder=%s age=%s", r.Holder, r.Age)
-	}
-	if r.Count != 0 {
-		text += fmt.Sprintf(" count=%d", r.Count)
-	}
-	if r.Epoch != 0 {
-		text += fmt.Sprintf(" epoch=%d", r.Epoch)
-	}
-	if r.Deadline != 0 {
-		text += fmt.Sprintf(" deadline=%s", r.Deadline)
-	}
-	return text
-}
 
 // splitWords splits at spaces that are not within double quotes.
 func splitWords(line string) (words []string) {
@@ -769,7 +719,7 @@ func (a *arguments) name(i int) directory.MailboxName {
 func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 	switch verb {
 	case "init":
-		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}
+		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: uint32(a.number("version"))}
 	case "assert":
 		op := machine.Assert{Server: a.server(0), Mailbox: a.name(1), Imported: a.flag("imported"), Deactivated: a.flag("deactivated")}
 		op.Since = directory.Revision(a.number("since"))
@@ -880,6 +830,8 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		return machine.DecideHeld{Server: a.server(0), Approve: true}
 	case "reject":
 		return machine.DecideHeld{Server: a.server(0)}
+	case "finalize":
+		return machine.Finalize{From: uint32(a.number("from")), To: uint32(a.number("to")), Release: "test"}
 	case "tick":
 		return machine.Tick{}
 	case "settings":
@@ -927,7 +879,7 @@ func (a *arguments) settings(s directory.Settings) directory.Settings {
 }
 
 func backendState(s string) directory.BackendState {
-	for st := directory.BackendActive; st <= directory.BackendRetired; st++ {
+	for st := directory.BackendActive; st <= directory.BackendFull; st++ {
 		if st.String() == s {
 			return st
 		}
@@ -963,7 +915,7 @@ func tabbed(acl string) string {
 
 // formatOpShort is the command without what it states, to begin a line with.
 func formatOpShort(op machine.Op) string {
-	text := formatOp(op)
+	text := oracle.FormatOp(op)
 	for _, cut := range []string{" partition=", " acl=", " id=", " uidvalidity=", " type=", " special=", " why=", " for=", " reason="} {
 		if i := strings.Index(text, cut); i >= 0 {
 			tail := ""
@@ -979,184 +931,4 @@ func formatOpShort(op machine.Op) string {
 		text = text[:80] + "..."
 	}
 	return text
-}
-
-// formatCommand is the inverse of parseCommand.
-func formatCommand(c machine.Command) string {
-	if c.Client != "" {
-		return fmt.Sprintf("@%s/%d %s", c.Client, c.Sequence, formatOp(c.Op))
-	}
-	return formatOp(c.Op)
-}
-
-func formatOp(op machine.Op) string {
-	var b strings.Builder
-	say := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	flag := func(on bool, name string) {
-		if on {
-			say(" %s", name)
-		}
-	}
-	quote := func(s string) string {
-		if s == "" || strings.ContainsAny(s, " ") {
-			return `"` + s + `"`
-		}
-		return s
-	}
-	word := func(s string) string { return cmp.Or(s, "<empty>") }
-	switch op := op.(type) {
-	case machine.Init:
-		say("init")
-	case machine.Assert:
-		say("assert %s %s", word(string(op.Server)), word(string(op.Mailbox)))
-		if op.Statement.Partition != "" {
-			say(" partition=%s", op.Statement.Partition)
-		}
-		if op.Statement.ACL != nil {
-			say(` acl="%s"`, strings.TrimSuffix(strings.ReplaceAll(*op.Statement.ACL, "\t", " "), " "))
-		}
-		if op.Statement.MailboxID != nil {
-			say(" id=%s", quote(*op.Statement.MailboxID))
-		}
-		if op.Statement.UIDValidity != nil {
-			say(" uidvalidity=%d", *op.Statement.UIDValidity)
-		}
-		if op.Statement.Type != nil {
-			say(" type=%c", *op.Statement.Type)
-		}
-		if op.Statement.SpecialUse != nil {
-			say(" special=%s", quote(*op.Statement.SpecialUse))
-		}
-		if op.Since != 0 {
-			say(" since=%d", op.Since)
-		}
-		flag(op.Imported, "imported")
-		flag(op.Deactivated, "deactivated")
-	case machine.Retract:
-		say("retract %s %s", word(string(op.Server)), word(string(op.Mailbox)))
-		if op.Epoch != 0 {
-			say(" epoch=%d", op.Epoch)
-		}
-		if op.Since != 0 {
-			say(" since=%d", op.Since)
-		}
-		flag(op.Tentative, "tentative")
-	case machine.Reserve:
-		say("reserve %s %s", word(string(op.Server)), word(string(op.Mailbox)))
-		if op.Partition != "" {
-			say(" partition=%s", op.Partition)
-		}
-		if op.Grace != 0 {
-			say(" grace=%s", op.Grace)
-		}
-	case machine.Release:
-		say("release %s %s", word(string(op.Server)), word(string(op.Mailbox)))
-	case machine.Deactivate:
-		say("deactivate %s %s", word(string(op.Server)), word(string(op.Mailbox)))
-	case machine.Rename:
-		say("rename %s %s %s", word(string(op.Server)), word(string(op.From)), word(string(op.To)))
-		flag(op.Recursive, "recursive")
-	case machine.SetPrimary:
-		say("switchover %s %s epoch=%d", word(string(op.Group)), word(string(op.To)), op.Epoch)
-		if op.Reason != "" {
-			say(" reason=%s", quote(op.Reason))
-		}
-		flag(op.AcceptMissing, "accept-missing")
-	case machine.SetGroup:
-		say("group %s", word(string(op.Group)))
-		for _, m := range op.Members {
-			say(" %s", m)
-		}
-		if op.Mode != 0 {
-			say(" mode=%d", op.Mode)
-		}
-		flag(op.AcceptMissing, "accept-missing")
-	case machine.SetBackend:
-		say("backend %s", word(string(op.Server)))
-		if op.State != nil {
-			say(" state=%s", *op.State)
-		}
-		if op.Weight != nil {
-			say(" weight=%d", *op.Weight)
-		}
-		if op.DrainApproved != nil {
-			say(" drain-approved=%t", *op.DrainApproved)
-		}
-		if op.Addresses != nil {
-			for _, a := range *op.Addresses {
-				say(" %s=%s:%d", a.Service, a.IP, a.Port)
-			}
-		}
-		flag(op.Create, "create")
-	case machine.Admit:
-		say("admit %s", word(string(op.Server)))
-	case machine.Confirm:
-		say("confirm %s how=%s", word(string(op.Server)), op.How)
-		if op.Incarnation != 0 {
-			say(" life=%d", op.Incarnation)
-		}
-	case machine.RenameBackend:
-		say("rename-backend %s %s", word(string(op.From)), word(string(op.To)))
-	case machine.Subscribe:
-		say("subscribe %s %s", word(string(op.User)), word(string(op.Mailbox)))
-	case machine.Unsubscribe:
-		say("unsubscribe %s %s", word(string(op.User)), word(string(op.Mailbox)))
-	case machine.Settle:
-		say("settle %s %s", word(string(op.Keep)), word(string(op.Mailbox)))
-	case machine.Hold:
-		say("hold %s %s for=%s", op.Kind, word(op.Key), op.For)
-		if op.Why != "" {
-			say(" why=%s", quote(op.Why))
-		}
-	case machine.SetAlarm:
-		if !op.On {
-			say("disarm %s %s", op.Kind, word(op.Node))
-			break
-		}
-		say("alarm %s %s voters=%d", op.Kind, word(op.Node), op.Voters)
-		if !op.Voter {
-			say(" learner")
-		}
-		if op.Why != "" {
-			say(" why=%s", quote(op.Why))
-		}
-	case machine.ReleaseHold:
-		say("release-hold %s %s", op.Kind, word(op.Key))
-	case machine.DecideHeld:
-		if op.Approve {
-			say("approve %s", op.Server)
-		} else {
-			say("reject %s", op.Server)
-		}
-	case machine.SetSettings:
-		s, d := op.Settings, directory.DefaultSettings()
-		say("settings")
-		one := func(name string, v, def any) {
-			if v != def {
-				say(" %s=%v", name, v)
-			}
-		}
-		one("default-domain", s.DefaultDomain, d.DefaultDomain)
-		one("admission-open", s.AdmissionOpen, d.AdmissionOpen)
-		one("read-only", s.ReadOnly, d.ReadOnly)
-		one("automation-paused", s.AutomationPaused, d.AutomationPaused)
-		one("guard-count", s.GuardCount, d.GuardCount)
-		one("guard-percent", s.GuardPercent, d.GuardPercent)
-		one("guard-window", s.GuardWindow, d.GuardWindow)
-		one("reserve-grace", s.ReserveGrace, d.ReserveGrace)
-		one("reserve-max", s.ReserveMax, d.ReserveMax)
-		one("delivery-grace", s.DeliveryGrace, d.DeliveryGrace)
-		one("tombstone-keep", s.TombstoneKeep, d.TombstoneKeep)
-		one("request-keep", s.RequestKeep, d.RequestKeep)
-	case machine.Tick:
-		say("tick")
-	case machine.Restore:
-		say("restore %d", op.Incarnation)
-	case machine.Batch:
-		say("batch")
-		for _, item := range op.Ops {
-			say("\n| %s", formatOp(item))
-		}
-	}
-	return b.String()
 }

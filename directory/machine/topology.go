@@ -46,14 +46,9 @@ func readTopology(r kv.Reader, at directory.Revision) (*topology, error) {
 		groupBy:     map[directory.GroupName]*directory.Group{},
 		holdBy:      map[string]*directory.Hold{},
 	}
-	if v := r.Get(bucketMeta, keyCluster); v != nil {
-		b, err := unseal(bucketMeta, keyCluster, v)
-		if err != nil {
-			return nil, err
-		}
-		if t.cluster, err = decodeCluster(b); err != nil {
-			return nil, err
-		}
+	var err error
+	if t.cluster, err = readCluster(r); err != nil {
+		return nil, err
 	}
 	if v := r.Get(bucketMeta, keySettings); v != nil {
 		b, err := unseal(bucketMeta, keySettings, v)
@@ -64,7 +59,7 @@ func readTopology(r kv.Reader, at directory.Revision) (*topology, error) {
 			return nil, err
 		}
 	}
-	err := eachRow(r, bucketBackend, []byte{'i'}, func(_, b []byte) error {
+	err = eachRow(r, bucketBackend, []byte{'i'}, func(_, b []byte) error {
 		row, err := decodeBackend(b)
 		if err == nil {
 			t.addBackend(&row)

@@ -10,7 +10,8 @@ import (
 )
 
 // RawIndexes is what the index buckets hold, decoded and nothing more, in key
-// order: what tests compare with what they worked out themselves.
+// order: what is compared with what somebody else worked out. No answer is made
+// of it.
 type RawIndexes struct {
 	Mailboxes    []*directory.Mailbox
 	ByServer     map[directory.ServerID][]directory.MailboxName

@@ -1,28 +1,24 @@
-package machine_test
+package oracle
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
-	"math/big"
 	"net/netip"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
 )
 
-// oracle is the rules written a second time, without any thought for speed:
-// plain maps, and everything that the machine keeps as an index worked out
-// anew whenever somebody asks. It was written from what doc.go and command.go
-// say, not from the code that it is compared with.
-type oracle struct {
+// Oracle is a directory by the rules as they are written. It belongs to one
+// goroutine.
+type Oracle struct {
 	inited     bool
 	clusterID  string
+	version    uint32 // of the cluster
 	digestKey  []byte
 	life       directory.Incarnation
 	began      directory.Revision // of this life; 0: the first
@@ -54,6 +50,9 @@ type oracle struct {
 	left map[directory.ServerID]map[directory.MailboxName]bool
 	// decided is when each decision was made.
 	decided map[directory.ServerID]directory.Revision
+	// followed is what the machine said of the command that is being applied; nil:
+	// it is not to be followed.
+	followed *machine.Result
 }
 
 type box struct {
@@ -89,8 +88,9 @@ type guardEvent struct {
 	returned bool
 }
 
-func newOracle() *oracle {
-	return &oracle{
+// New returns the directory of a cluster that has not begun.
+func New() *Oracle {
+	return &Oracle{
 		backends: map[directory.ServerID]*directory.Backend{},
 		groups:   map[directory.GroupID]*directory.Group{},
 		boxes:    map[directory.MailboxName]*box{},
@@ -112,8 +112,8 @@ func newOracle() *oracle {
 	}
 }
 
-// do applies one command.
-func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
+// Do applies one command, elapsed after the last.
+func (o *Oracle) Do(elapsed directory.Time, c machine.Command) machine.Result {
 	o.rev++
 	o.now += elapsed
 	if c.Client != "" {
@@ -136,6 +136,29 @@ func (o *oracle) do(elapsed directory.Time, c machine.Command) machine.Result {
 	return r
 }
 
+// Follow is Do for a command that the machine answered with got. Digests lag behind
+// while a sweep is open, so that what SetPrimary and SetGroup then find missing is
+// the machine's to say: of that alone its word is taken.
+func (o *Oracle) Follow(elapsed directory.Time, c machine.Command, got machine.Result) machine.Result {
+	if o.Sweeping() {
+		o.followed = &got
+		defer func() { o.followed = nil }()
+	}
+	return o.Do(elapsed, c)
+}
+
+// Sweeping reports whether the consequences of a command have still to be gone
+// through by Ticks.
+func (o *Oracle) Sweeping() bool {
+	return len(o.regroup)+len(o.enter)+len(o.decide)+len(o.joining) > 0
+}
+
+// Revision is how many commands were applied, and 2^32 for each life that ended.
+func (o *Oracle) Revision() directory.Revision { return o.rev }
+
+// Now is directory time.
+func (o *Oracle) Now() directory.Time { return o.now }
+
 // endsWithLife reports whether a restore drops what op did.
 func endsWithLife(op machine.Op) bool {
 	switch op := op.(type) {
@@ -147,7 +170,7 @@ func endsWithLife(op machine.Op) bool {
 	return false
 }
 
-func (o *oracle) one(c machine.Command) machine.Result {
+func (o *Oracle) one(c machine.Command) machine.Result {
 	var r machine.Result
 	if o.noGrowth() {
 		switch c.Op.(type) {
@@ -160,6 +183,8 @@ func (o *oracle) one(c machine.Command) machine.Result {
 		r = o.init(op)
 	case machine.Restore:
 		r = o.restore(op)
+	case machine.Finalize:
+		r = o.finalize(op)
 	case machine.Assert:
 		r = o.assert(op)
 	case machine.Retract:
@@ -221,11 +246,12 @@ func (o *oracle) one(c machine.Command) machine.Result {
 	return r
 }
 
-func (o *oracle) init(op machine.Init) machine.Result {
+func (o *Oracle) init(op machine.Init) machine.Result {
 	if o.inited {
 		return effect(machine.Unchanged)
 	}
 	o.inited, o.clusterID, o.life, o.digestKey = true, op.ClusterID, op.Incarnation, op.DigestKey
+	o.version = max(op.Version, 1)
 	o.nextServer, o.nextGroup = 1, 1
 	o.forgetAt = o.now + o.set.RequestKeep/2
 	return effect(machine.Added)
@@ -237,7 +263,7 @@ func refused(err error) machine.Result { return machine.Result{Refused: err} }
 
 // Looking things up, the slow way.
 
-func (o *oracle) backend(name directory.BackendName) *directory.Backend {
+func (o *Oracle) backend(name directory.BackendName) *directory.Backend {
 	for _, b := range o.backends {
 		if b.Name == name {
 			return b
@@ -246,7 +272,7 @@ func (o *oracle) backend(name directory.BackendName) *directory.Backend {
 	return nil
 }
 
-func (o *oracle) group(name directory.GroupName) *directory.Group {
+func (o *Oracle) group(name directory.GroupName) *directory.Group {
 	for _, g := range o.groups {
 		if g.Name == name && g.MergedInto == 0 {
 			return g
@@ -256,7 +282,7 @@ func (o *oracle) group(name directory.GroupName) *directory.Group {
 }
 
 // follow returns a group with mergers followed.
-func (o *oracle) follow(id directory.GroupID) *directory.Group {
+func (o *Oracle) follow(id directory.GroupID) *directory.Group {
 	g := o.groups[id]
 	for g != nil && g.MergedInto != 0 {
 		g = o.groups[g.MergedInto]
@@ -264,19 +290,19 @@ func (o *oracle) follow(id directory.GroupID) *directory.Group {
 	return g
 }
 
-func (o *oracle) groupOf(server directory.ServerID) *directory.Group {
+func (o *Oracle) groupOf(server directory.ServerID) *directory.Group {
 	return o.follow(o.backends[server].Group)
 }
 
 // counts reports whether a fact can make a home, a fork or a route.
-func (o *oracle) counts(f *directory.Fact) bool {
+func (o *Oracle) counts(f *directory.Fact) bool {
 	b := o.backends[f.Server]
 	return b.Admitted && b.State != directory.BackendLost && b.State != directory.BackendRetired &&
 		f.Standing == directory.InForce && f.State != directory.HeldReturn
 }
 
 // homeOf is the home of a mailbox, nil if it has none.
-func (o *oracle) homeOf(b *box) *directory.Group {
+func (o *Oracle) homeOf(b *box) *directory.Group {
 	if b == nil {
 		return nil
 	}
@@ -300,7 +326,7 @@ func member(g *directory.Group, server directory.ServerID) bool {
 }
 
 // live returns the facts that count of the home's members, by server.
-func (o *oracle) live(b *box) []*directory.Fact {
+func (o *Oracle) live(b *box) []*directory.Fact {
 	if b == nil {
 		return nil
 	}
@@ -316,13 +342,13 @@ func (o *oracle) live(b *box) []*directory.Fact {
 
 // confirmed reports whether f was heard in this life, alone or with all that its
 // server has.
-func (o *oracle) confirmed(f *directory.Fact) bool {
+func (o *Oracle) confirmed(f *directory.Fact) bool {
 	b := o.backends[f.Server]
 	return f.Incarnation == o.life || b.Confirmed != directory.ByNobody && b.ConfirmedIn == o.life && f.State != directory.HeldWithdrawal
 }
 
 // strangers returns the facts that make a fork, by server.
-func (o *oracle) strangers(b *box) []*directory.Fact {
+func (o *Oracle) strangers(b *box) []*directory.Fact {
 	if b == nil {
 		return nil
 	}
@@ -337,7 +363,7 @@ func (o *oracle) strangers(b *box) []*directory.Fact {
 }
 
 // inHome are the facts that list and post: as live, and a lost member's too.
-func (o *oracle) inHome(b *box) []*directory.Fact {
+func (o *Oracle) inHome(b *box) []*directory.Fact {
 	home := o.homeOf(b)
 	var out []*directory.Fact
 	for _, s := range slices.Sorted(maps.Keys(b.facts)) {
@@ -351,7 +377,7 @@ func (o *oracle) inHome(b *box) []*directory.Fact {
 
 // gaveUp reports whether the home, not vacant, waits for somebody to take the
 // mailbox over.
-func (o *oracle) gaveUp(b *box) bool {
+func (o *Oracle) gaveUp(b *box) bool {
 	live := o.live(b)
 	if len(live) == 0 {
 		return false
@@ -366,7 +392,7 @@ func (o *oracle) gaveUp(b *box) bool {
 	return all
 }
 
-func (o *oracle) fact(name directory.MailboxName, server directory.BackendName) (*box, *directory.Backend, *directory.Fact) {
+func (o *Oracle) fact(name directory.MailboxName, server directory.BackendName) (*box, *directory.Backend, *directory.Fact) {
 	b, be := o.boxes[name], o.backend(server)
 	if b == nil || be == nil {
 		return b, be, nil
@@ -375,7 +401,7 @@ func (o *oracle) fact(name directory.MailboxName, server directory.BackendName) 
 }
 
 // stated is how many facts a server states.
-func (o *oracle) stated(server directory.ServerID) (n uint64) {
+func (o *Oracle) stated(server directory.ServerID) (n uint64) {
 	for _, b := range o.boxes {
 		if f := b.facts[server]; f != nil && f.State != directory.HeldWithdrawal {
 			n++
@@ -386,7 +412,7 @@ func (o *oracle) stated(server directory.ServerID) (n uint64) {
 
 // counted are the names of which a server has a fact in force inside the home,
 // and does not say that it is gone.
-func (o *oracle) counted(server directory.ServerID) map[directory.MailboxName]bool {
+func (o *Oracle) counted(server directory.ServerID) map[directory.MailboxName]bool {
 	names := map[directory.MailboxName]bool{}
 	for name, b := range o.boxes {
 		for _, f := range o.inHome(b) {
@@ -399,7 +425,7 @@ func (o *oracle) counted(server directory.ServerID) map[directory.MailboxName]bo
 }
 
 // heard starts the grace of what server has reserved.
-func (o *oracle) heard(server directory.BackendName) {
+func (o *Oracle) heard(server directory.BackendName) {
 	b := o.backend(server)
 	if b == nil {
 		return
@@ -437,7 +463,7 @@ func validStatement(st directory.Statement) error {
 
 // Backends, as they come to be.
 
-func (o *oracle) addBackend(name directory.BackendName, admitted bool) *directory.Backend {
+func (o *Oracle) addBackend(name directory.BackendName, admitted bool) *directory.Backend {
 	b := &directory.Backend{
 		ID: o.nextServer, Name: name, Weight: directory.DefaultWeight, Admitted: admitted,
 		State: directory.BackendActive, Since: o.now,
@@ -449,7 +475,7 @@ func (o *oracle) addBackend(name directory.BackendName, admitted bool) *director
 }
 
 // ownGroup gives b a new group of one.
-func (o *oracle) ownGroup(b *directory.Backend) {
+func (o *Oracle) ownGroup(b *directory.Backend) {
 	name := directory.GroupName(b.Name)
 	for n := o.nextGroup; o.group(name) != nil; n++ {
 		name = directory.GroupName(fmt.Sprintf("%s-own%d", b.Name, n))
@@ -465,7 +491,7 @@ func (o *oracle) ownGroup(b *directory.Backend) {
 
 // Assert.
 
-func (o *oracle) assert(op machine.Assert) machine.Result {
+func (o *Oracle) assert(op machine.Assert) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
@@ -495,7 +521,7 @@ func (o *oracle) assert(op machine.Assert) machine.Result {
 }
 
 // changedSince reports whether server's fact changed, or went, after rev.
-func (o *oracle) changedSince(name directory.MailboxName, server directory.BackendName, rev directory.Revision) bool {
+func (o *Oracle) changedSince(name directory.MailboxName, server directory.BackendName, rev directory.Revision) bool {
 	_, be, f := o.fact(name, server)
 	if f != nil {
 		return f.Last > rev
@@ -505,13 +531,13 @@ func (o *oracle) changedSince(name directory.MailboxName, server directory.Backe
 }
 
 // wouldChange reports whether the assertion states anything new.
-func (o *oracle) wouldChange(op machine.Assert) bool {
+func (o *Oracle) wouldChange(op machine.Assert) bool {
 	_, _, f := o.fact(op.Mailbox, op.Server)
 	return f == nil || f.Merge(op.Statement) != *f
 }
 
 // stateFact is an assertion that is accepted, of a backend that is known.
-func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Result {
+func (o *Oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Result {
 	name := op.Mailbox
 	b := o.boxes[name]
 	if b == nil {
@@ -551,13 +577,13 @@ func (o *oracle) stateFact(be *directory.Backend, op machine.Assert) machine.Res
 	return o.weigh(b, be, name, op.Statement, state, true)
 }
 
-func (o *oracle) countsBackend(be *directory.Backend) bool {
+func (o *Oracle) countsBackend(be *directory.Backend) bool {
 	return be.Admitted && be.State != directory.BackendLost && be.State != directory.BackendRetired
 }
 
 // weigh finds what an assertion, believed, does to the mailbox; or, if it was
 // not made now, a fact that begins to count.
-func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, st directory.Statement, state directory.FactState, now bool) machine.Result {
+func (o *Oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName, st directory.Statement, state directory.FactState, now bool) machine.Result {
 	// What was true before.
 	old := b.facts[be.ID]
 	isNew := old == nil
@@ -695,11 +721,11 @@ func (o *oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 }
 
 // touch marks a fact as changed by this command.
-func (o *oracle) touch(f *directory.Fact) { f.Last, f.Changed = o.rev, o.now }
+func (o *Oracle) touch(f *directory.Fact) { f.Last, f.Changed = o.rev, o.now }
 
 // revive clears the way for a name that comes alive, or to another home: it has
 // no tombstone but of a move, and nobody outside its home has a claim to it.
-func (o *oracle) revive(b *box, name directory.MailboxName) {
+func (o *Oracle) revive(b *box, name directory.MailboxName) {
 	if t := o.tombs[name]; t != nil && t.How != directory.GoneMoved {
 		delete(o.tombs, name)
 	}
@@ -718,7 +744,7 @@ func named(b *box, server directory.ServerID, id string) bool {
 func minute(t directory.Time) uint64 { return uint64(t) / 60_000 }
 
 // beyond reports whether one more withdrawal or return of server is too many.
-func (o *oracle) beyond(server directory.ServerID, returned bool) bool {
+func (o *Oracle) beyond(server directory.ServerID, returned bool) bool {
 	window := uint64(o.set.GuardWindow+59_999) / 60_000
 	var withdrawn, n uint64
 	for _, ev := range o.guards[server] {
@@ -738,7 +764,7 @@ func (o *oracle) beyond(server directory.ServerID, returned bool) bool {
 
 // Retract.
 
-func (o *oracle) retract(op machine.Retract) machine.Result {
+func (o *Oracle) retract(op machine.Retract) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
@@ -779,7 +805,7 @@ func (o *oracle) retract(op machine.Retract) machine.Result {
 }
 
 // take takes a fact away, with all that follows from it.
-func (o *oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, how directory.Gone, newName directory.MailboxName) {
+func (o *Oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, how directory.Gone, newName directory.MailboxName) {
 	home := o.homeOf(b)
 	was := len(o.live(b)) > 0
 	delete(b.facts, f.Server)
@@ -805,7 +831,7 @@ func (o *oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epo
 
 // Reserve and Release.
 
-func (o *oracle) reserve(op machine.Reserve) machine.Result {
+func (o *Oracle) reserve(op machine.Reserve) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
@@ -859,7 +885,7 @@ func (o *oracle) reserve(op machine.Reserve) machine.Result {
 
 // holder is whose fact is in the way of a claim: the home's primary's, another
 // live one, a stranger's, one of another server that the guard holds.
-func (o *oracle) holder(b *box, asker *directory.Backend) *directory.Fact {
+func (o *Oracle) holder(b *box, asker *directory.Backend) *directory.Fact {
 	if b == nil {
 		return nil
 	}
@@ -888,7 +914,7 @@ func (o *oracle) holder(b *box, asker *directory.Backend) *directory.Fact {
 }
 
 // mayCreate says whether a server may make a mailbox of a name that is free.
-func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) error {
+func (o *Oracle) mayCreate(name directory.MailboxName, be *directory.Backend) error {
 	switch {
 	case be == nil && !o.set.AdmissionOpen || be != nil && !be.Admitted:
 		return directory.ErrNotAdmitted
@@ -906,7 +932,7 @@ func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) er
 			break
 		}
 	}
-	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.Weight == 0) {
+	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.State == directory.BackendFull || be.Weight == 0) {
 		return directory.ErrNotPlaceable
 	}
 	if (len(o.missing()) > 0 || !o.anyAdmitted()) && !name.IsDeleted() {
@@ -915,7 +941,7 @@ func (o *oracle) mayCreate(name directory.MailboxName, be *directory.Backend) er
 	return nil
 }
 
-func (o *oracle) missing() (names []directory.BackendName) {
+func (o *Oracle) missing() (names []directory.BackendName) {
 	for _, b := range o.backends {
 		if o.countsBackend(b) && (b.ConfirmedIn != o.life || b.Confirmed == directory.ByNobody) {
 			names = append(names, b.Name)
@@ -925,7 +951,7 @@ func (o *oracle) missing() (names []directory.BackendName) {
 	return names
 }
 
-func (o *oracle) anyAdmitted() bool {
+func (o *Oracle) anyAdmitted() bool {
 	for _, b := range o.backends {
 		if o.countsBackend(b) {
 			return true
@@ -934,7 +960,7 @@ func (o *oracle) anyAdmitted() bool {
 	return false
 }
 
-func (o *oracle) release(op machine.Release) machine.Result {
+func (o *Oracle) release(op machine.Release) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
@@ -949,7 +975,7 @@ func (o *oracle) release(op machine.Release) machine.Result {
 
 // Deactivate.
 
-func (o *oracle) deactivate(op machine.Deactivate) machine.Result {
+func (o *Oracle) deactivate(op machine.Deactivate) machine.Result {
 	if err := validNames(op.Mailbox, op.Server); err != nil {
 		return refused(err)
 	}
@@ -971,7 +997,7 @@ func (o *oracle) deactivate(op machine.Deactivate) machine.Result {
 
 // Rename.
 
-func (o *oracle) rename(op machine.Rename) machine.Result {
+func (o *Oracle) rename(op machine.Rename) machine.Result {
 	if err := validNames(op.From, op.Server); err != nil {
 		return refused(err)
 	}
@@ -1052,7 +1078,7 @@ func (o *oracle) rename(op machine.Rename) machine.Result {
 	return machine.Result{Effect: machine.Changed, Count: uint32(len(moves))}
 }
 
-func (o *oracle) moveSubscriptions(op machine.Rename) {
+func (o *Oracle) moveSubscriptions(op machine.Rename) {
 	from, ok1 := op.From.Owner()
 	to, ok2 := op.To.Owner()
 	if !op.From.IsInbox() || !op.To.IsInbox() || !ok1 || !ok2 {
@@ -1075,7 +1101,7 @@ func (o *oracle) moveSubscriptions(op machine.Rename) {
 
 // Groups.
 
-func (o *oracle) setPrimary(op machine.SetPrimary) machine.Result {
+func (o *Oracle) setPrimary(op machine.SetPrimary) machine.Result {
 	if _, err := directory.ParseGroup(string(op.Group)); err != nil {
 		return refused(err)
 	}
@@ -1102,7 +1128,7 @@ func (o *oracle) setPrimary(op machine.SetPrimary) machine.Result {
 	if to.State == directory.BackendDown || !o.countsBackend(to) {
 		return machine.Result{Refused: directory.ErrNotMember, Epoch: g.Epoch}
 	}
-	if !op.AcceptMissing && !maps.Equal(o.counted(g.Primary), o.counted(to.ID)) {
+	if !op.AcceptMissing && o.missingSays(!maps.Equal(o.counted(g.Primary), o.counted(to.ID))) {
 		return machine.Result{Refused: directory.ErrMissingAtTarget, Epoch: g.Epoch}
 	}
 	g.Primary = to.ID
@@ -1110,7 +1136,16 @@ func (o *oracle) setPrimary(op machine.SetPrimary) machine.Result {
 	return machine.Result{Effect: machine.Changed, Epoch: g.Epoch}
 }
 
-func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
+// missingSays is whether something is missing at a member: what was counted, or the
+// machine's word where that is taken.
+func (o *Oracle) missingSays(counted bool) bool {
+	if o.followed != nil {
+		return errors.Is(o.followed.Refused, directory.ErrMissingAtTarget)
+	}
+	return counted
+}
+
+func (o *Oracle) setGroup(op machine.SetGroup) machine.Result {
 	if _, err := directory.ParseGroup(string(op.Group)); err != nil {
 		return refused(err)
 	}
@@ -1156,7 +1191,7 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 		if b.State.Gone() || b.State == directory.BackendDown && s == primary {
 			return refused(directory.ErrNotMember)
 		}
-		if s != primary && !op.AcceptMissing && len(o.counted(s)) > 0 {
+		if s != primary && !op.AcceptMissing && o.missingSays(len(o.counted(s)) > 0) {
 			return refused(directory.ErrMissingAtTarget)
 		}
 	}
@@ -1211,11 +1246,11 @@ func (o *oracle) setGroup(op machine.SetGroup) machine.Result {
 
 // Backends.
 
-func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
+func (o *Oracle) setBackend(op machine.SetBackend) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
-	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) {
+	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) && (*op.State != directory.BackendFull || o.version < 2) {
 		return refused(directory.ErrInvalid)
 	}
 	if op.Addresses != nil {
@@ -1279,7 +1314,7 @@ func (o *oracle) setBackend(op machine.SetBackend) machine.Result {
 	return effect(e)
 }
 
-func (o *oracle) admit(op machine.Admit) machine.Result {
+func (o *Oracle) admit(op machine.Admit) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
@@ -1297,7 +1332,7 @@ func (o *oracle) admit(op machine.Admit) machine.Result {
 }
 
 // admitNow lets b's facts count; what they do to homes is left to a sweep.
-func (o *oracle) admitNow(b *directory.Backend) {
+func (o *Oracle) admitNow(b *directory.Backend) {
 	b.Admitted = true
 	o.enter[b.ID] = map[directory.MailboxName]bool{}
 	for name, bx := range o.boxes {
@@ -1307,7 +1342,7 @@ func (o *oracle) admitNow(b *directory.Backend) {
 	}
 }
 
-func (o *oracle) confirm(op machine.Confirm) machine.Result {
+func (o *Oracle) confirm(op machine.Confirm) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
@@ -1346,7 +1381,7 @@ func (o *oracle) confirm(op machine.Confirm) machine.Result {
 	return effect(machine.Changed)
 }
 
-func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
+func (o *Oracle) renameBackend(op machine.RenameBackend) machine.Result {
 	if _, err := directory.ParseBackend(string(op.From)); err != nil {
 		return refused(err)
 	}
@@ -1379,7 +1414,7 @@ func (o *oracle) renameBackend(op machine.RenameBackend) machine.Result {
 }
 
 // moveHold lets a hold follow what it is on; of two the longer stays.
-func (o *oracle) moveHold(kind directory.HoldKind, from, to string) {
+func (o *Oracle) moveHold(kind directory.HoldKind, from, to string) {
 	h := o.holds[holdID{kind, from}]
 	if h == nil || from == to {
 		return
@@ -1393,7 +1428,7 @@ func (o *oracle) moveHold(kind directory.HoldKind, from, to string) {
 
 // Subscriptions.
 
-func (o *oracle) subscribe(op machine.Subscribe) machine.Result {
+func (o *Oracle) subscribe(op machine.Subscribe) machine.Result {
 	if err := validSub(op.User, op.Mailbox); err != nil {
 		return refused(err)
 	}
@@ -1408,7 +1443,7 @@ func (o *oracle) subscribe(op machine.Subscribe) machine.Result {
 	return effect(machine.Added)
 }
 
-func (o *oracle) unsubscribe(op machine.Unsubscribe) machine.Result {
+func (o *Oracle) unsubscribe(op machine.Unsubscribe) machine.Result {
 	if err := validSub(op.User, op.Mailbox); err != nil {
 		return refused(err)
 	}
@@ -1430,7 +1465,7 @@ func validSub(user directory.UserID, name directory.MailboxName) error {
 
 // Settle.
 
-func (o *oracle) settle(op machine.Settle) machine.Result {
+func (o *Oracle) settle(op machine.Settle) machine.Result {
 	if err := validNames(op.Mailbox, op.Keep); err != nil {
 		return refused(err)
 	}
@@ -1458,7 +1493,7 @@ func (o *oracle) settle(op machine.Settle) machine.Result {
 
 // Holds.
 
-func (o *oracle) validHold(kind directory.HoldKind, key string, placing bool) error {
+func (o *Oracle) validHold(kind directory.HoldKind, key string, placing bool) error {
 	var err error
 	switch kind {
 	case directory.HoldUser:
@@ -1479,7 +1514,7 @@ func (o *oracle) validHold(kind directory.HoldKind, key string, placing bool) er
 	return err
 }
 
-func (o *oracle) hold(op machine.Hold) machine.Result {
+func (o *Oracle) hold(op machine.Hold) machine.Result {
 	if err := o.validHold(op.Kind, op.Key, true); err != nil {
 		return refused(err)
 	}
@@ -1498,7 +1533,7 @@ func (o *oracle) hold(op machine.Hold) machine.Result {
 	return machine.Result{Effect: e, Deadline: op.For}
 }
 
-func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
+func (o *Oracle) releaseHold(op machine.ReleaseHold) machine.Result {
 	if err := o.validHold(op.Kind, op.Key, false); err != nil {
 		return refused(err)
 	}
@@ -1512,7 +1547,7 @@ func (o *oracle) releaseHold(op machine.ReleaseHold) machine.Result {
 
 // Alarms.
 
-func (o *oracle) setAlarm(op machine.SetAlarm) machine.Result {
+func (o *Oracle) setAlarm(op machine.SetAlarm) machine.Result {
 	switch {
 	case op.Kind < 1 || op.Kind > 3, op.Node == "", op.On && op.Voters == 0:
 		return refused(directory.ErrInvalid)
@@ -1539,7 +1574,7 @@ func (o *oracle) setAlarm(op machine.SetAlarm) machine.Result {
 }
 
 // noGrowth: the cluster is read-only, or most voters have no space.
-func (o *oracle) noGrowth() bool {
+func (o *Oracle) noGrowth() bool {
 	full, voters, said := 0, uint32(0), directory.Revision(0)
 	for id, a := range o.alarms {
 		if at := o.voters[id]; at > said {
@@ -1554,7 +1589,7 @@ func (o *oracle) noGrowth() bool {
 
 // Decisions about what is held, and ticks.
 
-func (o *oracle) decideHeld(op machine.DecideHeld) machine.Result {
+func (o *Oracle) decideHeld(op machine.DecideHeld) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
@@ -1573,11 +1608,11 @@ func (o *oracle) decideHeld(op machine.DecideHeld) machine.Result {
 	return effect(machine.Changed)
 }
 
-func (o *oracle) names() []directory.MailboxName {
+func (o *Oracle) names() []directory.MailboxName {
 	return slices.SortedFunc(maps.Keys(o.boxes), directory.CompareNames)
 }
 
-func (o *oracle) tick() machine.Result {
+func (o *Oracle) tick() machine.Result {
 	r := effect(machine.Unchanged)
 	for id, h := range o.holds {
 		if h.Until <= o.now {
@@ -1607,7 +1642,7 @@ func (o *oracle) tick() machine.Result {
 
 // sweepOne carries one sweep to its end: memberships, then admissions, then
 // decisions, by server.
-func (o *oracle) sweepOne() {
+func (o *Oracle) sweepOne() {
 	if s, ok := least(o.regroup); ok {
 		delete(o.regroup, s)
 		for _, name := range o.names() {
@@ -1674,7 +1709,7 @@ func least[V any](m map[directory.ServerID]V) (directory.ServerID, bool) {
 	return keys[0], true
 }
 
-func (o *oracle) settleHome(b *box) {
+func (o *Oracle) settleHome(b *box) {
 	if home := o.homeOf(b); home != nil {
 		b.home = home.ID
 	}
@@ -1682,7 +1717,7 @@ func (o *oracle) settleHome(b *box) {
 
 // reenter weighs a fact that is there already, as if it were asserted now in
 // the given state; what it states, and when it did, stays.
-func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, state directory.FactState) {
+func (o *Oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, state directory.FactState) {
 	before := *f
 	o.weigh(b, o.backends[f.Server], name, directory.Statement{}, state, false)
 	f = b.facts[f.Server]
@@ -1694,7 +1729,7 @@ func (o *oracle) reenter(b *box, name directory.MailboxName, f *directory.Fact, 
 	}
 }
 
-func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, approve bool) {
+func (o *Oracle) decideFact(name directory.MailboxName, f *directory.Fact, approve bool) {
 	b := o.boxes[name]
 	switch {
 	case f.State == directory.HeldWithdrawal && approve:
@@ -1716,7 +1751,7 @@ func (o *oracle) decideFact(name directory.MailboxName, f *directory.Fact, appro
 	}
 }
 
-func (o *oracle) setSettings(op machine.SetSettings) machine.Result {
+func (o *Oracle) setSettings(op machine.SetSettings) machine.Result {
 	s := op.Settings
 	if s.GuardPercent > 100 || s.GuardWindow == 0 || s.ReserveMax == 0 {
 		return refused(directory.ErrInvalid)
@@ -1729,7 +1764,7 @@ func (o *oracle) setSettings(op machine.SetSettings) machine.Result {
 }
 
 // restore begins the cluster's next life.
-func (o *oracle) restore(op machine.Restore) machine.Result {
+func (o *Oracle) restore(op machine.Restore) machine.Result {
 	switch {
 	case op.ClusterID == o.clusterID && op.Incarnation == o.life:
 		return effect(machine.Unchanged)
@@ -1754,192 +1789,16 @@ func (o *oracle) restore(op machine.Restore) machine.Result {
 	return effect(machine.Changed)
 }
 
-// Answers.
-
-type place struct {
-	outcome  directory.Outcome
-	server   directory.BackendName
-	home     directory.GroupName
-	forked   bool
-	lister   directory.BackendName // whose fact rights and listing come from
-	recently bool
-}
-
-// lookup is the route of a name.
-func (o *oracle) lookup(name directory.MailboxName) (p place) {
-	b := o.boxes[name]
-	home := o.homeOf(b)
-	if home != nil {
-		p.home = home.Name
-	}
-	p.outcome = directory.NotFound
-	live := o.live(b)
-	p.forked = len(o.strangers(b)) > 0
-	var primary *directory.Fact
-	for _, f := range live {
-		if f.Server == home.Primary {
-			primary = f
-		}
-	}
-	bname := func(f *directory.Fact) directory.BackendName { return o.backends[f.Server].Name }
+// finalize raises the cluster version.
+func (o *Oracle) finalize(op machine.Finalize) machine.Result {
 	switch {
-	case primary != nil:
-		p.server, p.lister = bname(primary), bname(primary)
-		switch {
-		case primary.State == directory.HeldWithdrawal:
-			p.outcome, p.server = directory.Held, ""
-		case primary.State == directory.Deactivated || primary.State == directory.Withdrawing:
-			p.outcome = directory.Moving
-		case o.backends[primary.Server].State == directory.BackendDown:
-			p.outcome = directory.BackendIsDown
-		case !o.confirmed(primary):
-			p.outcome = directory.Unconfirmed
-		default:
-			p.outcome = directory.Serving
-		}
-	case len(live) > 0:
-		best := slices.MinFunc(live, func(f, g *directory.Fact) int {
-			if a, b := f.State == directory.Active, g.State == directory.Active; a != b {
-				if a {
-					return -1
-				}
-				return 1
-			}
-			return cmp.Or(cmp.Compare(g.Last, f.Last), cmp.Compare(f.Server, g.Server))
-		})
-		p.outcome, p.server, p.lister = directory.NotAtPrimary, bname(best), bname(best)
-	case p.forked:
-		p.outcome = directory.OrphanedFork
-	case b != nil:
-		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
-			f := b.facts[s]
-			be := o.backends[s]
-			if !be.Admitted || be.State != directory.BackendLost || f.Standing != directory.InForce {
-				continue
-			}
-			p.outcome = directory.BackendIsDown
-			switch {
-			case member(home, s):
-				p.server, p.lister = be.Name, be.Name
-			case p.server == "":
-				p.server = be.Name
-			}
-		}
+	case op.To == o.version:
+		return effect(machine.Unchanged)
+	case op.To < o.version || op.To <= op.From:
+		return refused(directory.ErrInvalid)
+	case op.From != o.version:
+		return refused(directory.ErrVersion)
 	}
-	if p.outcome == directory.NotFound && b != nil {
-		for s, f := range b.facts {
-			unsure := f.State == directory.HeldReturn || f.State == directory.HeldWithdrawal && !o.confirmed(f)
-			if unsure && f.Standing == directory.InForce && o.countsBackend(o.backends[s]) {
-				p.outcome = directory.Held // nobody has decided whether to believe it
-			}
-		}
-	}
-	if o.held(name, home) {
-		p.outcome, p.server = directory.Held, ""
-	}
-	if p.outcome == directory.NotFound {
-		t := o.tombs[name]
-		p.recently = t != nil && t.How != directory.GoneMoved && name.IsInbox() && o.now-t.Time < o.set.DeliveryGrace
-		if len(o.missing()) > 0 || !o.anyAdmitted() {
-			p.outcome = directory.Incomplete
-		}
-	}
-	return p
-}
-
-func (o *oracle) held(name directory.MailboxName, home *directory.Group) bool {
-	owner, _ := name.Owner()
-	for id := range o.holds {
-		switch id.kind {
-		case directory.HoldUser:
-			if owner != "" && string(owner) == id.key {
-				return true
-			}
-		case directory.HoldMailbox:
-			if n := directory.MailboxName(id.key); n == name || name.IsBelow(n) {
-				return true
-			}
-		case directory.HoldGroup:
-			if home != nil && string(home.Name) == id.key {
-				return true
-			}
-		case directory.HoldBackend:
-			if home != nil && string(o.backends[home.Primary].Name) == id.key {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// postings works out who may look up what: identifier, name, and the rights,
-// or "weigh" where the reader has to look at the ACLs.
-func (o *oracle) postings() (lines []string) {
-	for _, name := range o.names() {
-		if name.IsDeleted() {
-			continue
-		}
-		owner, _ := name.Owner()
-		rights := map[string]string{}
-		weigh := false
-		in := o.inHome(o.boxes[name])
-		if len(o.live(o.boxes[name])) == 0 && len(o.strangers(o.boxes[name])) > 0 {
-			continue // an orphaned fork is not listed
-		}
-		for _, f := range in {
-			acl, _ := directory.ParseACL(f.ACL)
-			weigh = weigh || acl.HasNegative() || f.ACL != in[0].ACL
-			for _, e := range acl {
-				if !e.Negative && e.Identifier != string(owner) {
-					rights[e.Identifier] += e.Rights.String()
-				}
-			}
-		}
-		for id, r := range rights {
-			if !strings.ContainsAny(r, "lr") {
-				continue
-			}
-			all, _ := directory.ParseRights(r)
-			r = all.String()
-			if weigh {
-				r = "weigh"
-			}
-			lines = append(lines, fmt.Sprintf("%s %s %s", id, name, r))
-		}
-	}
-	slices.Sort(lines)
-	return lines
-}
-
-// sums works out a server's total: how many facts, and the sums of the hashes
-// of their names and of themselves.
-func (o *oracle) sums(server directory.ServerID) (count uint64, names, facts [16]byte) {
-	n, f := new(big.Int), new(big.Int)
-	hash := func(kind string, parts ...[]byte) *big.Int {
-		h := sha256.New()
-		h.Write(o.digestKey)
-		h.Write([]byte(kind))
-		for _, p := range parts {
-			h.Write(p)
-		}
-		return new(big.Int).SetBytes(h.Sum(nil)[:16])
-	}
-	field := func(p []byte) []byte {
-		return append(binary.BigEndian.AppendUint32(nil, uint32(len(p))), p...)
-	}
-	for name, b := range o.boxes {
-		fact := b.facts[server]
-		if fact == nil || fact.State == directory.HeldWithdrawal {
-			continue
-		}
-		count++
-		key := name.AppendKey(nil)
-		n.Add(n, hash("n", key))
-		f.Add(f, hash("f", key, []byte{0}, field([]byte(fact.Partition)), field([]byte(fact.ACL)), field([]byte(fact.MailboxID)),
-			field(binary.BigEndian.AppendUint32(nil, fact.UIDValidity)), field([]byte{byte(fact.Type)}), field([]byte(fact.SpecialUse))))
-	}
-	mod := new(big.Int).Lsh(big.NewInt(1), 128)
-	n.Mod(n, mod).FillBytes(names[:])
-	f.Mod(f, mod).FillBytes(facts[:])
-	return count, names, facts
+	o.version = op.To
+	return effect(machine.Changed)
 }

@@ -181,7 +181,7 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 		build("build", "-o", daemon, "./cmd/rookeryd")
 		build("build", "-o", ctl, "./cmd/rookeryctl")
 		flags = nil
-		build("test", "-c", "-o", bin, "./"+in)
+		build("test", "-c", "-tags", "peers", "-o", bin, "./"+in)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), *budget)
 	defer cancel()

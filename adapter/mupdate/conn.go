@@ -300,7 +300,7 @@ func (c *conn) cmdStartTLS(_ context.Context, l mupdatewire.Line) error {
 		return err
 	}
 	if c.s.cfg.Holder != nil {
-		c.login = c.s.cfg.Holder(secure.ConnectionState())
+		c.login = directory.BackendName(c.s.cfg.Holder(secure.ConnectionState()))
 	}
 	c.tls = true
 	c.over(secure)

@@ -31,7 +31,7 @@ type Config struct {
 	// TLS is what STARTTLS begins; nil: it is not offered.
 	TLS *tls.Config
 	// Holder names the backend that a client's certificate is of; nil, or empty: none.
-	Holder func(tls.ConnectionState) directory.BackendName
+	Holder func(tls.ConnectionState) string
 	// Clear takes logins without TLS.
 	Clear bool
 	// Order and Literals are for logins of which the users file does not say more.

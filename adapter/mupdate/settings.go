@@ -1,12 +1,16 @@
 package mupdate
 
 import (
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
+	"sync"
+	"time"
 )
 
 // Settings are the flags of a program that answers MUPDATE.
@@ -71,7 +75,7 @@ func loopback(address string) bool {
 	return err == nil && a.Addr().IsLoopback()
 }
 
-// Fill puts the settings into cfg.
+// Fill puts the settings into cfg: of TLS, what --mupdate-cert says.
 func (s *Settings) Fill(cfg *Config) error {
 	users, err := LoadUsers(s.Users)
 	if err != nil {
@@ -80,5 +84,55 @@ func (s *Settings) Fill(cfg *Config) error {
 	cfg.Users, cfg.Clear, cfg.Hostname = users, s.Clear, s.Hostname
 	cfg.Order, cfg.Literals = s.Order, s.Literals
 	cfg.MaxConnections, cfg.MaxStreams, cfg.SpoolDir = s.MaxConnections, s.MaxStreams, s.Spool
+	if s.Cert == "" {
+		return nil
+	}
+	c := &certificate{cert: s.Cert, key: s.Key}
+	if _, err := c.get(nil); err != nil {
+		return err
+	}
+	cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: c.get}
 	return nil
+}
+
+// certificate is one that is read again when its files change.
+type certificate struct {
+	cert, key string
+
+	mu     sync.Mutex
+	looked time.Time
+	stamp  [2]fileStamp
+	held   *tls.Certificate
+}
+
+// get returns the certificate as it is, or, if it cannot be read, as it was.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil && time.Since(c.looked) < lookAgain {
+		return c.held, nil
+	}
+	c.looked = time.Now()
+	var stamp [2]fileStamp
+	for i, path := range []string{c.cert, c.key} {
+		info, err := os.Stat(path)
+		if err != nil {
+			if c.held != nil {
+				return c.held, nil
+			}
+			return nil, fmt.Errorf("mupdate: %w", err)
+		}
+		stamp[i] = fileStamp{info.ModTime(), info.Size()}
+	}
+	if c.held != nil && stamp == c.stamp {
+		return c.held, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	switch {
+	case err == nil:
+		c.held, c.stamp = &pair, stamp
+	case c.held == nil:
+		return nil, fmt.Errorf("mupdate: %s and %s: %w", c.cert, c.key, err)
+	}
+	return c.held, nil
 }

@@ -443,6 +443,11 @@ func (c *Client) Update(ctx context.Context, each func(Record) error, listed fun
 	})
 }
 
+// Ping asks the server, while Update is told what changes, to answer when all that was
+// committed before has been told; Update calls noop then. It may be called by another
+// goroutine.
+func (c *Client) Ping() error { return c.send([]byte("P NOOP\r\n")) }
+
 // follow reads what changes.
 func (c *Client) follow(ctx context.Context, each func(Record) error, ping time.Duration, noop func() error) error {
 	pinged := false

@@ -17,6 +17,7 @@ BUF        := $(TOOLS)/buf
 GENERATORS := $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc
 STATICCHECK := $(TOOLS)/staticcheck
 ETCD        := $(TOOLS)/etcd
+POWERFS     := $(TOOLS)/powerfs
 
 DATA     ?= data
 BENCHDIR ?= bin/bench
@@ -24,8 +25,16 @@ CLUSTERSIZE ?= 1M
 FUZZTIME ?= 30s
 KILLS    ?= 500
 
-SOAK     ?= 1h
+SOAK     ?= 2h
+POWER_CUTS ?= 1000
+POWER_SEED ?= 0
+
 FACTS    ?= 1000000
+
+CHAOS_FAULTS     ?= 1000
+CHAOS_OPERATIONS ?= 2000000
+CHAOS_ARGS       ?= -chaos.least=100
+LOSSES           ?= 100
 
 LOADNODES    ?= 1
 LOADWATCHERS ?= 200
@@ -38,7 +47,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections generate check check-systemd clean
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +85,16 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
 
+powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
+	$(GO) -C internal/tools/powerfs test ./...
+	$(GO) test ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
+		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=1
+chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
+	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
+
+leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
+	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)
+
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
 		-load.watchers=$(LOADWATCHERS) -load.rate=$(LOADRATE) -load.time=$(LOADTIME) -load.kill=5s -load.mailboxes=20000
@@ -86,9 +105,16 @@ catch-up: build ## a node FACTS (1000000) behind comes back under full load; a l
 		-learner.facts=100000 -learner.writers=64 -learner.window=90s -learner.rate=1000000 -learner.log=2097152 -learner.given-up=1 \
 		-learner.share=0.7 -learner.slower=2
 
-soak-elections: build ## three nodes at 60 % of what they can do for SOAK (1h); nobody is killed, so every election is a false one
+soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); nobody is killed, so every election is a false one
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
+
+mutants: ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
+	$(GO) test ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
+		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
+
+soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
+	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg
@@ -109,7 +135,7 @@ check: $(BUF) $(GENERATORS) $(STATICCHECK) ## what may not drift: generated code
 	$(call part,gofmt,$(MAKE) -s gofmt)
 	$(call part,go vet,$(GO) vet ./...)
 	$(call part,staticcheck,$(STATICCHECK) ./...)
-	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff && $(GO) -C internal/tools/etcd mod tidy -diff)
+	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff && $(GO) -C internal/tools/etcd mod tidy -diff && $(GO) -C internal/tools/powerfs mod tidy -diff)
 	$(call part,arrows,$(GO) test ./internal/archtest)
 
 check-systemd: build ## have systemd read the unit; needs systemd-analyze
@@ -135,3 +161,8 @@ $(GENERATORS) $(STATICCHECK) &: internal/tools/go.mod internal/tools/go.sum
 # The server of etcd as it is released, for what is measured beside it.
 $(ETCD): internal/tools/etcd/go.mod internal/tools/etcd/go.sum
 	$(GO) build -C internal/tools/etcd -o ../../../$(ETCD) go.etcd.io/etcd/server/v3
+
+# A file system that can lose its power, in a module of its own: nothing that is
+# shipped needs FUSE.
+$(POWERFS): $(wildcard internal/tools/powerfs/*.go) internal/tools/powerfs/go.mod internal/tools/powerfs/go.sum
+	$(GO) build -C internal/tools/powerfs -o ../../../$(POWERFS) .

@@ -39,6 +39,7 @@ type options struct {
 	lanes       int
 	maxAge      time.Duration
 	grpcOptions []grpc.DialOption
+	conn        grpc.ClientConnInterface
 	observe     func(Attempt)
 }
 
@@ -81,6 +82,14 @@ func WithGRPC(opts ...grpc.DialOption) Option {
 	return func(o *options) { o.grpcOptions = append(o.grpcOptions, opts...) }
 }
 
+// WithConn has every call made by conn, whichever node leads: for a node in the same
+// process, such as server.Server.Conn returns. Dial is given one endpoint, which is
+// its name in what is told of attempts; credentials, dialer and transport options are
+// not used. Close leaves conn alone.
+func WithConn(conn grpc.ClientConnInterface) Option {
+	return func(o *options) { o.conn = conn }
+}
+
 // WithObserver has f told of every attempt of every call, for metrics. f must be
 // quick and may be called by many goroutines at once.
 func WithObserver(f func(Attempt)) Option { return func(o *options) { o.observe = f } }
@@ -111,17 +120,42 @@ func Dial(endpoints []string, opts ...Option) (*Client, error) {
 	if o.lanes < 1 {
 		return nil, fmt.Errorf("client: %d lanes; at least one is needed", o.lanes)
 	}
+	if o.conn != nil && len(endpoints) != 1 {
+		return nil, fmt.Errorf("client: %d endpoints and one connection", len(endpoints))
+	}
 	c := &Client{opts: o, closed: make(chan struct{})}
 	var err error
 	if c.lanes, err = newLanes(o.lanes); err != nil {
 		return nil, err
 	}
-	if c.nodes, err = dialNodes(endpoints, o.dial); err != nil {
+	if c.nodes, err = dialNodes(endpoints, o.connect); err != nil {
 		return nil, err
+	}
+	if o.conn != nil {
+		c.nodes.most = 1 // an address that it is told is not for it to connect to
 	}
 	c.Session = c.NewSession(nil)
 	return c, nil
 }
+
+// clientConn is a connection to a node.
+type clientConn interface {
+	grpc.ClientConnInterface
+	Close() error
+}
+
+// connect returns what calls to endpoint are made by.
+func (o options) connect(endpoint string) (clientConn, error) {
+	if o.conn != nil {
+		return lent{o.conn}, nil
+	}
+	return o.dial(endpoint)
+}
+
+// lent is a connection that is its owner's to close.
+type lent struct{ grpc.ClientConnInterface }
+
+func (lent) Close() error { return nil }
 
 // dial makes the connection to one endpoint, without connecting it.
 func (o options) dial(endpoint string) (*grpc.ClientConn, error) {

@@ -6,15 +6,13 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"google.golang.org/grpc"
-
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 )
 
 // node is one node of the cluster and the connection to it.
 type node struct {
 	endpoint  string
-	conn      *grpc.ClientConn
+	conn      clientConn
 	directory apiv1.DirectoryServiceClient
 	cluster   apiv1.ClusterServiceClient
 }
@@ -23,20 +21,20 @@ type node struct {
 // was told of. Reads go to the one that answered last, because it is near and
 // well; writes to the leader, once it is known.
 type nodes struct {
-	dial   func(endpoint string) (*grpc.ClientConn, error)
+	dial   func(endpoint string) (clientConn, error)
 	near   atomic.Pointer[node]
 	leader atomic.Pointer[node] // nil: not known
 
 	mu     sync.Mutex
 	all    []*node // those given to Dial first
-	given  int
+	most   int     // as many as there may be
 	closed bool
 }
 
 // maxTold bounds the nodes that are known only because another named them.
 const maxTold = 16
 
-func dialNodes(endpoints []string, dial func(string) (*grpc.ClientConn, error)) (*nodes, error) {
+func dialNodes(endpoints []string, dial func(string) (clientConn, error)) (*nodes, error) {
 	ns := &nodes{dial: dial}
 	for _, endpoint := range endpoints {
 		if ns.find(endpoint) != nil {
@@ -46,7 +44,7 @@ func dialNodes(endpoints []string, dial func(string) (*grpc.ClientConn, error)) 
 			return nil, errors.Join(err, ns.close())
 		}
 	}
-	ns.given = len(ns.all)
+	ns.most = len(ns.all) + maxTold
 	ns.near.Store(ns.all[0])
 	return ns, nil
 }
@@ -114,7 +112,7 @@ func (ns *nodes) at(address string) *node {
 	if n := ns.find(address); n != nil {
 		return n
 	}
-	if address == "" || ns.closed || len(ns.all) >= ns.given+maxTold {
+	if address == "" || ns.closed || len(ns.all) >= ns.most {
 		return nil
 	}
 	n, err := ns.add(address)

@@ -35,8 +35,11 @@ func openFiles(cfg Config) (f *files, err error) {
 			err = errors.Join(err, f.close())
 		}
 	}()
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return f, fmt.Errorf("raftstore: %w", err)
+	if cfg.SegmentBytes > 0 {
+		wal.SetSegmentBytes(cfg.SegmentBytes)
+	}
+	if err := makeDir(cfg.Dir); err != nil {
+		return f, err
 	}
 	dir := cfg.shardDir()
 	if cfg.Directory != nil {
@@ -113,13 +116,26 @@ var start = wal.Position{Term: 1, Index: 1}
 
 // bootstrap makes the shard's directory for a new cluster.
 func bootstrap(cfg Config) error {
-	cluster, members, err := initialCluster(cfg.Token, cfg.Initial)
+	meta, err := Founding(cfg.Token, cfg.Initial, cfg.Name, cfg.Shard)
 	if err != nil {
 		return err
 	}
-	self := slices.IndexFunc(members, func(m Member) bool { return m.Name == cfg.Name })
+	cfg.Log.Info("new data directory", "dir", cfg.shardDir(), "cluster", meta.Identity.Cluster, "node", cfg.Name)
+	return makeShard(cfg, meta, func(path string) error {
+		return createStateFile(path, cfg.Machine.Buckets(), meta)
+	})
+}
+
+// Founding returns what a new cluster of these members begins with on the node
+// of that name: the meta of a state without rows.
+func Founding(token string, members []Member, name string, shard uint32) (Meta, error) {
+	cluster, members, err := initialCluster(token, members)
+	if err != nil {
+		return Meta{}, err
+	}
+	self := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
 	if self < 0 {
-		return fmt.Errorf("raftstore: this node, %q, is not in the initial cluster", cfg.Name)
+		return Meta{}, fmt.Errorf("raftstore: this node, %q, is not in the initial cluster", name)
 	}
 	conf := &raftpb.ConfState{}
 	var changes []Change
@@ -133,18 +149,14 @@ func bootstrap(cfg Config) error {
 	}
 	slices.Sort(conf.Voters)
 	slices.Sort(conf.Learners)
-	meta := Meta{
-		Identity: Identity{Cluster: cluster, Incarnation: 1, Shard: cfg.Shard, Node: members[self].ID},
-		Name:     cfg.Name,
+	return Meta{
+		Identity: Identity{Cluster: cluster, Incarnation: 1, Shard: shard, Node: members[self].ID},
+		Name:     name,
 		Applied:  start,
 		Conf:     conf,
 		Members:  changeMembers(nil, changes, conf),
 		Mark:     start,
-	}
-	cfg.Log.Info("new data directory", "dir", cfg.shardDir(), "cluster", cluster, "node", cfg.Name)
-	return makeShard(cfg, meta, func(path string) error {
-		return createStateFile(path, cfg.Machine.Buckets(), meta)
-	})
+	}, nil
 }
 
 // founds tells whether the cluster to be joined is the one that the initial list
@@ -159,15 +171,22 @@ func founds(cfg Config) bool {
 // membership, and a log that starts before the first entry there ever was, so
 // that the leader has to send a snapshot.
 func join(cfg Config) error {
-	meta := Meta{
-		Identity: Identity{Cluster: cfg.Join.Cluster, Incarnation: cfg.Join.Incarnation, Shard: cfg.Shard, Node: cfg.Join.Node},
-		Name:     cfg.Name,
-		Conf:     &raftpb.ConfState{},
-	}
+	meta := cfg.Join.Meta(cfg.Name, cfg.Shard)
 	cfg.Log.Info("new data directory, to be filled by the leader", "dir", cfg.shardDir(), "cluster", cfg.Join.Cluster, "node", cfg.Name)
 	return makeShard(cfg, meta, func(path string) error {
 		return createStateFile(path, cfg.Machine.Buckets(), meta)
 	})
+}
+
+// Meta returns what a node that joins begins with: no state, no membership, and
+// a log that starts before the first entry there ever was, so that the leader
+// has to send a snapshot.
+func (j Joining) Meta(name string, shard uint32) Meta {
+	return Meta{
+		Identity: Identity{Cluster: j.Cluster, Incarnation: j.Incarnation, Shard: shard, Node: j.Node},
+		Name:     name,
+		Conf:     &raftpb.ConfState{},
+	}
 }
 
 // makeShard makes the shard's directory with a log that starts at meta's mark,
@@ -189,7 +208,8 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
-	return nil
+	// Who made the data directory may have been killed before it was on disk.
+	return syncAbove(cfg.Dir)
 }
 
 // buildShard makes a shard's directory at tmp, all of it on disk. fill, which

@@ -80,10 +80,14 @@ type Config struct {
 
 	// LogEntries and LogBytes bound the log that is kept for nodes that lag;
 	// default 200,000 and 64 MiB. MarkBytes is how much log is written between
-	// two points that a restart can read from; default 64 MiB.
+	// two points that a restart can read from; default SegmentBytes.
 	LogEntries int
 	LogBytes   int64
 	MarkBytes  int64
+	// SegmentBytes is the size of one file of the log; default 64 MiB. It holds
+	// for every Store of the process: etcd's log keeps it in a variable of its
+	// package, which is touched only if this is set.
+	SegmentBytes int64
 
 	// SnapshotRate is how many octets a second are written of a snapshot that is
 	// made for another node; default 256 MB.
@@ -149,6 +153,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.FlushInterval, time.Second)
 	set(&c.LogEntries, 200_000)
 	set(&c.LogBytes, 64<<20)
+	set(&c.MarkBytes, c.SegmentBytes)
 	set(&c.MarkBytes, 64<<20)
 	set(&c.SnapshotRate, 256<<20)
 	set(&c.MmapSize, 64<<30)

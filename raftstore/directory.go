@@ -30,8 +30,8 @@ type Directory struct {
 // Errors: ErrLocked, ErrCorrupt, and what the system says.
 func Lock(dir string, shard uint32) (*Directory, error) {
 	d := &Directory{dir: dir, shard: max(shard, 1)}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("raftstore: %w", err)
+	if err := makeDir(dir); err != nil {
+		return nil, err
 	}
 	var err error
 	if d.lock, err = lockFile(d.path() + ".lock"); err != nil {
@@ -41,6 +41,37 @@ func Lock(dir string, shard uint32) (*Directory, error) {
 		return nil, errors.Join(err, d.lock.Close())
 	}
 	return d, nil
+}
+
+// makeDir makes a data directory, and what is missing above it. They are on disk
+// when it returns: without that a power cut could take away the directory with
+// all that was synced in it.
+func makeDir(dir string) error {
+	var missing []string
+	for at := filepath.Clean(dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, os.ErrNotExist) {
+			break // or MkdirAll says what is wrong
+		}
+		missing = append(missing, at)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	for _, at := range missing {
+		if err := syncAbove(at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncAbove puts the name of a directory on disk. Where the one above may not be
+// read, it was not this program that made it.
+func syncAbove(dir string) error {
+	if err := snap.SyncDir(filepath.Dir(filepath.Clean(dir))); err != nil && !errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("raftstore: %w", err)
+	}
+	return nil
 }
 
 func (d *Directory) path() string { return Config{Dir: d.dir, Shard: d.shard}.shardDir() }

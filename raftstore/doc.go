@@ -86,8 +86,9 @@
 // # Order of durable steps
 //
 // A new directory: everything is made in DIR/shard-N.tmp and synced, then
-// renamed, then DIR is synced. Renamed earlier, a crash would leave a directory
-// without a state or without a log, which must mean that one was lost.
+// renamed, then DIR is synced, and the directory that DIR is in. Renamed earlier,
+// a crash would leave a directory without a state or without a log, which must
+// mean that one was lost; without the last step it could leave no DIR.
 //
 // An append: entries and hard state are written and synced; the promise is
 // raised; then Raft is told, which sends acknowledgements. Told earlier, a

@@ -70,6 +70,27 @@ func unmarshalBatch(p []byte) (batch, error) {
 	return b, nil
 }
 
+// Commands decodes the data of a normal entry of the log, for who replays one: the
+// commands in their order, each with the Stamp that the machine was given with it.
+// None: a new leader's first entry.
+func Commands(entry []byte) (commands [][]byte, stamps []Stamp, err error) {
+	if len(entry) == 0 {
+		return nil, nil, nil
+	}
+	b, err := unmarshalBatch(entry)
+	if err != nil {
+		return nil, nil, err
+	}
+	stamps = make([]Stamp, len(b.commands))
+	for i := range stamps {
+		stamps[i].Wall = b.wall
+	}
+	if len(stamps) > 0 {
+		stamps[0].Elapsed = b.elapsed
+	}
+	return b.commands, stamps, nil
+}
+
 // batchID returns the id of an encoded batch.
 func batchID(p []byte) uint64 {
 	d := decoder{p: p[1:]}

@@ -60,8 +60,7 @@ func (s *Store) Sum() (index, sum uint64) { return s.node.Sum() }
 // last: at a newer index that they are likely to tell of too, or again at the
 // last one applied if nothing was applied since.
 func (s *Store) SumAfter(after uint64) (index, sum uint64) {
-	at := s.node.sums.roundest(after)
-	return at.index, at.sum
+	return s.node.SumAfter(after)
 }
 
 // CompareSum takes what another node says its sum is at an index. A sum that is

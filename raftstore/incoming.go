@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
-	"google.golang.org/protobuf/proto"
 )
 
 // incomingDir is where snapshots from other nodes arrive.
@@ -110,14 +109,19 @@ func (s *Store) stage(path string) (_ *stagedFile, err error) {
 	return staged, nil
 }
 
-// checkHeader makes sure that a snapshot is of this node's shard.
-func checkHeader(h snap.Header, id Identity) error {
+// checkHeader makes sure that a snapshot is of this node's shard, for its state file.
+func checkHeader(h snap.Header, id Identity) error { return checkSnapshot(h, id, snap.Image) }
+
+// checkSnapshot makes sure that a snapshot is of this node's shard, for its kind of disk.
+func checkSnapshot(h snap.Header, id Identity, kind snap.Kind) error {
 	switch {
 	case h.Cluster != [16]byte(id.Cluster) || h.Incarnation != id.Incarnation || h.Shard != id.Shard:
 		return fmt.Errorf("%w: the snapshot is of cluster %s incarnation %d shard %d, this node of %v",
 			ErrIdentity, ClusterID(h.Cluster), h.Incarnation, h.Shard, id)
-	case h.Kind != snap.Image:
+	case h.Kind != kind && kind == snap.Image:
 		return fmt.Errorf("%w: its payload is of kind %d, not a state file", snap.ErrCorrupt, h.Kind)
+	case h.Kind != kind:
+		return fmt.Errorf("%w: its payload is of kind %d, not %d", snap.ErrCorrupt, h.Kind, kind)
 	}
 	return nil
 }
@@ -125,13 +129,8 @@ func checkHeader(h snap.Header, id Identity) error {
 // prove makes sure that a staged state is what the snapshot's header says, and
 // sound.
 func prove(cfg Config, staged *stagedFile, h snap.Header, stop <-chan struct{}) error {
-	m := staged.Meta()
-	of := m.header(h.Kind)
-	if !proto.Equal(of.Conf, h.Conf) {
-		return fmt.Errorf("%w: its membership is not that of the state in it", snap.ErrCorrupt)
-	}
-	if of.Conf = h.Conf; of != h {
-		return fmt.Errorf("%w: the snapshot says it is %+v, the state in it is %+v", snap.ErrCorrupt, h, of)
+	if err := checkOf(staged.Meta(), h); err != nil {
+		return err
 	}
 	return staged.verifyState(cfg, stop)
 }

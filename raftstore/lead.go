@@ -130,9 +130,9 @@ func (c *core) progress() (all []Progress) {
 	return all
 }
 
-// heir returns the voter to hand the leadership to: the one that answers and
+// Heir returns the voter to hand the leadership to: the one that answers and
 // has most of the log. 0: there is none.
-func (s Status) heir() (node uint64) {
+func (s Status) Heir() (node uint64) {
 	var match uint64
 	for _, p := range s.Progress {
 		if p.Active && p.State != "snapshot" && slices.Contains(s.Voters, p.Node) && (node == 0 || p.Match > match) {
@@ -163,7 +163,7 @@ func (s *Store) Resign(ctx context.Context) error {
 		if !st.Leading {
 			return nil
 		}
-		if heir := st.heir(); heir != 0 {
+		if heir := st.Heir(); heir != 0 {
 			return s.Transfer(ctx, heir)
 		}
 		if len(st.Voters) < 2 || s.cfg.Clock.Now()-began > patience {

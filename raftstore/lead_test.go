@@ -99,7 +99,7 @@ func TestProgress(t *testing.T) {
 	if len(st.Progress) != 2 || st.Progress[0].Node != others[0] || st.Progress[1].Match != st.Applied || st.Progress[0].Match >= st.Applied {
 		t.Errorf("progress %+v: want node %d behind %d, and node %d there", st.Progress, others[0], st.Applied, others[1])
 	}
-	if got := st.heir(); got != others[1] {
+	if got := st.Heir(); got != others[1] {
 		t.Errorf("heir: got node %d, want %d, which has the whole log", got, others[1])
 	}
 	for _, n := range b.nodes {
@@ -117,7 +117,7 @@ func TestProgress(t *testing.T) {
 // TestProposalDuringTransfer: it is promised not to be done.
 func TestProposalDuringTransfer(t *testing.T) {
 	b, leader := three(t)
-	heir := leader.Status().heir()
+	heir := leader.Status().Heir()
 	delete(b.nodes, heir)
 	leader.Transfer(heir)
 	o := propose1(leader, "put a 1")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/rookery-mail/rookery/internal/kv"
@@ -30,8 +31,46 @@ func NewMemoryDisk(buckets int, meta Meta) *MemoryDisk {
 	return d
 }
 
+// Copy returns a disk that holds the same, and goes its own way from here on.
+func (d *MemoryDisk) Copy() *MemoryDisk { return d.copyAs(d.meta) }
+
+// copyAs is Copy, with another meta.
+func (d *MemoryDisk) copyAs(meta Meta) *MemoryDisk {
+	return &MemoryDisk{store: d.store.Copy(), names: d.names, meta: meta.clone()}
+}
+
 // Meta implements Disk.
 func (d *MemoryDisk) Meta() Meta { return d.meta.clone() }
+
+// Damage flips a bit of a row, behind everybody's back; draw returns a number
+// below its argument. It reports whether there was one.
+func (d *MemoryDisk) Damage(draw func(n int) int) bool {
+	s := d.store.Snapshot()
+	first := draw(len(d.names))
+	for i := range d.names {
+		b := d.names[(first+i)%len(d.names)]
+		k, v := s.Iterate(b).Seek(nil)
+		if len(v) == 0 {
+			continue
+		}
+		v = slices.Clone(v)
+		v[draw(len(v))] ^= 1 << draw(8)
+		tx := d.store.Begin()
+		tx.Put(b, slices.Clone(k), v)
+		tx.Commit()
+		return true
+	}
+	return false
+}
+
+// Size returns the octets of all rows.
+func (d *MemoryDisk) Size() (n int) {
+	s := d.store.Snapshot()
+	for _, b := range d.names {
+		n += s.Size(b)
+	}
+	return n
+}
 
 // Begin implements Disk.
 func (d *MemoryDisk) Begin() (DiskReader, error) {

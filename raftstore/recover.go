@@ -151,7 +151,7 @@ func copyState(cfg Config, from, to string, meta Meta) (err error) {
 
 // keepEntries writes to a new log what the old one holds beyond the state.
 // Membership changes become entries that say nothing.
-func keepEntries(log *wal.Log, hard *raftpb.HardState, entries []*raftpb.Entry) error {
+func keepEntries(log LogStore, hard *raftpb.HardState, entries []*raftpb.Entry) error {
 	kept := make([]*raftpb.Entry, len(entries))
 	for i, e := range entries {
 		kept[i] = &raftpb.Entry{Term: e.Term, Index: e.Index, Data: e.GetData()}

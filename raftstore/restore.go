@@ -60,8 +60,8 @@ func offline(cfg Config) (Config, *os.File, error) {
 	if err != nil {
 		return cfg, nil, err
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return cfg, nil, fmt.Errorf("raftstore: %w", err)
+	if err := makeDir(cfg.Dir); err != nil {
+		return cfg, nil, err
 	}
 	lock, err := lockFile(cfg.shardDir() + ".lock")
 	return cfg, lock, err

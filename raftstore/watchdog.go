@@ -18,8 +18,8 @@ const (
 	resignAfter = time.Second
 	// stopAfter is how long until the node gives itself up.
 	stopAfter = 10 * time.Second
-	// watchEvery is how often the watchdog looks.
-	watchEvery = 100 * time.Millisecond
+	// WatchEvery is how often the watchdog looks.
+	WatchEvery = 100 * time.Millisecond
 )
 
 // inFlight notes since when a step is under way: a time of the clock, 0 for none.
@@ -45,42 +45,43 @@ func (s *stall) look(now time.Duration, f *inFlight) time.Duration {
 		s.since, s.lasted = since, 0
 		return 0
 	}
-	s.lasted += min(passed, 2*watchEvery)
+	s.lasted += min(passed, 2*WatchEvery)
 	return s.lasted
 }
 
-// watchdog looks after the appender and the applier of a node.
-type watchdog struct {
+// Watchdog looks after the appender and the applier of a node. The zero value is
+// ready to use.
+type Watchdog struct {
 	append, apply stall
 	resigned      time.Duration // when the leadership was last given away
 }
 
-// advice is what the watchdog wants done.
-type advice struct {
-	heir uint64 // hand the leadership to this node; 0: no
-	stop error
+// Advice is what the watchdog wants done.
+type Advice struct {
+	Heir uint64 // hand the leadership to this node; 0: no
+	Stop error  // end the node with this; nil: no
 }
 
-// look is to be called every watchEvery.
-func (w *watchdog) look(now time.Duration, n *Node) (a advice) {
+// Look is to be called every WatchEvery.
+func (w *Watchdog) Look(now time.Duration, n *Node) (a Advice) {
 	what, lasted := "append to the log", w.append.look(now, &n.appendFlight)
 	if apply := w.apply.look(now, &n.applyFlight); n.installing.Load() {
 		w.apply.lasted, w.append.lasted = 0, 0 // takes as long as it takes
-		return advice{}
+		return Advice{}
 	} else if apply > lasted {
 		what, lasted = "apply", apply
 	}
 	switch {
 	case lasted >= stopAfter:
-		return advice{stop: fmt.Errorf("%w: an %s has not come back for %v; look at the disk", ErrStalled, what, lasted.Round(watchEvery))}
+		return Advice{Stop: fmt.Errorf("%w: an %s has not come back for %v; look at the disk", ErrStalled, what, lasted.Round(WatchEvery))}
 	case lasted >= resignAfter && now-w.resigned >= resignAfter:
 		st := n.Status()
 		if !st.Leading {
-			return advice{}
+			return Advice{}
 		}
-		if a.heir = st.heir(); a.heir != 0 { // a lone voter has nobody
+		if a.Heir = st.Heir(); a.Heir != 0 { // a lone voter has nobody
 			w.resigned = now
-			n.cfg.Log.Warn("slow disk: the leadership is handed over", "step", what, "dur", lasted, "peer", a.heir)
+			n.cfg.Log.Warn("slow disk: the leadership is handed over", "step", what, "dur", lasted, "peer", a.Heir)
 		}
 	}
 	return a
@@ -88,23 +89,23 @@ func (w *watchdog) look(now time.Duration, n *Node) (a advice) {
 
 // runWatchdog does what the watchdog advises.
 func (s *Store) runWatchdog() {
-	t := time.NewTicker(watchEvery)
+	t := time.NewTicker(WatchEvery)
 	defer t.Stop()
-	var w watchdog
+	var w Watchdog
 	for {
 		select {
 		case <-s.stop:
 			return
 		case <-t.C:
 		}
-		a := w.look(s.cfg.Clock.Now(), s.node)
-		if a.stop != nil {
+		a := w.Look(s.cfg.Clock.Now(), s.node)
+		if a.Stop != nil {
 			s.stalled.Store(true)
-			s.halt(a.stop)
+			s.halt(a.Stop)
 			return
 		}
-		if a.heir != 0 {
-			s.node.Transfer(a.heir)
+		if a.Heir != 0 {
+			s.node.Transfer(a.Heir)
 		}
 	}
 }

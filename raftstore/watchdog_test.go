@@ -8,14 +8,14 @@ import (
 )
 
 // watch lets the watchdog look for a while, the nodes' clock going on.
-func (b *bench) watch(w *watchdog, n *Node, d time.Duration) (heirs int, stop error) {
-	for end := b.now + d; b.now < end; b.now += watchEvery {
-		a := w.look(b.now, n)
-		if a.heir != 0 {
+func (b *bench) watch(w *Watchdog, n *Node, d time.Duration) (heirs int, stop error) {
+	for end := b.now + d; b.now < end; b.now += WatchEvery {
+		a := w.Look(b.now, n)
+		if a.Heir != 0 {
 			heirs++
 		}
-		if a.stop != nil {
-			return heirs, a.stop
+		if a.Stop != nil {
+			return heirs, a.Stop
 		}
 	}
 	return heirs, nil
@@ -23,7 +23,7 @@ func (b *bench) watch(w *watchdog, n *Node, d time.Duration) (heirs int, stop er
 
 func TestWatchdog(t *testing.T) {
 	b, leader := three(t)
-	w := &watchdog{}
+	w := &Watchdog{}
 	if heirs, err := b.watch(w, leader, 20*time.Second); heirs != 0 || err != nil {
 		t.Errorf("idle for long: handed over %d times, %v", heirs, err)
 	}
@@ -57,11 +57,11 @@ func TestWatchdog(t *testing.T) {
 // TestWatchdogAfterSleep: a process that was stopped as a whole has not stalled.
 func TestWatchdogAfterSleep(t *testing.T) {
 	b, leader := three(t)
-	w := &watchdog{}
+	w := &Watchdog{}
 	leader.appendFlight.begin(b.now)
-	w.look(b.now, leader)
+	w.Look(b.now, leader)
 	b.now += time.Hour
-	if a := w.look(b.now, leader); a.heir != 0 || a.stop != nil {
+	if a := w.Look(b.now, leader); a.Heir != 0 || a.Stop != nil {
 		t.Errorf("after an hour's sleep: %+v, want nothing", a)
 	}
 }
@@ -71,7 +71,7 @@ func TestWatchdogAlone(t *testing.T) {
 	n := b.single()
 	b.ok(b.settle())
 	n.appendFlight.begin(b.now)
-	if heirs, err := b.watch(&watchdog{}, n, 5*time.Second); heirs != 0 || err != nil {
+	if heirs, err := b.watch(&Watchdog{}, n, 5*time.Second); heirs != 0 || err != nil {
 		t.Errorf("a lone voter: handed over %d times, %v", heirs, err)
 	}
 }

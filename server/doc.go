@@ -6,6 +6,9 @@
 // on the wire (status.go), and that a mailbox is said not to exist only after the
 // whole cluster was asked (directory.go).
 //
+// A program that holds a node calls it by Conn (conn.go): the same calls, roles and
+// errors, without a network between.
+//
 // Watches are fed by one hub (watchhub.go), which reads the change log once for all of
 // them (docs/design/0008).
 //

@@ -104,6 +104,7 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	memory  *bufconn.Listener
+	in      *inProcess
 
 	id      atomic.Pointer[identity]
 	saving  sync.Mutex // one snapshot at a time
@@ -145,6 +146,7 @@ func New(cfg Config) (*Server, error) {
 		changing:   make(chan struct{}, 1),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
+		in:         newInProcess(),
 	}
 	if s.members == nil {
 		s.members = func() Members { return Members{} }
@@ -181,10 +183,11 @@ func New(cfg Config) (*Server, error) {
 		opts = append(opts, grpc.Creds(cfg.Credentials))
 	}
 	s.grpc = grpc.NewServer(opts...)
-	apiv1.RegisterDirectoryServiceServer(s.grpc, &directoryService{s: s})
-	apiv1.RegisterClusterServiceServer(s.grpc, &clusterService{s: s})
-	healthv1.RegisterHealthServer(s.grpc, s.health)
-	reflection.Register(s.grpc)
+	services := registrar{s.grpc, s.in}
+	apiv1.RegisterDirectoryServiceServer(services, &directoryService{s: s})
+	apiv1.RegisterClusterServiceServer(services, &clusterService{s: s})
+	healthv1.RegisterHealthServer(services, s.health)
+	reflection.Register(services)
 	var err error
 	if s.methods, err = methodsOf(s.grpc, cfg.Metrics); err != nil {
 		return nil, err
@@ -235,11 +238,13 @@ func (s *Server) SetServing(ok bool) {
 func (s *Server) Close(ctx context.Context) {
 	s.closing.Do(func() {
 		s.health.Shutdown()
+		s.in.close()
 		s.watch.close()
 		done := make(chan struct{})
 		s.serving.Go(func() {
 			defer close(done)
 			s.grpc.GracefulStop()
+			s.in.calls.Wait()
 		})
 		patience := time.NewTimer(closingPatient)
 		defer patience.Stop()
@@ -249,6 +254,7 @@ func (s *Server) Close(ctx context.Context) {
 		case <-patience.C:
 		}
 		s.grpc.Stop()
+		s.in.cancel()
 	})
 	s.serving.Wait()
 }
@@ -305,9 +311,12 @@ func (s *callStream) RecvMsg(m any) error {
 
 // admit tells who calls, and whether they may.
 func (s *Server) admit(ctx context.Context, m *method, name string) (Caller, error) {
-	c, err := s.identify(ctx)
-	if err != nil {
-		return Caller{}, err
+	c, known := ctx.Value(connCaller{}).(Caller) // by Conn
+	if !known {
+		var err error
+		if c, err = s.identify(ctx); err != nil {
+			return Caller{}, err
+		}
 	}
 	if m == nil || m.rule.allows(c) == no {
 		return c, errMayNot(c, name)

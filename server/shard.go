@@ -160,18 +160,14 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		if err != nil {
 			return err
 		}
-		st, err := m.Status(v)
-		v.Release()
 		id := s.Identity()
-		if err != nil || livesAs(&st, id) {
+		command, err := FirstCommand(v, id, m)
+		v.Release()
+		if err != nil || command == nil {
 			return err
 		}
 		if s.Status().Leading {
-			op, err := firstCommand(&st, id)
-			if err != nil {
-				return err
-			}
-			answer, err := s.Propose(ctx, machine.EncodeCommand(machine.Command{By: "directory", Op: op}))
+			answer, err := s.Propose(ctx, command)
 			if err == nil {
 				if r, err := machine.DecodeResult(answer); err != nil || r.Refused != nil {
 					return fmt.Errorf("server: begin %v: %w", id, errors.Join(err, r.Refused))
@@ -187,6 +183,20 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 		case <-time.After(again):
 		}
 	}
+}
+
+// FirstCommand is the encoded command that begins the life that id names, for a
+// leader to propose; nil if the state in r lives it already.
+func FirstCommand(r kv.Reader, id raftstore.Identity, m *machine.Machine) ([]byte, error) {
+	st, err := m.Status(r)
+	if err != nil || livesAs(&st, id) {
+		return nil, err
+	}
+	op, err := firstCommand(&st, id)
+	if err != nil {
+		return nil, err
+	}
+	return machine.EncodeCommand(machine.Command{By: "directory", Op: op}), nil
 }
 
 // firstCommand is what begins the life that id names, after the one in st.

@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	soakTime      = flag.Duration("soak.time", 3*time.Second, "how long TestElections keeps the load up")
+	soakTime      = flag.Duration("soak.time", 3*time.Second, "how long TestElections and TestSoak keep the load up")
 	soakProbe     = flag.Duration("soak.probe", time.Second, "how long the most that the cluster can do is measured before")
 	soakLoad      = flag.Float64("soak.load", 0.6, "what part of that the load is")
 	soakMailboxes = flag.Int("soak.mailboxes", 2000, "how many mailboxes there are")

@@ -40,8 +40,8 @@ func (n *node) storeConfig(dir *raftstore.Directory) raftstore.Config {
 		Dir: n.s.data, Directory: dir, Name: n.s.name, Token: n.s.clusterToken,
 		Machine: server.Applied(n.rules), Log: n.log, Metrics: n.registry,
 		MaxCommand: server.MaxCommand,
-		LogBytes:   int64(n.s.logSize),
-		LowSpace:   int64(n.s.lowSpace), Ballast: int64(n.s.ballast),
+		LogBytes:   int64(n.s.logSize), SegmentBytes: int64(n.s.logSegment),
+		LowSpace: int64(n.s.lowSpace), Ballast: int64(n.s.ballast),
 		ScrubInterval: n.s.scrubInterval,
 	}
 	if cfg.ScrubInterval <= 0 {

@@ -22,6 +22,7 @@ import (
 var (
 	kills = flag.Int("kills", 20, "how often TestKill kills the node")
 	seed  = flag.Uint64("seed", 0, "seed of TestKill; 0 draws one")
+	built = flag.String("rookeryd", "", "the rookeryd to test; empty: it is built from this directory")
 )
 
 // node is a rookeryd of the built program with a real data directory.
@@ -57,9 +58,12 @@ func (s *said) Bytes() []byte {
 	return bytes.Clone(s.b.Bytes())
 }
 
-// program builds rookeryd.
+// program builds rookeryd, unless a built one was given.
 func program(t *testing.T) string {
 	t.Helper()
+	if *built != "" {
+		return *built
+	}
 	file := filepath.Join(t.TempDir(), "rookeryd")
 	if out, err := exec.Command("go", "build", "-o", file, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build rookeryd: %v\n%s", err, out)

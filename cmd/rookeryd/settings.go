@@ -42,6 +42,7 @@ type settings struct {
 	ballast         octets
 	lowSpace        octets
 	logSize         octets
+	logSegment      octets
 	snapshotRate    int64 // octets a second
 	scrubInterval   time.Duration
 	config          string
@@ -103,6 +104,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Var(&s.lowSpace, "low-space", "`size` that is to stay free on the disk of the data directory; below, the node raises an alarm; 0 for the larger of 256MiB and 2 % of the disk")
 	fs.DurationVar(&s.scrubInterval, "scrub-interval", 24*time.Hour, "`time` from one scrub of the state file to the next: it is read again whole and held against its sum; 0 for none")
 	fs.Var(&s.logSize, "log-size", "`size` of the log that is kept for nodes that lag, also in memory; one that lags further gets a snapshot; while that is on its way, up to four times as much; 0 for 64MiB")
+	fs.Var(&s.logSegment, "log-segment", "`size` of one file of the log, allocated before it is needed, and how much log is written between two points from which a start can read it; 0 for 64MiB")
 	s.identityFlags(fs)
 	s.mupdate.Register(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")

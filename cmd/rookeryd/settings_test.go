@@ -37,7 +37,7 @@ func TestSettings(t *testing.T) {
 		{name: "twice", file: "name: n1\nname: n2\n", want: ":2: name stands twice"},
 		{name: "bad value", file: "log-level: loud\n", want: ":1: log-level"},
 		{name: "config in config", file: "config: other\n", want: "no setting"},
-		{name: "sizes", args: []string{"--name", "n1", "--data", "d", "--ballast", "0", "--low-space", "3 GiB", "--log-size", "256MiB"}},
+		{name: "sizes", args: []string{"--name", "n1", "--data", "d", "--ballast", "0", "--low-space", "3 GiB", "--log-size", "256MiB", "--log-segment", "16MiB"}},
 		{name: "no size", args: []string{"--name", "n1", "--data", "d", "--ballast", "much"}, want: "as 128MiB"},
 		{name: "less than nothing", args: []string{"--name", "n1", "--data", "d", "--ballast", "-1MiB"}, want: "as 128MiB"},
 		{name: "too large a size", args: []string{"--name", "n1", "--data", "d", "--ballast", "9999999999TiB"}, want: "as 128MiB"},

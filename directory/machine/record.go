@@ -72,7 +72,7 @@ func decodeMailboxRow(b []byte, m *directory.Mailbox) error {
 			r.skip()
 		}
 	}
-	return r.err
+	return r.stored()
 }
 
 func (r *wireReader) strayCopy() (s directory.StrayCopy) {
@@ -175,7 +175,7 @@ func (v *factView) parse(b []byte) error {
 			r.skip()
 		}
 	}
-	return r.err
+	return r.stored()
 }
 
 // decodeFact sets all of f but Server.
@@ -244,7 +244,7 @@ func decodePosting(b []byte) (p posting, err error) {
 			r.skip()
 		}
 	}
-	return p, r.err
+	return p, r.stored()
 }
 
 func encodeReservation(v *directory.Reservation) []byte {
@@ -281,7 +281,7 @@ func decodeReservation(b []byte, name directory.MailboxName) (directory.Reservat
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeBackend(v *directory.Backend) []byte {
@@ -335,7 +335,7 @@ func decodeBackend(b []byte) (v directory.Backend, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func putAddresses(b []byte, num protowire.Number, addresses []directory.Address) []byte {
@@ -439,7 +439,7 @@ func decodeGroup(b []byte) (v directory.Group, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func (r *wireReader) switchover() (s directory.Switchover) {
@@ -502,7 +502,7 @@ func decodeHold(b []byte) (v directory.Hold, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeAlarm(v *directory.Alarm) []byte {
@@ -544,7 +544,7 @@ func decodeAlarm(b []byte) (v directory.Alarm, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // encodeSubscription writes the revision at which a subscription began.
@@ -562,7 +562,7 @@ func decodeSubscription(b []byte) (since directory.Revision, err error) {
 			r.skip()
 		}
 	}
-	return since, r.err
+	return since, r.stored()
 }
 
 // encodeChange writes all of v but Revision and Ordinal, which are the key.
@@ -617,7 +617,7 @@ func decodeChange(b []byte) (v directory.Change, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // encodeTombstone writes all of v but Name, which is the key.
@@ -658,7 +658,7 @@ func decodeTombstone(b []byte, name directory.MailboxName) (directory.Tombstone,
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // sum128 is a number modulo 2^128: a sum of hashes, out of which a hash can be
@@ -731,7 +731,7 @@ func decodeDigest(b []byte) (d digest, err error) {
 			r.skip()
 		}
 	}
-	return d, r.err
+	return d, r.stored()
 }
 
 // putSum writes 16 octets, or nothing for zero.
@@ -789,7 +789,7 @@ func decodeGuard(b []byte) (minutes []guardMinute, err error) {
 			r.skip()
 		}
 	}
-	return minutes, r.err
+	return minutes, r.stored()
 }
 
 func (r *wireReader) guardMinute() (m guardMinute) {
@@ -848,7 +848,7 @@ func decodeRequest(b []byte) (v request, err error) {
 		}
 	}
 	v.Result = result.Result()
-	return v, r.err
+	return v, r.stored()
 }
 
 // rejections numbers what a command can be refused with. A number stands in
@@ -1037,7 +1037,7 @@ func decodeSweep(b []byte) (v sweep, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // cluster is the one row about the whole.
@@ -1086,7 +1086,7 @@ func decodeCluster(b []byte) (v cluster, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // clock moves with every command.
@@ -1133,7 +1133,7 @@ func decodeClock(b []byte) (v clock, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 // counts are kept so that status does not have to count.
@@ -1188,7 +1188,7 @@ func decodeCounts(b []byte) (v counts, err error) {
 			r.skip()
 		}
 	}
-	return v, r.err
+	return v, r.stored()
 }
 
 func encodeSettings(v directory.Settings) []byte {
@@ -1215,7 +1215,7 @@ func putSettings(b []byte, v *directory.Settings) []byte {
 func decodeSettings(b []byte) (v directory.Settings, err error) {
 	r := readWire(b)
 	r.settings(&v)
-	return v, r.err
+	return v, r.stored()
 }
 
 func (r *wireReader) settings(v *directory.Settings) {
@@ -1342,6 +1342,14 @@ func (r *wireReader) next() bool {
 		r.fail(errMessage)
 	}
 	return r.err == nil
+}
+
+// stored is what reading a row came to: a row that is no message is corruption.
+func (r *wireReader) stored() error {
+	if r.err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, r.err)
 }
 
 func (r *wireReader) fail(err error) {

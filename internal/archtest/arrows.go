@@ -34,6 +34,7 @@ var libraries = map[string][]string{
 	"bbolt":        {"go.etcd.io/bbolt"},
 	"cobra":        {"github.com/spf13/cobra", "github.com/spf13/pflag"},
 	"datadriven":   {"github.com/cockroachdb/datadriven"},
+	"porcupine":    {"github.com/anishathalye/porcupine"},
 	"etcd-api":     {"go.etcd.io/etcd/api/v3"},
 	"etcd-wal":     {"go.etcd.io/etcd/server/v3/storage/wal"},
 	"goleak":       {"go.uber.org/goleak"},
@@ -194,6 +195,13 @@ var House = []Row{
 	{From: "internal/archtest"},
 	// The rules a second time: it may know the machine's words, and compares what it keeps.
 	{From: "internal/oracle", May: []string{"directory", "directory/machine", "internal/kv"}, NoStd: nondeterministic},
+	{
+		// Whole programs on disks that lose their power, asked by the client.
+		From:  "internal/powerloss",
+		Tests: []string{"client", "directory"},
+		// What damages a page of a state file has to find it.
+		TestLibraries: []string{"bbolt", "sync"},
+	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{
@@ -203,7 +211,13 @@ var House = []Row{
 			"proto/api/v1", "proto/record/v1", "proto/peer/v1", "internal/kv", "internal/kv/kvtest", "internal/faultfs", "internal/oracle",
 			"internal/controller", "internal/imapwire",
 		},
-		Libraries: []string{"grpc", "prometheus", "protobuf", "raft"},
+		Libraries: []string{"grpc", "prometheus", "protobuf", "raft", "xxhash"},
+	},
+	// Tests alone: it breaks the built programs, and knows what their logs mean.
+	{
+		From:          "internal/chaos",
+		Tests:         []string{"client", "directory", "directory/machine", "internal/kv", "internal/mtls", "internal/oracle", "raftstore", "raftstore/wal"},
+		TestLibraries: []string{"porcupine", "raft"},
 	},
 	{From: "deploy/*"},
 }

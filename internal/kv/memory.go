@@ -60,6 +60,14 @@ func (m *Memory) Begin() *MemoryTx {
 	return tx
 }
 
+// Copy returns a store that holds what is committed in this one, synced.
+func (m *Memory) Copy() *Memory {
+	c := &Memory{index: m.index}
+	c.publish(m.Snapshot())
+	c.synced = c.committed
+	return c
+}
+
 // Sync makes what is committed survive a Crash.
 func (m *Memory) Sync() {
 	m.mu.Lock()
@@ -99,6 +107,9 @@ func (s *Snapshot) Get(b Bucket, key []byte) []byte {
 func (s *Snapshot) Iterate(b Bucket) Iterator {
 	return &treeIterator{it: s.tree(b).Iter()}
 }
+
+// Size returns the octets of a bucket's keys and values.
+func (s *Snapshot) Size(b Bucket) int { return s.tree(b).Size() }
 
 func (s *Snapshot) tree(b Bucket) *Tree {
 	i, ok := s.index[b]

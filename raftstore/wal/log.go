@@ -38,8 +38,8 @@ type Log struct {
 }
 
 // SetSegmentBytes sets the size of segments from now on, for all logs of the
-// process; the default is 64 MB. It is for tests, before any log is opened:
-// etcd's log keeps it in a variable of its package.
+// process; the default is 64 MB. To be called before any log is opened: etcd's
+// log keeps it in a variable of its package.
 func SetSegmentBytes(n int64) { etcdwal.SegmentSizeBytes = n }
 
 // Create makes a new log in dir that starts after at. It is durable once the
@@ -60,7 +60,21 @@ func Create(dir string, metadata []byte, at Mark) error {
 	if err := errors.Join(w.SaveSnapshot(snapshotRecord(at)), w.Save(start, nil), w.Close()); err != nil {
 		return fmt.Errorf("wal: create: %w", err)
 	}
+	// etcd's log syncs the directory that its own is in, and its own only with the
+	// second segment: until then a power cut could take away the name of the first.
+	if err := syncDir(filepath.Join(dir, segmentDir)); err != nil {
+		return fmt.Errorf("wal: create: %w", err)
+	}
 	return nil
+}
+
+// syncDir puts the names in a directory on disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // Open reads the log in dir after the mark from, which must have been given to

@@ -41,10 +41,40 @@ func NewMemory(metadata []byte, at Mark) *Memory {
 }
 
 // Crash loses what was not synced. The log can be used on after a Replay.
-func (m *Memory) Crash() {
-	m.records = m.records[:m.synced:m.synced]
-	m.hard = m.syncedHard
+func (m *Memory) Crash() { m.CrashAfter(0) }
+
+// CrashAfter is Crash where of what was not synced the first n records had come
+// to the disk all the same. If those are all, so had the hard state, which is
+// written last. It is what the end of a process leaves, with any n that is large.
+func (m *Memory) CrashAfter(n int) {
+	if n = min(n, m.Unsynced()); n < m.Unsynced() {
+		m.hard = m.syncedHard
+	}
+	m.records = m.records[: m.synced+n : m.synced+n]
 	m.installed = nil
+}
+
+// Unsynced returns how many records a Crash would lose.
+func (m *Memory) Unsynced() int { return len(m.records) - m.synced }
+
+// Records returns how many entries and marks the log holds.
+func (m *Memory) Records() int { return len(m.records) }
+
+// Copy returns a log that holds what this one keeps through a Crash, and goes
+// its own way from here on.
+func (m *Memory) Copy() *Memory {
+	c := *m
+	c.records = slices.Clone(m.records)
+	c.Crash()
+	return &c
+}
+
+// Cut loses the last n records although they were synced, as a disk does that
+// lies: Replay refuses what is left if it was promised.
+func (m *Memory) Cut(n int) {
+	m.Crash()
+	m.synced = max(0, m.synced-n)
+	m.Crash()
 }
 
 // Replay returns what Open would after the mark at index, or nil where Open
@@ -76,6 +106,9 @@ func (m *Memory) Replay(index uint64) *Replay {
 		return nil
 	}
 	m.end = end
+	// Log.Open writes the hard state again, and with it all that was read is
+	// on disk before any of it counts.
+	m.sync()
 	return r
 }
 

@@ -71,9 +71,8 @@ func scanTail(r *bufio.Reader) (clean bool, err error) {
 		if length == 0 {
 			return onlyZeros(r)
 		}
-		size := int64(length &^ (0xff << 56))
-		size += (8 - size%8) % 8
-		if n, err := io.CopyN(io.Discard, r, size); err != nil || n != size {
+		size, padding := frame(length)
+		if n, err := io.CopyN(io.Discard, r, size+padding); err != nil || n != size+padding {
 			return false, ignoreEOF(err)
 		}
 	}

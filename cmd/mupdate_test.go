@@ -28,7 +28,9 @@ import (
 //	mupdate noop NAME                     NOOP there; what it has been told of every name
 //	                                      is the next stdout
 //	mupdate ended NAME                    wait until it ends
-//	mupdate gateway FLAGS...              start a rookery-gateway that asks the nodes
+//	mupdate unavailable NODE FRONTEND BACKEND
+//	                                      every command is NO, or no answer, in time
+//	mupdate startgateway FLAGS...         start a rookery-gateway that asks the nodes
 func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: mupdate NODE LOGIN COMMAND ARGS...")
@@ -36,6 +38,8 @@ func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	switch args[0] {
+	case "unavailable":
+		allUnavailable(ctx, ts, args[1], args[2], args[3])
 	case "startgateway":
 		ts.Check(startGateway(ts, args[1:]))
 	case "follow":
@@ -84,6 +88,43 @@ func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 		// Five seconds are promised; a machine may be busy.
 		if took := time.Since(begun); took > 8*time.Second {
 			ts.Fatalf("%v took %v", args, took)
+		}
+	}
+}
+
+// unavailable are commands that need a majority, and whose they are.
+var unavailable = []struct {
+	backend bool
+	args    []string
+}{
+	{false, []string{"find", "user.a"}}, {false, []string{"find", "user.none"}}, {false, []string{"list"}}, {false, []string{"noop"}},
+	{true, []string{"list", "be1.example.org!"}},
+	{true, []string{"reserve", "user.b", "be1.example.org!default"}}, {true, []string{"activate", "user.b", "be1.example.org!default", ""}},
+	{true, []string{"deactivate", "user.a", "be1.example.org!default"}}, {true, []string{"delete", "user.a"}},
+}
+
+// allUnavailable checks that without a majority nothing is answered, in time.
+func allUnavailable(ctx context.Context, ts *testscript.TestScript, node, frontend, backend string) {
+	var all sync.WaitGroup
+	wrong := make([]string, len(unavailable))
+	for i, u := range unavailable {
+		all.Go(func() {
+			login := frontend
+			if u.backend {
+				login = backend
+			}
+			begun := time.Now()
+			out, err := oneMUPDATE(ctx, ts, node, login, u.args)
+			// Five seconds are promised; a machine may be busy.
+			if took := time.Since(begun); err == nil || out != "" || took > 8*time.Second {
+				wrong[i] = fmt.Sprintf("%v: %q, %v after %v", u.args, out, err, took)
+			}
+		})
+	}
+	all.Wait()
+	for _, text := range wrong {
+		if text != "" {
+			ts.Fatalf("%s", text)
 		}
 	}
 }

@@ -72,9 +72,6 @@ func (c *conn) cmdAuthenticate(ctx context.Context, l mupdatewire.Line) error {
 		c.source = c.s.places.of(c.remote)
 	}
 	c.log = c.log.With("login", user.Name)
-	if c.login != "" {
-		c.log = c.log.With("backend", string(c.login))
-	}
 	c.r.SetLimits(limitsAfter)
 	c.log.Debug("logged in", "mechanism", mechanism)
 	return c.answer(l.Tag, ok, "Authenticated")

@@ -70,7 +70,7 @@ func newMurder(t testing.TB, change ...func(*Config)) *murder {
 		t.Fatalf("server.New: %v", err)
 	}
 	t.Cleanup(func() { n.Close(context.Background()) })
-	dir, err := client.Dial([]string{"n1"}, client.WithDialer(n.DialMemory))
+	dir, err := client.Dial([]string{"n1"}, client.WithConn(n.Conn(server.Caller{Role: server.RoleOperator, Name: "mupdate"})))
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}

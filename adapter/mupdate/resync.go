@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 )
 
@@ -55,7 +56,9 @@ func (c *conn) endResync(ctx context.Context) {
 	}
 	_, err := c.session.ConfirmBackendIn(ctx, r.life, r.server, directory.ByResync)
 	if errors.Is(err, directory.ErrNotFound) {
-		return // it holds nothing and never did
+		// It holds nothing and never did. In a new murder that is so of all backends, and
+		// until they are known to have been heard nobody could create anything.
+		err = c.introduce(ctx)
 	}
 	if err != nil {
 		c.s.m.resyncs.WithLabelValues("failed").Inc()
@@ -64,4 +67,27 @@ func (c *conn) endResync(ctx context.Context) {
 	}
 	c.s.m.resyncs.WithLabelValues("confirmed").Inc()
 	c.log.Info("resync finished", "backend", string(r.server))
+}
+
+// introduce makes a backend known that has nothing to say, if its login or its address
+// vouches for its name and the cluster takes new backends.
+func (c *conn) introduce(ctx context.Context) error {
+	r := &c.resync
+	if c.speaker() == "" {
+		c.log.Warn("an empty backend is not known and stays so: bind its login to it, or make it by `rookeryctl backends set --create`", "backend", string(r.server))
+		return nil
+	}
+	settings, err := c.session.GetSettings(ctx, client.Linearizable())
+	if err != nil {
+		return err
+	}
+	if !settings.AdmissionOpen {
+		c.log.Warn("an empty backend is not known, and admission is closed", "backend", string(r.server))
+		return nil
+	}
+	if _, err := c.session.SetBackend(ctx, r.server, client.BackendChange{Create: true}); err != nil {
+		return err
+	}
+	_, err = c.session.ConfirmBackendIn(ctx, r.life, r.server, directory.ByResync)
+	return err
 }

@@ -16,7 +16,7 @@ import (
 // serveMUPDATE answers Cyrus until ctx ends. The adapter is a client of this node, from
 // inside the process, and so writes and reads whatever node leads.
 func (n *node) serveMUPDATE(ctx context.Context, api *server.Server) error {
-	dir, err := client.Dial([]string{n.s.name}, client.WithDialer(api.DialMemory))
+	dir, err := client.Dial([]string{n.s.name}, client.WithConn(api.Conn(server.Caller{Role: server.RoleOperator, Name: "mupdate"})))
 	if err != nil {
 		return err
 	}

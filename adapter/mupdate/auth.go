@@ -132,7 +132,7 @@ func (x *sasl) ask(challenge []byte) ([]byte, error) {
 	}
 	var line string
 	if err == nil {
-		x.c.nc.SetReadDeadline(time.Now().Add(lineTime))
+		x.c.nc.SetReadDeadline(time.Now().Add(x.c.s.cfg.LineTime))
 		line, err = x.c.r.Raw()
 	}
 	if _, is := errors.AsType[*mupdatewire.SyntaxError](err); is {

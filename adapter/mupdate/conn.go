@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,6 +85,9 @@ func (c *conn) serve() {
 	for err == nil {
 		err = c.next()
 	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.answer("*", bye, "nothing was heard for too long")
+	}
 	c.end(err)
 	if c.stream != nil {
 		c.stream.stop()
@@ -127,7 +131,7 @@ func (c *conn) next() error {
 	if err := c.r.Wait(); err != nil {
 		return err
 	}
-	c.nc.SetReadDeadline(time.Now().Add(lineTime))
+	c.nc.SetReadDeadline(time.Now().Add(c.s.cfg.LineTime))
 	line, err := c.r.ReadLine()
 	if e, is := errors.AsType[*mupdatewire.SyntaxError](err); is {
 		c.s.m.commands.WithLabelValues("other", "bad").Inc()
@@ -291,9 +295,9 @@ func (c *conn) cmdStartTLS(_ context.Context, l mupdatewire.Line) error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.s.ctx, lineTime)
+	ctx, cancel := context.WithTimeout(c.s.ctx, c.s.cfg.LineTime)
 	defer cancel()
-	c.nc.SetDeadline(time.Now().Add(lineTime))
+	c.nc.SetDeadline(time.Now().Add(c.s.cfg.LineTime))
 	secure := tls.Server(c.nc, c.s.cfg.TLS)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		c.log.Info("no TLS", "err", err)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,6 +47,8 @@ type Config struct {
 	Timeout time.Duration
 	// LoginPause is how long a wrong password waits for its answer.
 	LoginPause time.Duration
+	// LineTime is how long a line may take from its first octet to its last.
+	LineTime time.Duration
 	// OrphanGrace is how long a reservation outlives the connection that made it.
 	OrphanGrace time.Duration
 
@@ -61,13 +64,13 @@ const (
 	DefaultTimeout     = 4500 * time.Millisecond
 	DefaultLoginPause  = 3 * time.Second
 	DefaultOrphanGrace = 30 * time.Second
+	DefaultLineTime    = 30 * time.Second
 )
 
-// How long a connection may be silent, and a line take from its first octet to its last.
+// How long a connection may be silent, and not read.
 const (
 	idleTime   = 180 * time.Minute
 	loginTime  = 2 * time.Minute
-	lineTime   = 30 * time.Second
 	writeTime  = time.Minute
 	streamTime = 5 * time.Minute // a write of a stream: frontends are busy for long
 )
@@ -111,6 +114,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, DefaultMaxStreams)
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
 	cfg.LoginPause = cmp.Or(cfg.LoginPause, DefaultLoginPause)
+	cfg.LineTime = cmp.Or(cfg.LineTime, DefaultLineTime)
 	cfg.OrphanGrace = cmp.Or(cfg.OrphanGrace, DefaultOrphanGrace)
 	if cfg.Hostname == "" {
 		cfg.Hostname, _ = os.Hostname()
@@ -152,8 +156,8 @@ func (s *Server) Serve(l net.Listener) error {
 			if s.ctx.Err() != nil {
 				return nil
 			}
-			if ne, is := errors.AsType[net.Error](err); is && ne.Temporary() { //nolint:staticcheck // what else says that descriptors ran out
-				// Out of descriptors: others will be given back.
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
+				// Out of descriptors, which will be given back; or who came has left.
 				wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 				s.log.Warn("no connection could be accepted", "err", err, "dur", wait)
 				time.Sleep(wait)

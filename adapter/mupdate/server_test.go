@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -492,6 +493,61 @@ func TestSpool(t *testing.T) {
 				t.Errorf("%s, %d records: %d, %v", order, n, i, err)
 			}
 			s.close()
+		}
+	}
+}
+
+// A literal that never comes, and an exchange that does not go on, end the connection,
+// with words.
+func TestLinesEnd(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.LineTime = 100 * time.Millisecond })
+	for _, text := range []string{"X0 FIND {10}\r\n", "X0 FIND {10+}\r\nuser", "X0 FI", "A01 AUTHENTICATE \"PLAIN\"\r\n"} {
+		nc, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(nc, text)
+		nc.SetDeadline(time.Now().Add(20 * time.Second))
+		b, err := io.ReadAll(nc)
+		if err != nil || !strings.HasSuffix(string(b), "* BYE \"nothing was heard for too long\"\r\n") {
+			t.Errorf("%q: got %q, %v", text, b, err)
+		}
+		nc.Close()
+	}
+}
+
+// BenchmarkUpdate is the listing of an UPDATE, read to its OK.
+func BenchmarkUpdate(b *testing.B) {
+	m := newMurder(b)
+	const facts = 100_000
+	acl := "anyone\tlrs\t"
+	for at := 0; at < facts; at += 10_000 {
+		var ops []client.Op
+		for i := range 10_000 {
+			ops = append(ops, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.u%06d", at+i)), Server: be1, Statement: directory.Statement{Partition: "default", ACL: &acl}})
+		}
+		if _, err := m.dir.Batch(b.Context(), ops); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		f := m.follow("frontend")
+		f.c.Close()
+		<-f.done
+	}
+	b.ReportMetric(float64(facts)*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+// BenchmarkFind is FIND on one connection.
+func BenchmarkFind(b *testing.B) {
+	m := newMurder(b)
+	if err := m.do([]string{"assert", string(be1), "user.a"}); err != nil {
+		b.Fatal(err)
+	}
+	c := m.dial("frontend", mupdateclient.Options{})
+	for b.Loop() {
+		if _, found, err := c.Find(b.Context(), "user.a"); !found || err != nil {
+			b.Fatal(found, err)
 		}
 	}
 }

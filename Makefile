@@ -28,9 +28,14 @@ KILLS    ?= 500
 SOAK     ?= 2h
 POWER_CUTS ?= 1000
 POWER_SEED ?= 0
+POWER_DAMAGE ?= 3
 
+UPGRADETIME ?= 2s
 FACTS    ?= 1000000
 
+SIMSEEDS ?= 100
+SIMFIRST ?= 1
+SIMTIME  ?= 1000s
 CHAOS_FAULTS     ?= 1000
 CHAOS_OPERATIONS ?= 2000000
 CHAOS_ARGS       ?= -chaos.least=100
@@ -47,7 +52,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss
+.PHONY: help build man run test race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +80,9 @@ race: ## the concurrent packages again under the race detector; needs a C compil
 	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make race: the race detector needs a C compiler, and $$($(GO) env CC) is not there" >&2; exit 1; }
 	$(call part,go test -race,CGO_ENABLED=1 $(GO) test -race -timeout 30m $(RACE))
 
+sim: ## SIMSEEDS (100) simulated clusters from seed SIMFIRST (1), SIMTIME (1000s) of virtual time each, on all processors
+	$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(SIMSEEDS) -sim.first=$(SIMFIRST) -sim.time=$(SIMTIME) -sim.workers=$$(nproc)
+
 fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
 	@internal/tools/fuzz.sh $(FUZZTIME)
 
@@ -88,7 +96,7 @@ crash-leader: build ## kill -9 the leader of three nodes KILLS times under load;
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
 	$(GO) -C internal/tools/powerfs test ./...
 	$(GO) test ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
-		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=1
+		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=$(POWER_DAMAGE)
 chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
 	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
 
@@ -115,6 +123,15 @@ mutants: ## plant each bug of internal/mutants and see that simulation, chaos or
 
 soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
 	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)
+
+upgrade: ## nodes of this release beside earlier ones, built from their commits: there and back under load; UPGRADETIME (2s) for each mixture
+	$(call part,upgrade,$(GO) vet -tags upgrade ./internal/upgrade && $(GO) test -tags upgrade ./internal/upgrade -count 1 -timeout 60m -v -args \
+		-upgrade.time=$(UPGRADETIME) -upgrade.programs=$(CURDIR)/bin/releases)
+
+testdata-release: ## a data directory of RELEASE, made by its own programs, into internal/upgrade/testdata
+	@[ -n "$(RELEASE)" ] || { echo "make testdata-release RELEASE=v0.3.0: say which, of internal/upgrade/releases.go" >&2; exit 1; }
+	$(GO) test -tags upgrade ./internal/upgrade -run '^TestMakeRelease$$' -count 1 -v -args -upgrade.make=$(RELEASE) -upgrade.programs=$(CURDIR)/bin/releases
+	$(GO) test ./internal/upgrade -run '^TestRelease' -count 1 -update
 
 bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in minutes
 	bin/rookery-bench --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench.json --plot $(BENCHDIR)/bench.svg

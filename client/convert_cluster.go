@@ -66,6 +66,7 @@ func nodeOf(n *apiv1.Node) Node {
 		Name: n.GetName(), ID: n.GetId(), ClientAddress: n.GetClientAddress(), PeerAddress: n.GetPeerAddress(),
 		Voter: n.GetVoter(), Leader: n.GetLeader(), Learner: n.GetLearner(), Site: n.GetSite(),
 		Heard: millis(n.GetHeardMs()), Version: n.GetVersion(), Applied: n.GetApplied(),
+		OldestVersion: n.GetOldestVersion(), NewestVersion: n.GetNewestVersion(),
 		FileBytes: n.GetFileBytes(), UsedBytes: n.GetUsedBytes(), FreeBytes: n.GetFreeBytes(),
 		Verified: n.GetVerified(), Compacting: n.GetCompacting(), Quarantined: n.GetQuarantined(),
 		Match: n.GetMatch(), Active: n.GetActive(), Trails: TrailsUnknown,

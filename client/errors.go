@@ -163,6 +163,7 @@ var sentinels = map[apiv1.Reason]error{
 	apiv1.Reason_REASON_NOT_WAITING:       ErrNotWaiting,
 	apiv1.Reason_REASON_NOT_VOTER:         ErrNotVoter,
 	apiv1.Reason_REASON_LEADING:           ErrLeading,
+	apiv1.Reason_REASON_VERSION:           directory.ErrVersion,
 }
 
 // errorDomain is the ErrorInfo domain of the API's reasons.

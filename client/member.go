@@ -21,12 +21,14 @@ type Node struct {
 	Learner       bool // gets the log and has no vote yet
 	Site          string
 
-	Heard     time.Duration // how long ago it said the following; AgeUnknown: never
-	Version   string
-	Applied   uint64
-	FileBytes uint64 // of its state file
-	UsedBytes uint64 // of that
-	FreeBytes uint64 // of the disk
+	Heard   time.Duration // how long ago it said the following; AgeUnknown: never
+	Version string
+	// The cluster versions that its release supports; 0: not heard, or not said.
+	OldestVersion, NewestVersion uint32
+	Applied                      uint64
+	FileBytes                    uint64 // of its state file
+	UsedBytes                    uint64 // of that
+	FreeBytes                    uint64 // of the disk
 	// Verified: it has read its state file whole since its start.
 	Verified    bool
 	Compacting  bool

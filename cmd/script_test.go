@@ -80,6 +80,7 @@ func TestMain(m *testing.M) {
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
 //	mupdate ...         see mupdateCommand
+//	keep NAME           $NAME is the last stdout
 //	flip FILE           turn a bit over in the middle of a file
 //	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
@@ -106,6 +107,7 @@ func TestScripts(t *testing.T) {
 			"shape":     shape,
 			"repeat":    repeat,
 			"mupdate":   mupdateCommand,
+			"keep":      keep,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
 			},
@@ -440,6 +442,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("rookeryctl %s: got exit code %d, want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// keep puts the last output into a variable.
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: keep NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
 // repeat runs rookeryctl several times.

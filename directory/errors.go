@@ -47,6 +47,8 @@ var (
 	ErrReadOnly = errors.New("directory: read-only")
 	// ErrStaleRequest: a later request of the same client id has been applied; this one is a late repeat.
 	ErrStaleRequest = errors.New("directory: stale request")
+	// ErrVersion: the command came with a later cluster version than is in force.
+	ErrVersion = errors.New("directory: not in force yet")
 	// ErrRole: the caller's role may not do this.
 	ErrRole = errors.New("directory: role may not do this")
 )

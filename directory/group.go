@@ -14,6 +14,9 @@ const (
 	BackendLost BackendState = 4
 	// BackendRetired: it held nothing when it was retired; its name is not reused.
 	BackendRetired BackendState = 5
+	// BackendFull serves, takes no new users, and is not being emptied: what it
+	// withdraws is under the guard as ever. Cluster version 2.
+	BackendFull BackendState = 6
 )
 
 func (s BackendState) String() string {
@@ -28,6 +31,8 @@ func (s BackendState) String() string {
 		return "lost"
 	case BackendRetired:
 		return "retired"
+	case BackendFull:
+		return "full"
 	}
 	return "unknown"
 }

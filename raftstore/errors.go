@@ -14,6 +14,9 @@ var (
 	ErrOverloaded = errors.New("raftstore: overloaded")
 	// ErrTooLarge: the command is over Config.MaxCommand. Not done.
 	ErrTooLarge = errors.New("raftstore: command too large")
+	// ErrNotInForce: the command is not to be used yet, as not every node of the cluster
+	// understands it. Not done. What is in force is the machine's to say.
+	ErrNotInForce = errors.New("raftstore: command is not in force yet")
 	// ErrUnknown: the node lost its leadership before it knew the outcome. The
 	// command may have been applied, or may be yet.
 	ErrUnknown = errors.New("raftstore: outcome unknown")

@@ -196,11 +196,11 @@ func TestRestoredNode(t *testing.T) {
 
 // A state that cannot follow what the store says stops the node.
 func TestBeginRefused(t *testing.T) {
-	_, err := firstCommand(&machine.Status{}, raftstore.Identity{Incarnation: 1 << 32})
+	_, err := firstCommand(&machine.Status{}, raftstore.Identity{Incarnation: 1 << 32}, 1)
 	if err == nil {
 		t.Error("an incarnation out of range passed")
 	}
-	if _, err := firstCommand(&machine.Status{ClusterID: "c"}, raftstore.Identity{Incarnation: 2}); err != nil {
+	if _, err := firstCommand(&machine.Status{ClusterID: "c"}, raftstore.Identity{Incarnation: 2}, 1); err != nil {
 		t.Errorf("got %v", err)
 	}
 }

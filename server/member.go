@@ -658,7 +658,7 @@ func (m *Members) nodeTo(n *Node) *apiv1.Node {
 	out := &apiv1.Node{
 		Name: n.Name, Id: n.ID, ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress,
 		Voter: n.Voter, Leader: n.ID == m.Leader && m.Leader != 0, Learner: !n.Voter && m.member(n.ID) != nil, Site: n.Site,
-		HeardMs: never, Version: n.Version, Applied: n.Applied,
+		HeardMs: never, Version: n.Version, OldestVersion: n.OldestVersion, NewestVersion: n.NewestVersion, Applied: n.Applied,
 		FileBytes: octets(n.FileBytes), UsedBytes: octets(n.UsedBytes), FreeBytes: octets(n.FreeBytes),
 		Verified: n.Verified, Compacting: n.Compacting, Quarantined: n.Quarantined, Match: n.Match, Active: n.Active,
 	}

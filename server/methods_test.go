@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
 )
 
@@ -330,6 +331,9 @@ func TestEveryMethod(t *testing.T) {
 	if got := ok(s, bound(c.ListAlarms), &apiv1.ListAlarmsRequest{}); len(got.GetAlarms()) != 0 || got.GetGrowthRefused() != "" {
 		t.Errorf("ListAlarms: got %v", got)
 	}
+	if got := ok(s, bound(c.GetClusterVersion), &apiv1.GetClusterVersionRequest{}); got.GetState().GetVersion() != machine.NewestVersion {
+		t.Errorf("GetClusterVersion: got %v", got)
+	}
 	effect(s, apiv1.Effect_EFFECT_UNCHANGED, bound(c.DisarmAlarm), &apiv1.DisarmAlarmRequest{Kind: apiv1.AlarmKind_ALARM_KIND_NO_SPACE, Node: "n1"})
 
 	// The guard, made strict.
@@ -411,6 +415,9 @@ func TestEveryMethod(t *testing.T) {
 	n.members.Waiting = []Node{{Name: "n2", ID: 3}}
 	ok(s, bound(c.ReplaceMember), &apiv1.ReplaceMemberRequest{Name: "n2", Step: apiv1.ReplaceStep_REPLACE_STEP_START})
 	ok(s, bound(c.RemoveMember), &apiv1.RemoveMemberRequest{Name: "n2", Id: 3})
+	if r := ok(s, bound(c.FinalizeClusterVersion), &apiv1.FinalizeClusterVersionRequest{}); r.GetEffect() != apiv1.Effect_EFFECT_UNCHANGED || r.GetTo() != machine.NewestVersion {
+		t.Errorf("FinalizeClusterVersion: got %v", r)
+	}
 	ok(s, bound(c.MoveLeader), &apiv1.MoveLeaderRequest{Name: "n1"})
 	if _, sum, err := n.compacted(t, &apiv1.CompactRequest{Force: true}); err != nil || sum.GetBeforeBytes() != 100 || sum.GetAfterBytes() != 60 {
 		t.Errorf("Compact: got %v, %v", sum, err)

@@ -113,6 +113,12 @@ func (b *bentReplica) Snapshot(ctx context.Context, w io.Writer) (snap.Header, e
 
 func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	t.Helper()
+	return newTestNodeOf(t, machine.NewestVersion, change...)
+}
+
+// newTestNodeOf is newTestNode in a cluster of that version.
+func newTestNodeOf(t testing.TB, version uint32, change ...func(*Config)) *testNode {
+	t.Helper()
 	m := machine.New()
 	raft, err := raftstore.Open(raftstore.Config{Dir: t.TempDir(), Name: "n1", Initial: []raftstore.Member{{Name: "n1"}}, Machine: Applied(m), MmapSize: 1 << 30})
 	if err != nil {
@@ -125,7 +131,7 @@ func newTestNode(t testing.TB, change ...func(*Config)) *testNode {
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := Begin(ctx, raft, m); err != nil {
+	if err := BeginAs(ctx, raft, m, func() (uint32, bool) { return version, true }); err != nil {
 		t.Fatalf("begin the cluster: %v", err)
 	}
 	n := &testNode{store: &bentStore{Store: Shard(raft, nil)}, saver: &bentReplica{Replica: raft, store: raft}, caller: Caller{Role: RoleOperator, Name: "carol"}}

@@ -36,8 +36,8 @@ func TestRolesAreWhole(t *testing.T) {
 
 // The policy, once more and the other way round: by role.
 func TestPolicy(t *testing.T) {
-	const reads = "Lookup LookupMany LookupUser List Rights Find ListSubscriptions ListVanished Watch Status ListBackends ListGroups ListHolds ListHeld ListForks ListMoves GetSettings ListAlarms"
-	const states = "Assert Retract Reserve Release Deactivate Rename ConfirmBackend"
+	const reads = "Lookup LookupMany LookupUser List Rights Find ListSubscriptions ListVanished Watch Status ListBackends ListGroups ListHolds ListHeld ListForks ListMoves GetSettings ListAlarms GetClusterVersion"
+	const states = "Assert Retract Reserve Release Deactivate Rename ConfirmBackend Totals Compare"
 	for _, test := range []struct {
 		role Role
 		may  string // all of it
@@ -49,7 +49,7 @@ func TestPolicy(t *testing.T) {
 		{RoleFailover, reads + " PlanSwitchover SetPrimary PutHold ReleaseHold", ""},
 		{RolePeer, "Status", ""},
 		{RoleOperator, reads + " " + states + " Batch Subscribe Unsubscribe PlanSwitchover SetPrimary PutHold ReleaseHold SetBackend PreviewAdmission " +
-			"AdmitBackend RenameBackend SetGroup DecideHeld Settle SetSettings Check DisarmAlarm " +
+			"AdmitBackend RenameBackend SetGroup DecideHeld Settle SetSettings Check DisarmAlarm FinalizeClusterVersion " +
 			"AddMember PromoteMember RemoveMember ReplaceMember MoveLeader Compact SaveSnapshot", ""},
 	} {
 		for _, name := range slices.Sorted(maps.Keys(roles)) {

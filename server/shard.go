@@ -23,13 +23,6 @@ type applied struct{ m *machine.Machine }
 
 var _ raftstore.Verifier = applied{}
 
-// CheckCommand refuses what Applied could not apply. It is for commands that this
-// node did not encode itself.
-func CheckCommand(command []byte) error {
-	_, err := machine.DecodeCommand(command)
-	return err
-}
-
 func (a applied) Buckets() []kv.Bucket { return a.m.Buckets() }
 
 func (a applied) Apply(tx kv.Tx, s raftstore.Stamp, command []byte) ([]byte, error) {
@@ -149,24 +142,39 @@ func HasBegun(r kv.Reader, s *raftstore.Store, m *machine.Machine) (bool, error)
 }
 
 // Begin makes sure that the present life of the shard's cluster has begun: that its
-// first command is in the log. Of a new cluster that is Init; of one that was made
+// first command is in the log. Of a new cluster that is Init, with the newest version
+// that this release supports; of one that was made
 // from a snapshot, or from the node that was left of another, Restore. Every node
 // calls it once after its start; it returns when this node has applied that command,
 // however long a first leader takes.
 func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
+	return BeginAs(ctx, s, m, func() (uint32, bool) { return machine.NewestVersion, true })
+}
+
+// agreePatience is how long a first leader waits until it has heard of every member
+// which cluster versions it supports.
+const agreePatience = 3 * time.Second
+
+// BeginAs is Begin with a version for a new cluster, which all its nodes have to
+// support: what agreed returns once it is known, or after some patience.
+func BeginAs(ctx context.Context, s *raftstore.Store, m *machine.Machine, agreed func() (version uint32, known bool)) error {
 	const again = 100 * time.Millisecond
+	patience := time.Now().Add(agreePatience)
 	for {
 		v, err := s.Read(ctx, raftstore.Local)
 		if err != nil {
 			return err
 		}
 		id := s.Identity()
-		command, err := FirstCommand(v, id, m)
+		version, known := agreed()
+		command, err := firstCommandAs(v, id, m, version)
 		v.Release()
 		if err != nil || command == nil {
 			return err
 		}
-		if s.Status().Leading {
+		if !s.Status().Leading {
+			patience = time.Now().Add(agreePatience)
+		} else if known || time.Now().After(patience) {
 			answer, err := s.Propose(ctx, command)
 			if err == nil {
 				if r, err := machine.DecodeResult(answer); err != nil || r.Refused != nil {
@@ -186,13 +194,18 @@ func Begin(ctx context.Context, s *raftstore.Store, m *machine.Machine) error {
 }
 
 // FirstCommand is the encoded command that begins the life that id names, for a
-// leader to propose; nil if the state in r lives it already.
+// leader to propose; nil if the state in r lives it already. A new cluster is of the
+// newest version that this release supports.
 func FirstCommand(r kv.Reader, id raftstore.Identity, m *machine.Machine) ([]byte, error) {
+	return firstCommandAs(r, id, m, machine.NewestVersion)
+}
+
+func firstCommandAs(r kv.Reader, id raftstore.Identity, m *machine.Machine, version uint32) ([]byte, error) {
 	st, err := m.Status(r)
 	if err != nil || livesAs(&st, id) {
 		return nil, err
 	}
-	op, err := firstCommand(&st, id)
+	op, err := firstCommand(&st, id, version)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +213,7 @@ func FirstCommand(r kv.Reader, id raftstore.Identity, m *machine.Machine) ([]byt
 }
 
 // firstCommand is what begins the life that id names, after the one in st.
-func firstCommand(st *machine.Status, id raftstore.Identity) (machine.Op, error) {
+func firstCommand(st *machine.Status, id raftstore.Identity, version uint32) (machine.Op, error) {
 	if uint64(directory.Incarnation(id.Incarnation)) != id.Incarnation {
 		return nil, fmt.Errorf("server: %v: the incarnation is out of range", id)
 	}
@@ -211,5 +224,9 @@ func firstCommand(st *machine.Status, id raftstore.Identity) (machine.Op, error)
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("server: draw the digests' key: %w", err)
 	}
-	return machine.Init{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation), DigestKey: key}, nil
+	op := machine.Init{ClusterID: id.Cluster.String(), Incarnation: directory.Incarnation(id.Incarnation), DigestKey: key}
+	if version > machine.OldestVersion {
+		op.Version = version // a field that the first releases do not know
+	}
+	return op, nil
 }

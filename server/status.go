@@ -86,9 +86,12 @@ var statusTable = []statusRow{
 	{directory.ErrNotHolder, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_HOLDER},
 	{directory.ErrBusy, codes.FailedPrecondition, apiv1.Reason_REASON_BUSY},
 	{directory.ErrReadOnly, codes.FailedPrecondition, apiv1.Reason_REASON_READ_ONLY},
+	{directory.ErrVersion, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},
+	{raftstore.ErrNotInForce, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},
 	{directory.ErrStaleRequest, codes.Aborted, apiv1.Reason_REASON_STALE_REQUEST},
 
 	{machine.ErrCorrupt, codes.Internal, apiv1.Reason_REASON_BROKEN},
+	{machine.ErrRelease, codes.Internal, apiv1.Reason_REASON_BROKEN},
 	{machine.ErrFormat, codes.Internal, apiv1.Reason_REASON_BROKEN},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, apiv1.Reason_REASON_DEADLINE},
 	{context.Canceled, codes.Canceled, apiv1.Reason_REASON_DEADLINE},

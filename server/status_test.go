@@ -46,6 +46,8 @@ var clientSentinels = map[error]error{
 	raftstore.ErrTooLarge:    directory.ErrTooLarge,
 	machine.ErrCorrupt:       client.ErrBroken,
 	machine.ErrFormat:        client.ErrBroken,
+	machine.ErrRelease:       client.ErrBroken,
+	raftstore.ErrNotInForce:  directory.ErrVersion,
 	context.DeadlineExceeded: context.DeadlineExceeded,
 	context.Canceled:         context.Canceled,
 }

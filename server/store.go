@@ -65,7 +65,9 @@ type Node struct {
 	// Heard is how long ago it last said the following; negative: never.
 	Heard   time.Duration
 	Version string
-	Applied uint64
+	// The cluster versions that its release supports; 0: it was not heard.
+	OldestVersion, NewestVersion uint32
+	Applied                      uint64
 	// Goal is what was committed when it spoke the time before: whoever keeps up
 	// had that by the time it said Applied. 0: it has not spoken twice.
 	Goal      uint64

@@ -70,6 +70,9 @@ func (s *Server) propose(ctx context.Context, id *apiv1.RequestId, op machine.Op
 	if err := s.begun(directory.Incarnation(id.GetIncarnation())); err != nil {
 		return nil, err
 	}
+	if err := s.inForce(ctx, op); err != nil {
+		return nil, err
+	}
 	answer, err := s.store.Propose(ctx, machine.EncodeCommand(machine.Command{
 		Client:   id.GetClientId(),
 		Sequence: id.GetSequence(),

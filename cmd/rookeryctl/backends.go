@@ -312,7 +312,7 @@ a backend that you have seen: what it holds and did not state would bounce mail.
 
 // settableStates are those that an operator may set.
 var settableStates = []directory.BackendState{
-	directory.BackendActive, directory.BackendDraining, directory.BackendDown, directory.BackendLost, directory.BackendRetired,
+	directory.BackendActive, directory.BackendFull, directory.BackendDraining, directory.BackendDown, directory.BackendLost, directory.BackendRetired,
 }
 
 func stateWords() []string {
@@ -331,10 +331,10 @@ func (a *app) setBackendCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set NAME",
 		Short: "change what operators say of a backend",
-		Long: `Changes what is stated and keeps the rest. States: active; draining (serves, takes no new
-users); down (its mailboxes answer BACKEND_DOWN, LIST is unchanged); lost (its facts are
-history, never routed, and block no name); retired (it holds nothing, its name is not used
-again).`,
+		Long: `Changes what is stated and keeps the rest. States: active; full (serves, takes no new
+users); draining (as full, and it is being emptied); down (its mailboxes answer BACKEND_DOWN,
+LIST is unchanged); lost (its facts are history, never routed, and block no name); retired (it
+holds nothing, its name is not used again). full needs cluster version 2.`,
 		Example: `  rookeryctl backends set be1.example.org --state draining
   rookeryctl backends set be1.example.org --address imap=10.0.0.11:143/start --address lmtp=10.0.0.11:24
   rookeryctl backends set be4.example.org --create --weight 50`,

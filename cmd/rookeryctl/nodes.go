@@ -85,7 +85,7 @@ func nodeNotes(n client.Node) string {
 
 // tellNodes prints the members, and who waits to become one.
 func (a *app) tellNodes(nodes ...[]client.Node) error {
-	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", "SITE", ">APPLIED", ">TRAILS BY", ">HEARD", "VERSION", "NOTE")
+	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", "SITE", ">APPLIED", ">TRAILS BY", ">HEARD", "VERSION", "SUPPORTS", "NOTE")
 	for _, list := range nodes {
 		for _, n := range list {
 			var applied, trails any = "", ""
@@ -95,10 +95,21 @@ func (a *app) tellNodes(nodes ...[]client.Node) error {
 			if n.Trails != client.TrailsUnknown {
 				trails = n.Trails
 			}
-			t.row(n.Name, nodeID(n.ID), roleWord(n), n.ClientAddress, n.PeerAddress, n.Site, applied, trails, heard(n), n.Version, nodeNotes(n))
+			t.row(n.Name, nodeID(n.ID), roleWord(n), n.ClientAddress, n.PeerAddress, n.Site, applied, trails, heard(n), n.Version, supports(n), nodeNotes(n))
 		}
 	}
 	return t.end("no node is known")
+}
+
+// supports is which cluster versions a node's release does; empty if that was not heard.
+func supports(n client.Node) string {
+	switch {
+	case n.NewestVersion == 0:
+		return ""
+	case n.OldestVersion == n.NewestVersion:
+		return strconv.FormatUint(uint64(n.NewestVersion), 10)
+	}
+	return fmt.Sprintf("%d-%d", n.OldestVersion, n.NewestVersion)
 }
 
 // heard says how long ago a node spoke.
@@ -125,6 +136,8 @@ type memberJSON struct {
 	Leader        bool   `json:"leader"`
 	HeardMS       int64  `json:"heard_ms"`
 	Version       string `json:"version"`
+	OldestVersion uint32 `json:"oldest_cluster_version"`
+	NewestVersion uint32 `json:"newest_cluster_version"`
 	Applied       uint64 `json:"applied"`
 	Match         uint64 `json:"match"`
 	Trails        int64  `json:"trails"`
@@ -140,7 +153,8 @@ type memberJSON struct {
 func memberOf(n client.Node) memberJSON {
 	return memberJSON{
 		Name: n.Name, ID: n.ID, IDHex: nodeID(n.ID), ClientAddress: n.ClientAddress, PeerAddress: n.PeerAddress, Site: n.Site,
-		Voter: n.Voter, Learner: n.Learner, Leader: n.Leader, HeardMS: millis(n.Heard), Version: n.Version, Applied: n.Applied,
+		Voter: n.Voter, Learner: n.Learner, Leader: n.Leader, HeardMS: millis(n.Heard), Version: n.Version,
+		OldestVersion: n.OldestVersion, NewestVersion: n.NewestVersion, Applied: n.Applied,
 		Match: n.Match, Trails: n.Trails, Active: n.Active, FileBytes: n.FileBytes, UsedBytes: n.UsedBytes, FreeBytes: n.FreeBytes,
 		Verified: n.Verified, Compacting: n.Compacting, Quarantined: n.Quarantined,
 	}

@@ -227,6 +227,12 @@ that broke off is not valid JSON.
                    moves_completed, moves_aborted, guard_held, overtaken, skips: {reason: count},
                    refusals: [{place, name, reason}], refusals_cut, servers: [{server, records,
                    not_in_dump, confirmed}]}; import subscriptions: without those of facts
+  resync begin     {server, token, known, facts, confirmed, held, answer: ANSWER}
+  resync diff, apply  {dry_run, server, dump, as_of_revision, revision, incarnation, rounds, listed, facts,
+                   add, change, retract, wait, keep, effects: {effect: count}, refused, skips: {reason:
+                   count}, refusals: [{place, name, reason}], refusals_cut, differences: [{mailbox, kind:
+                   add|change|retract|wait|keep, effect}], differences_cut, equal, settled, withheld,
+                   held, confirmed}
   backends         {backends: [{name, id, group, primary, addresses, weight, admitted, state,
                    state_age_ms, drain_approved, confirmed, confirmed_by, confirmed_age_ms, facts,
                    counted, held}]}
@@ -251,6 +257,10 @@ that broke off is not valid JSON.
   member list      {members: [NODE], waiting: [NODE], and of ANSWER}
   member ...       {effect, member: NODE, members: [NODE], notes, and of ANSWER}
   move-leader      {effect, from, to, took_ms, and of ANSWER}
+  cluster-version  {cluster_version, raised_by_release, oldest_supported, newest_supported, turns_on,
+                   in_the_way, members: [NODE], and of ANSWER}
+  cluster-version finalize
+                   {effect, from, to, turned_on, and of ANSWER}
   compact          {nodes: [{node, before_bytes, after_bytes, took_ms}]}: those that were compacted
   snapshot save    {file, node, cluster_id, incarnation, shard, index, term, revision, bytes}
   snapshot status  {file, bytes, cluster_id, incarnation, shard, index, term, revision, last_command, node,
@@ -272,8 +282,9 @@ that broke off is not valid JSON.
            reason, revision, age_ms, time, accept_missing}]}
   HOLD     {kind, key, remaining_ms, why, by}
   NODE     {name, id, id_hex, client_address, peer_address, site, voter, learner, leader, heard_ms,
-           version, applied, match, trails (-1: not known), active, file_bytes, used_bytes, free_bytes,
-           verified, compacting, quarantined}; what a node says of itself is zero until it was heard
+           version, oldest_cluster_version, newest_cluster_version, applied, match,
+           trails (-1: not known), active, file_bytes, used_bytes, free_bytes, verified,
+           compacting, quarantined}; what a node says of itself is zero until it was heard
   RESULT   {effect, revision, count, epoch, lapses_in_ms}
 
 IMAP rows (list -o imap) are what an IMAP server sends after "* LIST ", octet for octet;

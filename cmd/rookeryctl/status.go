@@ -329,7 +329,7 @@ func (a *app) tellStatus(s *survey) error {
 		mailboxCount(k.Mailboxes), k.Listed, plural(k.Inboxes, "user"), plural(k.Forked, "fork"), plural(k.Deactivated, "move"),
 		plural(k.Reservations, "reservation"), plural(k.Held, "fact"), plural(k.Subscriptions, "subscription"), plural(k.Postings, "posting"))
 
-	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", "SITE", ">TERM", ">APPLIED", ">TRAILS BY", ">FILE", ">IN USE", ">FREE DISK", ">HEARD", "VERSION", "NOTE")
+	t := a.table("NODE", ">ID", "ROLE", "CLIENTS", "PEERS", "SITE", ">TERM", ">APPLIED", ">TRAILS BY", ">FILE", ">IN USE", ">FREE DISK", ">HEARD", "VERSION", "SUPPORTS", "NOTE")
 	for _, n := range s.nodes {
 		var term, applied, trails any = "", "", ""
 		version, spoke, note := n.Version, "", nodeNotes(n.Node)
@@ -356,10 +356,10 @@ func (a *app) tellStatus(s *survey) error {
 			address = n.endpoint
 		}
 		t.row(n.Name, nodeID(n.ID), roleWord(n.Node), address, n.PeerAddress, n.Site, term, applied, trails,
-			sizeCell(n.FileBytes), sizeCell(n.UsedBytes), sizeCell(n.FreeBytes), spoke, version, note)
+			sizeCell(n.FileBytes), sizeCell(n.UsedBytes), sizeCell(n.FreeBytes), spoke, version, supports(n.Node), note)
 	}
 	for _, n := range s.Waiting {
-		t.row(n.Name, nodeID(n.ID), roleWord(n), n.ClientAddress, n.PeerAddress, n.Site, "", "", "", "", "", "", heard(n), n.Version, "")
+		t.row(n.Name, nodeID(n.ID), roleWord(n), n.ClientAddress, n.PeerAddress, n.Site, "", "", "", "", "", "", heard(n), n.Version, supports(n), "")
 	}
 	if err := t.end("no node is known"); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rookery-mail/rookery/directory/machine"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/raftstore/peer"
@@ -102,6 +103,11 @@ func (n *node) members() server.Members {
 		if x.ID == st.Identity.Node {
 			h, ok = peer.Heard{Announcement: n.self()}, true
 		}
+		if x.ID == st.Identity.Node {
+			node.OldestVersion, node.NewestVersion = machine.OldestVersion, machine.NewestVersion
+		} else if v, ok := n.transport.VersionsOf(x.ID); ok {
+			node.OldestVersion, node.NewestVersion = v.Oldest, v.Newest
+		}
 		if ok {
 			// Addresses are what the node says now; the membership has what it
 			// said when it was added.
@@ -123,6 +129,7 @@ func (n *node) members() server.Members {
 		m.Waiting = append(m.Waiting, server.Node{
 			Name: w.Name, ID: w.Birth, PeerAddress: w.Info.PeerAddress, ClientAddress: w.Info.ClientAddress, Site: w.Info.Site,
 			Context: w.Info.Context(), Heard: w.Since, Version: w.Version,
+			OldestVersion: w.Versions.Oldest, NewestVersion: w.Versions.Newest,
 		})
 	}
 	return m

@@ -134,9 +134,50 @@ func (n *node) newTransport(birth uint64, announce func() peer.Announcement, hea
 		ServerCredentials: mtls.PeerServer(n.files, n.log),
 		ClientCredentials: n.dialing(),
 		Authorize:         authorize,
-		Check:             server.CheckCommand,
+		Check:             n.check,
+		Versions:          peer.Versions{Oldest: machine.OldestVersion, Newest: machine.NewestVersion},
+		ClusterVersion:    n.clusterVersion,
 		Log:               n.log, Metrics: n.registry,
 	})
+}
+
+// check refuses a command of another node that this one could not apply, or that is
+// not in force yet.
+func (n *node) check(command []byte) error {
+	store := n.store.Load()
+	if store == nil {
+		return raftstore.ErrNoLeader
+	}
+	v, err := store.Read(context.Background(), raftstore.Local)
+	if err != nil {
+		return err
+	}
+	defer v.Release()
+	return server.CheckCommand(n.rules, v, command)
+}
+
+// clusterVersion is the version of the cluster, 0 if there is no state to tell.
+func (n *node) clusterVersion() uint32 {
+	store := n.store.Load()
+	if store == nil {
+		return 0
+	}
+	v, err := store.Read(context.Background(), raftstore.Local)
+	if err != nil {
+		return 0
+	}
+	defer v.Release()
+	version, err := server.ClusterVersion(n.rules, v)
+	if err != nil {
+		return 0
+	}
+	return version
+}
+
+// agreed is the version that a new cluster is to begin with.
+func (n *node) agreed() (version uint32, known bool) {
+	m := n.members()
+	return m.Agreed()
 }
 
 // dialing returns what gives the credentials for a node: the same for every
@@ -200,7 +241,7 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 	}
 	g.Go(adapters.Wait)
 	g.Go(func() error {
-		if err := server.Begin(gctx, store, n.rules); err != nil && gctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped) {
+		if err := server.BeginAs(gctx, store, n.rules, n.agreed); err != nil && gctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped) {
 			return err
 		}
 		return nil

@@ -55,7 +55,7 @@ func (a *apply) ownGroup(b *directory.Backend) {
 func (a *apply) putCluster(c cluster) {
 	a.changeTopology()
 	a.topology.cluster = c
-	a.put1(bucketMeta, keyCluster, encodeCluster(c))
+	a.putClusterRow(c)
 }
 
 // putBackend writes a backend's row, its name and the change.
@@ -144,7 +144,11 @@ func (a *apply) setBackend(op SetBackend) (Result, error) {
 
 // mayBecome refuses a state that the backend cannot take.
 func (a *apply) mayBecome(name directory.BackendName, b *directory.Backend, s directory.BackendState) error {
-	if s < directory.BackendActive || s > directory.BackendRetired {
+	last := directory.BackendRetired
+	if a.cluster.Version >= versionFull {
+		last = directory.BackendFull
+	}
+	if s < directory.BackendActive || s > last {
 		return refuse(directory.ErrInvalid, "no such backend state: %d", s)
 	}
 	if b == nil {

@@ -93,7 +93,10 @@ const (
 	opRestore
 )
 
-const opSetAlarm protowire.Number = 24
+const (
+	opSetAlarm protowire.Number = 24
+	opFinalize protowire.Number = 25
+)
 
 // putOp appends the one field of the message Op.
 func putOp(b []byte, op Op) []byte {
@@ -104,6 +107,7 @@ func putOp(b []byte, op Op) []byte {
 		b = putString(b, 1, v.ClusterID)
 		b = putUint(b, 2, uint64(v.Incarnation))
 		b = putBytes(b, 3, v.DigestKey)
+		b = putUint(b, 4, uint64(v.Version))
 	case Assert:
 		b, at = openMessage(b, opAssert)
 		b = putAssert(b, &v)
@@ -214,6 +218,11 @@ func putOp(b []byte, op Op) []byte {
 		b = putBool(b, 4, v.Voter)
 		b = putUint(b, 5, uint64(v.Voters))
 		b = putString(b, 6, v.Why)
+	case Finalize:
+		b, at = openMessage(b, opFinalize)
+		b = putUint(b, 1, uint64(v.From))
+		b = putUint(b, 2, uint64(v.To))
+		b = putString(b, 3, v.Release)
 	case Restore:
 		b, at = openMessage(b, opRestore)
 		b = putString(b, 1, v.ClusterID)
@@ -288,8 +297,8 @@ func putOptionalString(b []byte, num protowire.Number, s string) []byte {
 //
 // Errors: ErrUnknownCommand, for anything of which this release does not
 // understand every part: an operation or a field it does not know, a number too
-// large for its field, an Init, a Restore, a Tick or a Batch inside a Batch, no operation,
-// several, or octets that are no message.
+// large for its field, an Init, a Restore, a Finalize, a Tick or a Batch inside a
+// Batch, no operation, several, or octets that are no message.
 func DecodeCommand(b []byte) (Command, error) {
 	r := opReader{wireReader: readWire(b)}
 	r.strict = true
@@ -365,7 +374,7 @@ func (r *opReader) op(inBatch bool) (op Op) {
 			break
 		}
 		num := protowire.Number(r.tag >> 3)
-		if inBatch && (num == opInit || num == opRestore || num == opTick || num == opBatch) {
+		if inBatch && (num == opInit || num == opRestore || num == opFinalize || num == opTick || num == opBatch) {
 			r.fail(errNested)
 			break
 		}
@@ -446,6 +455,8 @@ func (r *opReader) operation(num protowire.Number) Op {
 		return r.batch()
 	case opRestore:
 		return r.restore()
+	case opFinalize:
+		return r.finalize()
 	}
 	r.fail(fmt.Errorf("%w: unknown operation %d", errMessage, num))
 	return nil
@@ -471,6 +482,8 @@ func (r *opReader) init() (v Init) {
 			v.Incarnation = directory.Incarnation(r.uint32())
 		case 3<<3 | octets:
 			v.DigestKey = r.copied()
+		case 4<<3 | varint:
+			v.Version = r.uint32()
 		default:
 			r.skip()
 		}
@@ -485,6 +498,22 @@ func (r *opReader) restore() (v Restore) {
 			v.ClusterID = r.string()
 		case 2<<3 | varint:
 			v.Incarnation = directory.Incarnation(r.uint32())
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) finalize() (v Finalize) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | varint:
+			v.From = r.uint32()
+		case 2<<3 | varint:
+			v.To = r.uint32()
+		case 3<<3 | octets:
+			v.Release = r.string()
 		default:
 			r.skip()
 		}

@@ -21,8 +21,8 @@ var opCases = []struct {
 	message *recordv1.Op
 }{
 	{
-		Init{ClusterID: "c1", Incarnation: 1, DigestKey: []byte("0123456789abcdef")},
-		&recordv1.Op{Op: &recordv1.Op_Init{Init: &recordv1.Init{ClusterId: "c1", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}}},
+		Init{ClusterID: "c1", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: 2},
+		&recordv1.Op{Op: &recordv1.Op_Init{Init: &recordv1.Init{ClusterId: "c1", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: 2}}},
 	},
 	{
 		Assert{
@@ -125,6 +125,10 @@ var opCases = []struct {
 	{
 		Restore{ClusterID: "c2", Incarnation: 2},
 		&recordv1.Op{Op: &recordv1.Op_Restore{Restore: &recordv1.Restore{ClusterId: "c2", Incarnation: 2}}},
+	},
+	{
+		Finalize{From: 1, To: 2, Release: "v0.4.0"},
+		&recordv1.Op{Op: &recordv1.Op_Finalize{Finalize: &recordv1.Finalize{From: 1, To: 2, Release: "v0.4.0"}}},
 	},
 	{
 		Tick{},
@@ -255,6 +259,7 @@ func TestUnknownCommand(t *testing.T) {
 		{"an empty operation in a batch", field(4, field(22, field(1, admit)+field(1, ""))), "no operation"},
 		{"Init in a batch", inBatch(Init{}), "batch in a batch"},
 		{"Tick in a batch", inBatch(Tick{}), "batch in a batch"},
+		{"Finalize in a batch", inBatch(Finalize{From: 1, To: 2}), "batch in a batch"},
 		{"Restore in a batch", inBatch(Restore{ClusterID: "c2", Incarnation: 2}), "batch in a batch"},
 		{"Batch in a batch", inBatch(Batch{}), "batch in a batch"},
 		{"a state out of range", field(4, field(10, string(protowire.AppendVarint(protowire.AppendTag(nil, 4, protowire.VarintType), 256)))), "out of range"},

@@ -26,6 +26,9 @@ type Init struct {
 	ClusterID   string
 	Incarnation directory.Incarnation
 	DigestKey   []byte // 16 octets, drawn by the proposer: keys the digests' hash
+	// Version is the cluster version to begin with; 0 is 1. The first nodes must all
+	// support it.
+	Version uint32
 }
 
 // Assert says that Server holds Mailbox. It is accepted: the backend is the
@@ -140,6 +143,16 @@ type Restore struct {
 	Incarnation directory.Incarnation
 }
 
+// Finalize raises the cluster version from From to To: all that came with the
+// versions between is in force from the next command on, and releases that do not
+// know To stop here. Another version than From is in force: refused, but if it is
+// To: Unchanged. Who proposes it has made sure that every member supports To.
+type Finalize struct {
+	From, To uint32
+	// Release is what proposes it. It is kept, to be named to an older one.
+	Release string
+}
+
 // RenameBackend gives a backend another name; its facts stay its own.
 type RenameBackend struct{ From, To directory.BackendName }
 
@@ -206,8 +219,8 @@ type SetAlarm struct {
 }
 
 // Batch is several commands in one step of the log: one revision, a result for
-// each. A refused item changes nothing and stops nothing. Init, Restore, Tick and
-// Batch may not stand in one.
+// each. A refused item changes nothing and stops nothing. Init, Restore, Finalize,
+// Tick and Batch may not stand in one.
 type Batch struct{ Ops []Op }
 
 func (Init) op()          {}
@@ -234,6 +247,7 @@ func (Tick) op()          {}
 func (Batch) op()         {}
 func (SetAlarm) op()      {}
 func (Restore) op()       {}
+func (Finalize) op()      {}
 
 // Effect is what a command did, or found.
 type Effect uint8

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,6 +20,9 @@ import (
 const (
 	formatName         = "rookery-state-1"
 	formatVersion byte = 1
+	// formatCluster is the cluster row's from cluster version 2 on. The message is
+	// as before: a release that knows version 1 alone is to stop at it.
+	formatCluster byte = 2
 )
 
 var (
@@ -48,7 +52,12 @@ func seal(b kv.Bucket, key, message []byte) []byte {
 
 // appendSealed is seal into dst, which must be empty.
 func appendSealed(dst []byte, b kv.Bucket, key, message []byte) []byte {
-	dst = append(append(dst, formatVersion), message...)
+	return appendSealedAs(dst, formatVersion, b, key, message)
+}
+
+// appendSealedAs is appendSealed with a version of the format.
+func appendSealedAs(dst []byte, version byte, b kv.Bucket, key, message []byte) []byte {
+	dst = append(append(dst, version), message...)
 	return binary.BigEndian.AppendUint32(dst, sealSum(b, key, dst))
 }
 
@@ -64,12 +73,16 @@ func unseal(b kv.Bucket, key, value []byte) ([]byte, error) {
 	if got, want := sealSum(b, key, value[:end]), binary.BigEndian.Uint32(value[end:]); got != want {
 		return nil, fmt.Errorf("%w: bucket %q, key %q: checksum is %08x, the value says %08x", ErrCorrupt, string(b), key, got, want)
 	}
+	newest := formatVersion
+	if value[0] != formatVersion && b == bucketMeta && bytes.Equal(key, keyCluster) {
+		newest = formatCluster
+	}
 	switch version := value[0]; {
-	case version == formatVersion:
+	case version == formatVersion || version == newest:
 		return value[1:end:end], nil
-	case version > formatVersion:
-		return nil, fmt.Errorf("%w: bucket %q, key %q: version %d was written by a newer release; this one reads up to %d",
-			ErrFormat, string(b), key, version, formatVersion)
+	case version > newest:
+		return nil, fmt.Errorf("%w: bucket %q, key %q: version %d was written by a newer release; this one reads up to %d: put the newer release back",
+			ErrFormat, string(b), key, version, newest)
 	default:
 		return nil, fmt.Errorf("%w: bucket %q, key %q: version %d was never written", ErrCorrupt, string(b), key, version)
 	}

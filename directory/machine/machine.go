@@ -25,16 +25,16 @@ type Machine struct {
 // scratch is what one command after the other is applied with, so that none has
 // to make it anew. It belongs to the goroutine that applies.
 type scratch struct {
-	hash *hasher
+	hash *directory.Hasher
 	// The store copies what it is given.
 	message []byte // of encoding, for put1
 	value   []byte // of put1
 }
 
 // hasher returns the one of that key.
-func (s *scratch) hasher(key []byte) *hasher {
-	if !s.hash.keyed(key) {
-		s.hash = newHasher(key)
+func (s *scratch) hasher(key []byte) *directory.Hasher {
+	if !s.hash.Keyed(key) {
+		s.hash = directory.NewHasher(key)
 	}
 	return s.hash
 }
@@ -52,7 +52,7 @@ func (*Machine) Buckets() []kv.Bucket { return allBuckets[:] }
 func (m *Machine) Apply(tx kv.Tx, elapsed directory.Time, wall int64, command []byte) ([]byte, error) {
 	c, err := DecodeCommand(command)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; a newer release wrote it: start that one here again, it goes on with this entry", err)
 	}
 	r, err := m.do(tx, elapsed, wall, c, opOctets(command))
 	if err != nil {
@@ -207,6 +207,8 @@ func (a *apply) op(op Op) (Result, error) {
 		return a.init(op)
 	case Restore:
 		return a.restore(op)
+	case Finalize:
+		return a.finalize(op)
 	case Assert:
 		return a.assert(op)
 	case Retract:
@@ -260,7 +262,7 @@ func (a *apply) op(op Op) (Result, error) {
 // Assert, Reserve and Subscribe see for themselves.
 func passesReadOnly(op Op) bool {
 	switch op.(type) {
-	case Init, Restore, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
+	case Init, Restore, Finalize, Tick, Batch, Assert, Reserve, Subscribe, Retract, Release, SetPrimary, Settle, Unsubscribe, Deactivate, SetBackend,
 		Hold, ReleaseHold, DecideHeld, Confirm, SetSettings, SetAlarm:
 		return true
 	}
@@ -274,12 +276,18 @@ func (a *apply) init(op Init) (Result, error) {
 	if op.ClusterID == "" || op.Incarnation == 0 || len(op.DigestKey) != 16 {
 		return Result{}, errors.New("machine: Init without cluster id, incarnation or digest key")
 	}
-	c := cluster{ID: op.ClusterID, Incarnation: op.Incarnation, DigestKey: op.DigestKey, NextServer: 1, NextGroup: 1, Version: 1}
+	c := cluster{
+		ID: op.ClusterID, Incarnation: op.Incarnation, DigestKey: op.DigestKey, NextServer: 1, NextGroup: 1,
+		Version: max(op.Version, OldestVersion),
+	}
+	if c.Version > NewestVersion {
+		return Result{}, outOfRange("the cluster begins with", c.Version, "")
+	}
 	a.put1(bucketMeta, keyFormat, []byte(formatName))
 	a.changeTopology()
 	a.topology.cluster = c
 	a.topology.settings = directory.DefaultSettings()
-	a.put1(bucketMeta, keyCluster, encodeCluster(c))
+	a.putClusterRow(c)
 	a.put1(bucketMeta, keySettings, encodeSettings(a.settings))
 	a.schedule(a.clk.Time+a.settings.RequestKeep/2, dueRequests, nil)
 	a.log(directory.Change{Kind: directory.ChangeSettings})

@@ -235,7 +235,7 @@ func generate(seed uint64, n int) []step {
 	}
 	g.r.Shuffle(len(g.names), func(i, j int) { g.names[i], g.names[j] = g.names[j], g.names[i] })
 	g.names = g.names[:min(len(g.names), 2+g.r.IntN(8))]
-	steps := []step{{c: machine.Command{Op: machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}}}}
+	steps := []step{{c: machine.Command{Op: machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: uint32(g.r.IntN(3))}}}}
 	if g.r.IntN(2) == 0 {
 		steps = append(steps, step{c: machine.Command{Op: g.settings()}})
 	}
@@ -422,6 +422,9 @@ func (g *generator) op(calm bool) machine.Op {
 	if calm && n >= 72 && g.r.IntN(3) > 0 {
 		n = g.r.IntN(72)
 	}
+	if g.r.IntN(80) == 0 {
+		return machine.Finalize{From: uint32(g.r.IntN(3)), To: uint32(g.r.IntN(3)), Release: "test"}
+	}
 	if g.r.IntN(60) == 0 {
 		return restoreTo(directory.Incarnation(1 + g.r.IntN(5)))
 	}
@@ -456,7 +459,7 @@ func (g *generator) op(calm bool) machine.Op {
 		for range g.r.IntN(5) {
 			op := g.op(true)
 			switch op.(type) {
-			case machine.Batch, machine.Tick, machine.Restore, machine.SetGroup, machine.SetPrimary:
+			case machine.Batch, machine.Tick, machine.Restore, machine.Finalize, machine.SetGroup, machine.SetPrimary:
 				continue
 			}
 			b.Ops = append(b.Ops, op)
@@ -485,7 +488,7 @@ func (g *generator) op(calm bool) machine.Op {
 			op.State = new(directory.BackendDraining)
 			op.DrainApproved = new(g.r.IntN(2) == 0)
 		default:
-			op.State = new(directory.BackendState(1 + g.r.IntN(5)))
+			op.State = new(directory.BackendState(1 + g.r.IntN(6)))
 		}
 		return op
 	case n < 90:

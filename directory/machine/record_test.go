@@ -155,8 +155,8 @@ var rowCases = []rowCase{
 		&recordv1.SweepRow{Kind: 1, Server: 2, After: []byte("user\x1fanna"), Approve: true, Until: 9},
 		encodeSweep, decodeSweep),
 	newRowCase("cluster",
-		cluster{ID: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, Version: 5, Began: 1 << 40},
-		&recordv1.ClusterRow{ClusterId: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, ClusterVersion: 5, Began: 1 << 40},
+		cluster{ID: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, Version: 5, Began: 1 << 40, Release: "v0.4.0"},
+		&recordv1.ClusterRow{ClusterId: "c1", Incarnation: 2, DigestKey: []byte("0123456789abcdef"), NextServer: 3, NextGroup: 4, ClusterVersion: 5, Began: 1 << 40, Release: "v0.4.0"},
 		encodeCluster, decodeCluster),
 	newRowCase("clock",
 		clock{Revision: 1 << 40, Time: 2, Wall: -3, LogFrom: 4, Topology: 5, Due: 6, Sweeping: true},
@@ -478,7 +478,7 @@ func TestSum128(t *testing.T) {
 		}
 	}
 	s := sum128{Hi: 0x0102030405060708, Lo: 0x090a0b0c0d0e0f10}
-	if got, want := s.bytes(), [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}; got != want || sum128FromBytes(got) != s {
+	if got, want := s.Bytes(), [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}; got != want || directory.SumFromBytes(got) != s {
 		t.Errorf("bytes: got %x, want %x", got, want)
 	}
 }
@@ -488,7 +488,7 @@ var rejectionNumbers = map[string]uint32{
 	"ErrInvalidName": 1, "ErrInvalidACL": 2, "ErrInvalidLocation": 3, "ErrInvalidPattern": 4, "ErrInvalid": 5, "ErrTooLarge": 6,
 	"ErrNotFound": 7, "ErrReserved": 8, "ErrExists": 9, "ErrIncomplete": 10, "ErrNotPlaceable": 11, "ErrNotAdmitted": 12,
 	"ErrStaleEpoch": 13, "ErrNotPrimary": 14, "ErrNotMember": 15, "ErrMissingAtTarget": 16, "ErrNotHolder": 17, "ErrBusy": 18,
-	"ErrReadOnly": 19, "ErrStaleRequest": 20, "ErrRole": 21,
+	"ErrReadOnly": 19, "ErrStaleRequest": 20, "ErrRole": 21, "ErrVersion": 22,
 }
 
 func TestEverySentinelHasItsNumber(t *testing.T) {

@@ -169,7 +169,7 @@ func (a *apply) placeable(op Reserve, b *directory.Backend) error {
 		}
 		break
 	}
-	if op.Mailbox.IsInbox() && b != nil && (b.State == directory.BackendDraining || b.Weight == 0) {
+	if op.Mailbox.IsInbox() && b != nil && (b.State == directory.BackendDraining || b.State == directory.BackendFull || b.Weight == 0) {
 		return refuse(directory.ErrNotPlaceable, "backend %s takes no new users: it is %s, weight %d", b.Name, b.State, b.Weight)
 	}
 	if missing, complete := a.missing(); !complete && !op.Mailbox.IsDeleted() {

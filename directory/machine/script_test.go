@@ -451,6 +451,12 @@ func (w *world) show(words []string) (string, bool) {
 			w.t.Fatal(err)
 		}
 		say("cluster %s incarnation %d revision %d log from %d; automation paused %t", s.ClusterID, s.Incarnation, s.Revision, s.LogFrom, s.Settings.AutomationPaused)
+	case "version":
+		s, err := w.m.Status(snap)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		say("%s", strings.TrimSpace(fmt.Sprintf("cluster version %d %s", s.Version, s.Release)))
 	case "log-rows":
 		say("log rows: %d", len(raw.Log))
 	case "findings":
@@ -713,7 +719,7 @@ func (a *arguments) name(i int) directory.MailboxName {
 func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 	switch verb {
 	case "init":
-		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef")}
+		return machine.Init{ClusterID: "test", Incarnation: 1, DigestKey: []byte("0123456789abcdef"), Version: uint32(a.number("version"))}
 	case "assert":
 		op := machine.Assert{Server: a.server(0), Mailbox: a.name(1), Imported: a.flag("imported"), Deactivated: a.flag("deactivated")}
 		op.Since = directory.Revision(a.number("since"))
@@ -824,6 +830,8 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		return machine.DecideHeld{Server: a.server(0), Approve: true}
 	case "reject":
 		return machine.DecideHeld{Server: a.server(0)}
+	case "finalize":
+		return machine.Finalize{From: uint32(a.number("from")), To: uint32(a.number("to")), Release: "test"}
 	case "tick":
 		return machine.Tick{}
 	case "settings":
@@ -871,7 +879,7 @@ func (a *arguments) settings(s directory.Settings) directory.Settings {
 }
 
 func backendState(s string) directory.BackendState {
-	for st := directory.BackendActive; st <= directory.BackendRetired; st++ {
+	for st := directory.BackendActive; st <= directory.BackendFull; st++ {
 		if st.String() == s {
 			return st
 		}

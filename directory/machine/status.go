@@ -11,6 +11,7 @@ import (
 type Status struct {
 	ClusterID                                                                                    string
 	Version                                                                                      uint32
+	Release                                                                                      string // which raised Version; empty: the cluster began with it
 	Incarnation                                                                                  directory.Incarnation
 	Revision                                                                                     directory.Revision
 	LogFrom                                                                                      directory.Revision // the change log reaches back to here
@@ -45,7 +46,7 @@ func (m *Machine) Status(r kv.Reader) (Status, error) {
 	}
 	missing, complete := s.missing()
 	out := Status{
-		ClusterID: s.cluster.ID, Version: s.cluster.Version, Incarnation: s.cluster.Incarnation,
+		ClusterID: s.cluster.ID, Version: s.cluster.Version, Release: s.cluster.Release, Incarnation: s.cluster.Incarnation,
 		Revision: s.clk.Revision, LogFrom: s.clk.LogFrom, Time: s.clk.Time, Wall: s.clk.Wall,
 		Complete: complete, Missing: missing, Settings: s.settings,
 		Mailboxes: c.Mailboxes, Listed: c.Listed, Inboxes: c.Inboxes, Forked: c.Forked, Reservations: c.Reservations,

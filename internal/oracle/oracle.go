@@ -18,6 +18,7 @@ import (
 type Oracle struct {
 	inited     bool
 	clusterID  string
+	version    uint32 // of the cluster
 	digestKey  []byte
 	life       directory.Incarnation
 	began      directory.Revision // of this life; 0: the first
@@ -182,6 +183,8 @@ func (o *Oracle) one(c machine.Command) machine.Result {
 		r = o.init(op)
 	case machine.Restore:
 		r = o.restore(op)
+	case machine.Finalize:
+		r = o.finalize(op)
 	case machine.Assert:
 		r = o.assert(op)
 	case machine.Retract:
@@ -248,6 +251,7 @@ func (o *Oracle) init(op machine.Init) machine.Result {
 		return effect(machine.Unchanged)
 	}
 	o.inited, o.clusterID, o.life, o.digestKey = true, op.ClusterID, op.Incarnation, op.DigestKey
+	o.version = max(op.Version, 1)
 	o.nextServer, o.nextGroup = 1, 1
 	o.forgetAt = o.now + o.set.RequestKeep/2
 	return effect(machine.Added)
@@ -928,7 +932,7 @@ func (o *Oracle) mayCreate(name directory.MailboxName, be *directory.Backend) er
 			break
 		}
 	}
-	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.Weight == 0) {
+	if name.IsInbox() && be != nil && (be.State == directory.BackendDraining || be.State == directory.BackendFull || be.Weight == 0) {
 		return directory.ErrNotPlaceable
 	}
 	if (len(o.missing()) > 0 || !o.anyAdmitted()) && !name.IsDeleted() {
@@ -1246,7 +1250,7 @@ func (o *Oracle) setBackend(op machine.SetBackend) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
-	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) {
+	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) && (*op.State != directory.BackendFull || o.version < 2) {
 		return refused(directory.ErrInvalid)
 	}
 	if op.Addresses != nil {
@@ -1791,5 +1795,19 @@ func (o *Oracle) restore(op machine.Restore) machine.Result {
 	clear(o.alarms)
 	clear(o.voters)
 	o.set.AutomationPaused = true
+	return effect(machine.Changed)
+}
+
+// finalize raises the cluster version.
+func (o *Oracle) finalize(op machine.Finalize) machine.Result {
+	switch {
+	case op.To == o.version:
+		return effect(machine.Unchanged)
+	case op.To < o.version || op.To <= op.From:
+		return refused(directory.ErrInvalid)
+	case op.From != o.version:
+		return refused(directory.ErrVersion)
+	}
+	o.version = op.To
 	return effect(machine.Changed)
 }

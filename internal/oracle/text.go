@@ -37,6 +37,9 @@ func FormatOp(op machine.Op) string {
 	switch op := op.(type) {
 	case machine.Init:
 		say("init")
+		if op.Version > 0 {
+			say(" version=%d", op.Version)
+		}
 	case machine.Assert:
 		say("assert %s %s", word(string(op.Server)), word(string(op.Mailbox)))
 		if op.Statement.Partition != "" {
@@ -182,6 +185,8 @@ func FormatOp(op machine.Op) string {
 		say("tick")
 	case machine.Restore:
 		say("restore %d", op.Incarnation)
+	case machine.Finalize:
+		say("finalize from=%d to=%d", op.From, op.To)
 	case machine.Batch:
 		say("batch")
 		for _, item := range op.Ops {
@@ -211,7 +216,7 @@ var sentinels = []struct {
 	{directory.ErrStaleEpoch, "STALE_EPOCH"}, {directory.ErrNotPrimary, "NOT_PRIMARY"},
 	{directory.ErrNotMember, "NOT_MEMBER"}, {directory.ErrMissingAtTarget, "MISSING_AT_TARGET"},
 	{directory.ErrNotHolder, "NOT_HOLDER"}, {directory.ErrBusy, "BUSY"}, {directory.ErrReadOnly, "READ_ONLY"},
-	{directory.ErrStaleRequest, "STALE_REQUEST"}, {directory.ErrRole, "ROLE"},
+	{directory.ErrStaleRequest, "STALE_REQUEST"}, {directory.ErrVersion, "VERSION"}, {directory.ErrRole, "ROLE"},
 }
 
 // SentinelName is the name of the rejection that err is, "" for nil.

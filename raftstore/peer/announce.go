@@ -15,7 +15,8 @@ type Announcement struct {
 	ClientAddress string
 	Site          string
 	Version       string
-	Applied       uint64 // index of the last entry applied
+	Versions      Versions // of Config, whatever Announce says
+	Applied       uint64   // index of the last entry applied
 	// Sum is over the state as of SumIndex.
 	SumIndex, Sum uint64
 	FileBytes     int64 // of the state file
@@ -39,11 +40,12 @@ type heardAt struct {
 
 // Waiting is a node that asks to join and is no member.
 type Waiting struct {
-	Name    string
-	Birth   uint64 // the id to add it under
-	Info    Info
-	Version string
-	Since   time.Duration // since it asked last
+	Name     string
+	Birth    uint64 // the id to add it under
+	Info     Info
+	Version  string
+	Versions Versions
+	Since    time.Duration // since it asked last
 }
 
 type waitingAt struct {
@@ -119,6 +121,7 @@ func (t *Transport) announcement() Announcement {
 	defer t.saying.Unlock()
 	if now := time.Now(); t.saidAt.IsZero() || now.Sub(t.saidAt) > announceEvery*9/10 {
 		t.said, t.saidAt = t.announce(), now
+		t.said.Versions = t.cfg.Versions
 	}
 	return t.said
 }
@@ -138,6 +141,7 @@ func (t *Transport) announce() Announcement {
 func (t *Transport) take(from uint64, a Announcement) {
 	t.mu.Lock()
 	t.heard[from] = heardAt{a, time.Now()}
+	t.versions[from] = a.Versions
 	t.mu.Unlock()
 	if t.cfg.OnAnnounce != nil {
 		t.cfg.OnAnnounce(from, a)
@@ -150,6 +154,7 @@ func announcementTo(a Announcement) *peerv1.Announcement {
 		Applied: a.Applied, SumIndex: a.SumIndex, Sum: a.Sum,
 		FileBytes: uint64(a.FileBytes), UsedBytes: uint64(a.UsedBytes), FreeDiskBytes: uint64(a.FreeBytes),
 		Verified: a.Verified, Compacting: a.Compacting, Quarantined: a.Quarantined,
+		Versions: versionsTo(a.Versions),
 	}
 }
 
@@ -159,5 +164,6 @@ func announcementFrom(a *peerv1.Announcement) Announcement {
 		Applied: a.GetApplied(), SumIndex: a.GetSumIndex(), Sum: a.GetSum(),
 		FileBytes: int64(a.GetFileBytes()), UsedBytes: int64(a.GetUsedBytes()), FreeBytes: int64(a.GetFreeDiskBytes()),
 		Verified: a.GetVerified(), Compacting: a.GetCompacting(), Quarantined: a.GetQuarantined(),
+		Versions: versionsFrom(a.GetVersions()),
 	}
 }

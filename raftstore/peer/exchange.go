@@ -38,6 +38,7 @@ func (s *service) Exchange(stream grpc.BidiStreamingServer[peerv1.ExchangeReques
 	}
 	from := hello.GetIdentity().GetNode()
 	defer t.enter(from, hello)()
+	t.support(from, hello.GetVersions())
 	// This node may lag behind the caller's admission, or the caller behind its
 	// removal: the answer takes a round of the cluster, and the stream goes on.
 	removed := make(chan struct{})

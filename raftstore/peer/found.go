@@ -131,10 +131,12 @@ func (t *Transport) greet(ctx context.Context, name, address string) (*peerv1.Gr
 	defer cancel()
 	resp, err := peerv1.NewPeerServiceClient(conn).Greet(ctx, &peerv1.GreetRequest{
 		Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Initial: t.cfg.Initial,
+		Versions: versionsTo(t.cfg.Versions),
 	})
 	if err != nil {
 		return nil, plain(err, dialed)
 	}
+	t.support(resp.GetBirth(), resp.GetVersions())
 	return resp, nil
 }
 
@@ -179,7 +181,10 @@ func (s *service) Greet(ctx context.Context, req *peerv1.GreetRequest) (*peerv1.
 	if err := t.authorize(ctx, req.GetName()); err != nil {
 		return nil, err
 	}
-	resp := &peerv1.GreetResponse{Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Initial: t.cfg.Initial}
+	t.support(req.GetBirth(), req.GetVersions())
+	resp := &peerv1.GreetResponse{
+		Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Initial: t.cfg.Initial, Versions: versionsTo(t.cfg.Versions),
+	}
 	if a := t.store.Load(); a != nil {
 		resp.Exists, resp.Identity, resp.Members = true, identityTo(a.id), membersTo(a.store.Status().Members)
 	}
@@ -194,12 +199,18 @@ func membersTo(members []raftstore.Member) (all []*peerv1.Member) {
 	return all
 }
 
+// ErrVersion: this release does not support the version of the cluster that this
+// node was to join.
+var ErrVersion = errors.New("peer: this release cannot join the cluster")
+
 // joinEvery is how often a node asks to be let in.
 const joinEvery = time.Second
 
 // Join asks the nodes at addresses, and those they know, to be let into their
 // cluster, until an operator has added this node. waiting, which may be nil, is
 // told whenever the state of things is logged.
+//
+// Errors: ErrVersion, the context's.
 func (t *Transport) Join(ctx context.Context, addresses []string, waiting func(names []string)) (*raftstore.Joining, error) {
 	ask := slices.Clone(addresses)
 	var logged time.Time
@@ -207,13 +218,16 @@ func (t *Transport) Join(ctx context.Context, addresses []string, waiting func(n
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		var joined *raftstore.Joining
-		var last error
+		var last, refused error
 		answered := 0
 		for _, address := range ask {
 			wg.Go(func() {
 				resp, err := t.askToJoin(ctx, address)
 				mu.Lock()
 				defer mu.Unlock()
+				if errors.Is(err, ErrVersion) {
+					refused = err
+				}
 				if err != nil {
 					last = fmt.Errorf("%s: %w", address, err)
 					return
@@ -232,6 +246,9 @@ func (t *Transport) Join(ctx context.Context, addresses []string, waiting func(n
 		wg.Wait()
 		if joined != nil {
 			return joined, nil
+		}
+		if refused != nil {
+			return nil, refused
 		}
 		if time.Since(logged) >= missingLog {
 			logged = time.Now()
@@ -259,8 +276,11 @@ func (t *Transport) askToJoin(ctx context.Context, address string) (*peerv1.Join
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
 	resp, err := peerv1.NewPeerServiceClient(conn).Join(ctx, &peerv1.JoinRequest{
-		Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Version: t.cfg.Version,
+		Name: t.cfg.Name, Birth: t.cfg.Birth, Info: infoTo(t.cfg.Info), Version: t.cfg.Version, Versions: versionsTo(t.cfg.Versions),
 	})
+	if status.Code(err) == codes.FailedPrecondition {
+		return nil, fmt.Errorf("%w: %s", ErrVersion, status.Convert(err).Message())
+	}
 	if err != nil {
 		return nil, plain(err, dialed)
 	}
@@ -283,6 +303,9 @@ func (s *service) Join(ctx context.Context, req *peerv1.JoinRequest) (*peerv1.Jo
 	if a == nil {
 		return nil, status.Error(codes.Unavailable, "peer: this node has no state yet")
 	}
+	if err := t.outOfRange(req); err != nil {
+		return nil, err
+	}
 	st := a.store.Status()
 	resp := &peerv1.JoinResponse{Identity: identityTo(a.id)}
 	for _, m := range st.Members {
@@ -299,7 +322,7 @@ func (s *service) Join(ctx context.Context, req *peerv1.JoinRequest) (*peerv1.Jo
 	}
 	if _, known := t.waiting[req.GetName()]; known || len(t.waiting) < maxWaiting {
 		t.waiting[req.GetName()] = waitingAt{
-			Waiting{Name: req.GetName(), Birth: req.GetBirth(), Info: infoFrom(req.GetInfo()), Version: req.GetVersion()}, time.Now(),
+			Waiting{Name: req.GetName(), Birth: req.GetBirth(), Info: infoFrom(req.GetInfo()), Version: req.GetVersion(), Versions: versionsFrom(req.GetVersions())}, time.Now(),
 		}
 	}
 	return resp, nil

@@ -214,7 +214,7 @@ func FuzzOutcome(f *testing.F) {
 	for i := range int32(10) {
 		f.Add(i, uint64(i%2), "text")
 	}
-	sentinels := []error{raftstore.ErrNoLeader, raftstore.ErrUnknown, raftstore.ErrOverloaded, raftstore.ErrTooLarge, raftstore.ErrClosed, raftstore.ErrStopped}
+	sentinels := []error{raftstore.ErrNoLeader, raftstore.ErrUnknown, raftstore.ErrOverloaded, raftstore.ErrTooLarge, raftstore.ErrClosed, raftstore.ErrStopped, raftstore.ErrNotInForce}
 	f.Fuzz(func(t *testing.T, outcome int32, leader uint64, text string) {
 		resp := &peerv1.ProposeResponse{Outcome: peerv1.ProposeOutcome(outcome), Leader: leader, Text: text}
 		err := outcomeError(resp)

@@ -65,6 +65,7 @@ func identityFrom(m *peerv1.Identity) raftstore.Identity {
 func (t *Transport) hello(id raftstore.Identity, to uint64) *peerv1.Hello {
 	return &peerv1.Hello{
 		Identity: identityTo(id), Name: t.cfg.Name, Info: infoTo(t.cfg.Info), To: to, Process: t.process, Version: t.cfg.Version,
+		Versions: versionsTo(t.cfg.Versions),
 	}
 }
 

@@ -136,7 +136,9 @@ func (s *service) Propose(ctx context.Context, req *peerv1.ProposeRequest) (*pee
 	if a == nil {
 		return &peerv1.ProposeResponse{Welcome: w}, nil
 	}
-	if err := s.t.check(req.GetCommand()); err != nil {
+	if err := s.t.check(req.GetCommand()); errors.Is(err, raftstore.ErrNotInForce) {
+		return outcomeOf(err), nil
+	} else if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "the command is not one that this node could apply: %v", err)
 	}
 	result, err := a.store.Propose(ctx, req.GetCommand())
@@ -162,6 +164,7 @@ var outcomes = []struct {
 	{raftstore.ErrNoLeader, peerv1.ProposeOutcome_PROPOSE_OUTCOME_NO_LEADER},
 	{raftstore.ErrOverloaded, peerv1.ProposeOutcome_PROPOSE_OUTCOME_OVERLOADED},
 	{raftstore.ErrTooLarge, peerv1.ProposeOutcome_PROPOSE_OUTCOME_TOO_LARGE},
+	{raftstore.ErrNotInForce, peerv1.ProposeOutcome_PROPOSE_OUTCOME_NOT_IN_FORCE},
 	{raftstore.ErrClosed, peerv1.ProposeOutcome_PROPOSE_OUTCOME_CLOSED},
 	{raftstore.ErrStopped, peerv1.ProposeOutcome_PROPOSE_OUTCOME_STOPPED},
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/rookery-mail/rookery/raftstore"
@@ -25,6 +26,7 @@ func TestProposeErrors(t *testing.T) {
 	}
 	for _, want := range []error{
 		raftstore.ErrNoLeader, raftstore.ErrOverloaded, raftstore.ErrTooLarge, raftstore.ErrUnknown, raftstore.ErrClosed, raftstore.ErrStopped,
+		raftstore.ErrNotInForce,
 	} {
 		answer = fmt.Errorf("with more text: %w", want)
 		if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, want) {
@@ -53,6 +55,21 @@ func TestProposeUnknownCommand(t *testing.T) {
 	}
 	if _, _, err := a.Propose(t.Context(), 2, []byte("it")); !errors.Is(err, raftstore.ErrNoLeader) {
 		t.Errorf("got %v, want ErrNoLeader", err)
+	}
+}
+
+// TestProposeNotInForce: a command of a later cluster version than is in force is
+// not put into the log either, and who forwarded it is told why.
+func TestProposeNotInForce(t *testing.T) {
+	a, b, _, sb := pair(t)
+	b.cfg.Check = func([]byte) error { return fmt.Errorf("%w: finalize first", raftstore.ErrNotInForce) }
+	sb.propose = func(context.Context, []byte) ([]byte, error) {
+		t.Error("it was proposed")
+		return nil, nil
+	}
+	_, _, err := a.Propose(t.Context(), 2, []byte("it"))
+	if !errors.Is(err, raftstore.ErrNotInForce) || !strings.Contains(err.Error(), "finalize first") {
+		t.Errorf("got %v, want ErrNotInForce with the leader's words", err)
 	}
 }
 

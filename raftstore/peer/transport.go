@@ -67,6 +67,11 @@ type Config struct {
 	Name    string // of this node
 	Info    Info   // how others reach it
 	Version string // of this program
+	// Versions are the cluster versions that this program supports; default 1 alone.
+	Versions Versions
+	// ClusterVersion says which one the cluster is of, 0 while that is not known.
+	// Default: it never is.
+	ClusterVersion func() uint32
 	// Birth is the id that this node's disk has drawn, while its directory is
 	// empty; else 0.
 	Birth uint64
@@ -83,8 +88,8 @@ type Config struct {
 	Authorize func(ctx context.Context, name string) error
 
 	// Check refuses a command of another node that this one could not apply: once in
-	// the log, it would stop every node, now and after each restart. Default: none is
-	// refused.
+	// the log, it would stop every node, now and after each restart. Of one that is
+	// not in force yet the error is a raftstore.ErrNotInForce. Default: none is refused.
 	Check func(command []byte) error
 
 	// SnapshotRate bounds what is sent of snapshots, in octets a second; default
@@ -145,14 +150,15 @@ type Transport struct {
 	failOnce  sync.Once
 	wasMember atomic.Bool
 
-	mu      sync.Mutex
-	links   map[uint64]*link
-	guests  map[uint64]*guest
-	heard   map[uint64]heardAt
-	waiting map[string]waitingAt // by name
-	refused map[uint64]string    // who was refused, and why, so that it is said once
-	looking bool                 // look runs
-	closed  bool
+	mu       sync.Mutex
+	links    map[uint64]*link
+	guests   map[uint64]*guest
+	heard    map[uint64]heardAt
+	versions map[uint64]Versions  // said by any node, by its id
+	waiting  map[string]waitingAt // by name
+	refused  map[uint64]string    // who was refused, and why, so that it is said once
+	looking  bool                 // look runs
+	closed   bool
 }
 
 // attached is the store that the transport works for.
@@ -183,6 +189,9 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Metrics == nil {
 		cfg.Metrics = prometheus.NewRegistry()
 	}
+	if cfg.Versions == (Versions{}) {
+		cfg.Versions = firstVersions
+	}
 	if cfg.SnapshotRate == 0 {
 		cfg.SnapshotRate = 64 << 20
 	}
@@ -199,7 +208,7 @@ func New(cfg Config) (*Transport, error) {
 	t := &Transport{
 		cfg: cfg, log: cfg.Log, process: binary.BigEndian.Uint64(random[:]), pace: &pace{rate: cfg.SnapshotRate},
 		failed: make(chan struct{}),
-		links:  make(map[uint64]*link), guests: make(map[uint64]*guest), heard: make(map[uint64]heardAt),
+		links:  make(map[uint64]*link), guests: make(map[uint64]*guest), heard: make(map[uint64]heardAt), versions: make(map[uint64]Versions),
 		waiting: make(map[string]waitingAt), refused: make(map[uint64]string),
 	}
 	var err error

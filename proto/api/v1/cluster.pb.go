@@ -4095,7 +4095,7 @@ var File_api_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_api_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\x1a\x12api/v1/model.proto\"N\n" +
+	"\x14api/v1/cluster.proto\x12\x0erookery.api.v1\x1a\x12api/v1/alarm.proto\x1a\x13api/v1/backup.proto\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\x1a\x13api/v1/member.proto\x1a\x12api/v1/model.proto\x1a\x14api/v1/version.proto\"N\n" +
 	"\rStatusRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\"\xb7\t\n" +
 	"\x0eStatusResponse\x126\n" +
@@ -4418,7 +4418,7 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10DECISION_APPROVE\x10\x01\x12\x13\n" +
-	"\x0fDECISION_REJECT\x10\x022\xf9\x14\n" +
+	"\x0fDECISION_REJECT\x10\x022\xdc\x16\n" +
 	"\x0eClusterService\x12G\n" +
 	"\x06Status\x12\x1d.rookery.api.v1.StatusRequest\x1a\x1e.rookery.api.v1.StatusResponse\x12Y\n" +
 	"\fListBackends\x12#.rookery.api.v1.ListBackendsRequest\x1a$.rookery.api.v1.ListBackendsResponse\x12S\n" +
@@ -4455,7 +4455,9 @@ const file_api_v1_cluster_proto_rawDesc = "" +
 	"\rReplaceMember\x12$.rookery.api.v1.ReplaceMemberRequest\x1a%.rookery.api.v1.ReplaceMemberResponse\x12S\n" +
 	"\n" +
 	"MoveLeader\x12!.rookery.api.v1.MoveLeaderRequest\x1a\".rookery.api.v1.MoveLeaderResponse\x12L\n" +
-	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01\x12[\n" +
+	"\aCompact\x12\x1e.rookery.api.v1.CompactRequest\x1a\x1f.rookery.api.v1.CompactResponse0\x01\x12h\n" +
+	"\x11GetClusterVersion\x12(.rookery.api.v1.GetClusterVersionRequest\x1a).rookery.api.v1.GetClusterVersionResponse\x12w\n" +
+	"\x16FinalizeClusterVersion\x12-.rookery.api.v1.FinalizeClusterVersionRequest\x1a..rookery.api.v1.FinalizeClusterVersionResponse\x12[\n" +
 	"\fSaveSnapshot\x12#.rookery.api.v1.SaveSnapshotRequest\x1a$.rookery.api.v1.SaveSnapshotResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
@@ -4473,97 +4475,101 @@ func file_api_v1_cluster_proto_rawDescGZIP() []byte {
 var file_api_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_api_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_api_v1_cluster_proto_goTypes = []any{
-	(Decision)(0),                    // 0: rookery.api.v1.Decision
-	(*StatusRequest)(nil),            // 1: rookery.api.v1.StatusRequest
-	(*StatusResponse)(nil),           // 2: rookery.api.v1.StatusResponse
-	(*Counts)(nil),                   // 3: rookery.api.v1.Counts
-	(*Sweep)(nil),                    // 4: rookery.api.v1.Sweep
-	(*Backend)(nil),                  // 5: rookery.api.v1.Backend
-	(*ListBackendsRequest)(nil),      // 6: rookery.api.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),     // 7: rookery.api.v1.ListBackendsResponse
-	(*AddressList)(nil),              // 8: rookery.api.v1.AddressList
-	(*SetBackendRequest)(nil),        // 9: rookery.api.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),       // 10: rookery.api.v1.SetBackendResponse
-	(*PreviewAdmissionRequest)(nil),  // 11: rookery.api.v1.PreviewAdmissionRequest
-	(*PreviewAdmissionResponse)(nil), // 12: rookery.api.v1.PreviewAdmissionResponse
-	(*Overlap)(nil),                  // 13: rookery.api.v1.Overlap
-	(*AdmitBackendRequest)(nil),      // 14: rookery.api.v1.AdmitBackendRequest
-	(*AdmitBackendResponse)(nil),     // 15: rookery.api.v1.AdmitBackendResponse
-	(*ConfirmBackendRequest)(nil),    // 16: rookery.api.v1.ConfirmBackendRequest
-	(*ConfirmBackendResponse)(nil),   // 17: rookery.api.v1.ConfirmBackendResponse
-	(*RenameBackendRequest)(nil),     // 18: rookery.api.v1.RenameBackendRequest
-	(*RenameBackendResponse)(nil),    // 19: rookery.api.v1.RenameBackendResponse
-	(*Group)(nil),                    // 20: rookery.api.v1.Group
-	(*Switchover)(nil),               // 21: rookery.api.v1.Switchover
-	(*ListGroupsRequest)(nil),        // 22: rookery.api.v1.ListGroupsRequest
-	(*ListGroupsResponse)(nil),       // 23: rookery.api.v1.ListGroupsResponse
-	(*SetGroupRequest)(nil),          // 24: rookery.api.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 25: rookery.api.v1.SetGroupResponse
-	(*PlanSwitchoverRequest)(nil),    // 26: rookery.api.v1.PlanSwitchoverRequest
-	(*PlanSwitchoverResponse)(nil),   // 27: rookery.api.v1.PlanSwitchoverResponse
-	(*SetPrimaryRequest)(nil),        // 28: rookery.api.v1.SetPrimaryRequest
-	(*SetPrimaryResponse)(nil),       // 29: rookery.api.v1.SetPrimaryResponse
-	(*ListHoldsRequest)(nil),         // 30: rookery.api.v1.ListHoldsRequest
-	(*ListHoldsResponse)(nil),        // 31: rookery.api.v1.ListHoldsResponse
-	(*PutHoldRequest)(nil),           // 32: rookery.api.v1.PutHoldRequest
-	(*PutHoldResponse)(nil),          // 33: rookery.api.v1.PutHoldResponse
-	(*ReleaseHoldRequest)(nil),       // 34: rookery.api.v1.ReleaseHoldRequest
-	(*ReleaseHoldResponse)(nil),      // 35: rookery.api.v1.ReleaseHoldResponse
-	(*ListHeldRequest)(nil),          // 36: rookery.api.v1.ListHeldRequest
-	(*HeldFact)(nil),                 // 37: rookery.api.v1.HeldFact
-	(*ListHeldResponse)(nil),         // 38: rookery.api.v1.ListHeldResponse
-	(*DecideHeldRequest)(nil),        // 39: rookery.api.v1.DecideHeldRequest
-	(*DecideHeldResponse)(nil),       // 40: rookery.api.v1.DecideHeldResponse
-	(*ListForksRequest)(nil),         // 41: rookery.api.v1.ListForksRequest
-	(*ListForksResponse)(nil),        // 42: rookery.api.v1.ListForksResponse
-	(*SettleRequest)(nil),            // 43: rookery.api.v1.SettleRequest
-	(*SettleResponse)(nil),           // 44: rookery.api.v1.SettleResponse
-	(*ListMovesRequest)(nil),         // 45: rookery.api.v1.ListMovesRequest
-	(*Move)(nil),                     // 46: rookery.api.v1.Move
-	(*ListMovesResponse)(nil),        // 47: rookery.api.v1.ListMovesResponse
-	(*GetSettingsRequest)(nil),       // 48: rookery.api.v1.GetSettingsRequest
-	(*GetSettingsResponse)(nil),      // 49: rookery.api.v1.GetSettingsResponse
-	(*SetSettingsRequest)(nil),       // 50: rookery.api.v1.SetSettingsRequest
-	(*SetSettingsResponse)(nil),      // 51: rookery.api.v1.SetSettingsResponse
-	(*CheckRequest)(nil),             // 52: rookery.api.v1.CheckRequest
-	(*CheckResponse)(nil),            // 53: rookery.api.v1.CheckResponse
-	(*CheckProgress)(nil),            // 54: rookery.api.v1.CheckProgress
-	(*CheckFinding)(nil),             // 55: rookery.api.v1.CheckFinding
-	(*CheckSummary)(nil),             // 56: rookery.api.v1.CheckSummary
-	(*Consistency)(nil),              // 57: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),           // 58: rookery.api.v1.ResponseHeader
-	(*Node)(nil),                     // 59: rookery.api.v1.Node
-	(*AlarmInfo)(nil),                // 60: rookery.api.v1.AlarmInfo
-	(*NodeHealth)(nil),               // 61: rookery.api.v1.NodeHealth
-	(*Address)(nil),                  // 62: rookery.api.v1.Address
-	(BackendState)(0),                // 63: rookery.api.v1.BackendState
-	(ConfirmedBy)(0),                 // 64: rookery.api.v1.ConfirmedBy
-	(*RequestId)(nil),                // 65: rookery.api.v1.RequestId
-	(*WriteResult)(nil),              // 66: rookery.api.v1.WriteResult
-	(GroupMode)(0),                   // 67: rookery.api.v1.GroupMode
-	(*HoldInfo)(nil),                 // 68: rookery.api.v1.HoldInfo
-	(HoldKind)(0),                    // 69: rookery.api.v1.HoldKind
-	(FactState)(0),                   // 70: rookery.api.v1.FactState
-	(*Route)(nil),                    // 71: rookery.api.v1.Route
-	(*Settings)(nil),                 // 72: rookery.api.v1.Settings
-	(*ListAlarmsRequest)(nil),        // 73: rookery.api.v1.ListAlarmsRequest
-	(*DisarmAlarmRequest)(nil),       // 74: rookery.api.v1.DisarmAlarmRequest
-	(*AddMemberRequest)(nil),         // 75: rookery.api.v1.AddMemberRequest
-	(*PromoteMemberRequest)(nil),     // 76: rookery.api.v1.PromoteMemberRequest
-	(*RemoveMemberRequest)(nil),      // 77: rookery.api.v1.RemoveMemberRequest
-	(*ReplaceMemberRequest)(nil),     // 78: rookery.api.v1.ReplaceMemberRequest
-	(*MoveLeaderRequest)(nil),        // 79: rookery.api.v1.MoveLeaderRequest
-	(*CompactRequest)(nil),           // 80: rookery.api.v1.CompactRequest
-	(*SaveSnapshotRequest)(nil),      // 81: rookery.api.v1.SaveSnapshotRequest
-	(*ListAlarmsResponse)(nil),       // 82: rookery.api.v1.ListAlarmsResponse
-	(*DisarmAlarmResponse)(nil),      // 83: rookery.api.v1.DisarmAlarmResponse
-	(*AddMemberResponse)(nil),        // 84: rookery.api.v1.AddMemberResponse
-	(*PromoteMemberResponse)(nil),    // 85: rookery.api.v1.PromoteMemberResponse
-	(*RemoveMemberResponse)(nil),     // 86: rookery.api.v1.RemoveMemberResponse
-	(*ReplaceMemberResponse)(nil),    // 87: rookery.api.v1.ReplaceMemberResponse
-	(*MoveLeaderResponse)(nil),       // 88: rookery.api.v1.MoveLeaderResponse
-	(*CompactResponse)(nil),          // 89: rookery.api.v1.CompactResponse
-	(*SaveSnapshotResponse)(nil),     // 90: rookery.api.v1.SaveSnapshotResponse
+	(Decision)(0),                          // 0: rookery.api.v1.Decision
+	(*StatusRequest)(nil),                  // 1: rookery.api.v1.StatusRequest
+	(*StatusResponse)(nil),                 // 2: rookery.api.v1.StatusResponse
+	(*Counts)(nil),                         // 3: rookery.api.v1.Counts
+	(*Sweep)(nil),                          // 4: rookery.api.v1.Sweep
+	(*Backend)(nil),                        // 5: rookery.api.v1.Backend
+	(*ListBackendsRequest)(nil),            // 6: rookery.api.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),           // 7: rookery.api.v1.ListBackendsResponse
+	(*AddressList)(nil),                    // 8: rookery.api.v1.AddressList
+	(*SetBackendRequest)(nil),              // 9: rookery.api.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),             // 10: rookery.api.v1.SetBackendResponse
+	(*PreviewAdmissionRequest)(nil),        // 11: rookery.api.v1.PreviewAdmissionRequest
+	(*PreviewAdmissionResponse)(nil),       // 12: rookery.api.v1.PreviewAdmissionResponse
+	(*Overlap)(nil),                        // 13: rookery.api.v1.Overlap
+	(*AdmitBackendRequest)(nil),            // 14: rookery.api.v1.AdmitBackendRequest
+	(*AdmitBackendResponse)(nil),           // 15: rookery.api.v1.AdmitBackendResponse
+	(*ConfirmBackendRequest)(nil),          // 16: rookery.api.v1.ConfirmBackendRequest
+	(*ConfirmBackendResponse)(nil),         // 17: rookery.api.v1.ConfirmBackendResponse
+	(*RenameBackendRequest)(nil),           // 18: rookery.api.v1.RenameBackendRequest
+	(*RenameBackendResponse)(nil),          // 19: rookery.api.v1.RenameBackendResponse
+	(*Group)(nil),                          // 20: rookery.api.v1.Group
+	(*Switchover)(nil),                     // 21: rookery.api.v1.Switchover
+	(*ListGroupsRequest)(nil),              // 22: rookery.api.v1.ListGroupsRequest
+	(*ListGroupsResponse)(nil),             // 23: rookery.api.v1.ListGroupsResponse
+	(*SetGroupRequest)(nil),                // 24: rookery.api.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),               // 25: rookery.api.v1.SetGroupResponse
+	(*PlanSwitchoverRequest)(nil),          // 26: rookery.api.v1.PlanSwitchoverRequest
+	(*PlanSwitchoverResponse)(nil),         // 27: rookery.api.v1.PlanSwitchoverResponse
+	(*SetPrimaryRequest)(nil),              // 28: rookery.api.v1.SetPrimaryRequest
+	(*SetPrimaryResponse)(nil),             // 29: rookery.api.v1.SetPrimaryResponse
+	(*ListHoldsRequest)(nil),               // 30: rookery.api.v1.ListHoldsRequest
+	(*ListHoldsResponse)(nil),              // 31: rookery.api.v1.ListHoldsResponse
+	(*PutHoldRequest)(nil),                 // 32: rookery.api.v1.PutHoldRequest
+	(*PutHoldResponse)(nil),                // 33: rookery.api.v1.PutHoldResponse
+	(*ReleaseHoldRequest)(nil),             // 34: rookery.api.v1.ReleaseHoldRequest
+	(*ReleaseHoldResponse)(nil),            // 35: rookery.api.v1.ReleaseHoldResponse
+	(*ListHeldRequest)(nil),                // 36: rookery.api.v1.ListHeldRequest
+	(*HeldFact)(nil),                       // 37: rookery.api.v1.HeldFact
+	(*ListHeldResponse)(nil),               // 38: rookery.api.v1.ListHeldResponse
+	(*DecideHeldRequest)(nil),              // 39: rookery.api.v1.DecideHeldRequest
+	(*DecideHeldResponse)(nil),             // 40: rookery.api.v1.DecideHeldResponse
+	(*ListForksRequest)(nil),               // 41: rookery.api.v1.ListForksRequest
+	(*ListForksResponse)(nil),              // 42: rookery.api.v1.ListForksResponse
+	(*SettleRequest)(nil),                  // 43: rookery.api.v1.SettleRequest
+	(*SettleResponse)(nil),                 // 44: rookery.api.v1.SettleResponse
+	(*ListMovesRequest)(nil),               // 45: rookery.api.v1.ListMovesRequest
+	(*Move)(nil),                           // 46: rookery.api.v1.Move
+	(*ListMovesResponse)(nil),              // 47: rookery.api.v1.ListMovesResponse
+	(*GetSettingsRequest)(nil),             // 48: rookery.api.v1.GetSettingsRequest
+	(*GetSettingsResponse)(nil),            // 49: rookery.api.v1.GetSettingsResponse
+	(*SetSettingsRequest)(nil),             // 50: rookery.api.v1.SetSettingsRequest
+	(*SetSettingsResponse)(nil),            // 51: rookery.api.v1.SetSettingsResponse
+	(*CheckRequest)(nil),                   // 52: rookery.api.v1.CheckRequest
+	(*CheckResponse)(nil),                  // 53: rookery.api.v1.CheckResponse
+	(*CheckProgress)(nil),                  // 54: rookery.api.v1.CheckProgress
+	(*CheckFinding)(nil),                   // 55: rookery.api.v1.CheckFinding
+	(*CheckSummary)(nil),                   // 56: rookery.api.v1.CheckSummary
+	(*Consistency)(nil),                    // 57: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),                 // 58: rookery.api.v1.ResponseHeader
+	(*Node)(nil),                           // 59: rookery.api.v1.Node
+	(*AlarmInfo)(nil),                      // 60: rookery.api.v1.AlarmInfo
+	(*NodeHealth)(nil),                     // 61: rookery.api.v1.NodeHealth
+	(*Address)(nil),                        // 62: rookery.api.v1.Address
+	(BackendState)(0),                      // 63: rookery.api.v1.BackendState
+	(ConfirmedBy)(0),                       // 64: rookery.api.v1.ConfirmedBy
+	(*RequestId)(nil),                      // 65: rookery.api.v1.RequestId
+	(*WriteResult)(nil),                    // 66: rookery.api.v1.WriteResult
+	(GroupMode)(0),                         // 67: rookery.api.v1.GroupMode
+	(*HoldInfo)(nil),                       // 68: rookery.api.v1.HoldInfo
+	(HoldKind)(0),                          // 69: rookery.api.v1.HoldKind
+	(FactState)(0),                         // 70: rookery.api.v1.FactState
+	(*Route)(nil),                          // 71: rookery.api.v1.Route
+	(*Settings)(nil),                       // 72: rookery.api.v1.Settings
+	(*ListAlarmsRequest)(nil),              // 73: rookery.api.v1.ListAlarmsRequest
+	(*DisarmAlarmRequest)(nil),             // 74: rookery.api.v1.DisarmAlarmRequest
+	(*AddMemberRequest)(nil),               // 75: rookery.api.v1.AddMemberRequest
+	(*PromoteMemberRequest)(nil),           // 76: rookery.api.v1.PromoteMemberRequest
+	(*RemoveMemberRequest)(nil),            // 77: rookery.api.v1.RemoveMemberRequest
+	(*ReplaceMemberRequest)(nil),           // 78: rookery.api.v1.ReplaceMemberRequest
+	(*MoveLeaderRequest)(nil),              // 79: rookery.api.v1.MoveLeaderRequest
+	(*CompactRequest)(nil),                 // 80: rookery.api.v1.CompactRequest
+	(*GetClusterVersionRequest)(nil),       // 81: rookery.api.v1.GetClusterVersionRequest
+	(*FinalizeClusterVersionRequest)(nil),  // 82: rookery.api.v1.FinalizeClusterVersionRequest
+	(*SaveSnapshotRequest)(nil),            // 83: rookery.api.v1.SaveSnapshotRequest
+	(*ListAlarmsResponse)(nil),             // 84: rookery.api.v1.ListAlarmsResponse
+	(*DisarmAlarmResponse)(nil),            // 85: rookery.api.v1.DisarmAlarmResponse
+	(*AddMemberResponse)(nil),              // 86: rookery.api.v1.AddMemberResponse
+	(*PromoteMemberResponse)(nil),          // 87: rookery.api.v1.PromoteMemberResponse
+	(*RemoveMemberResponse)(nil),           // 88: rookery.api.v1.RemoveMemberResponse
+	(*ReplaceMemberResponse)(nil),          // 89: rookery.api.v1.ReplaceMemberResponse
+	(*MoveLeaderResponse)(nil),             // 90: rookery.api.v1.MoveLeaderResponse
+	(*CompactResponse)(nil),                // 91: rookery.api.v1.CompactResponse
+	(*GetClusterVersionResponse)(nil),      // 92: rookery.api.v1.GetClusterVersionResponse
+	(*FinalizeClusterVersionResponse)(nil), // 93: rookery.api.v1.FinalizeClusterVersionResponse
+	(*SaveSnapshotResponse)(nil),           // 94: rookery.api.v1.SaveSnapshotResponse
 }
 var file_api_v1_cluster_proto_depIdxs = []int32{
 	57,  // 0: rookery.api.v1.StatusRequest.consistency:type_name -> rookery.api.v1.Consistency
@@ -4684,40 +4690,44 @@ var file_api_v1_cluster_proto_depIdxs = []int32{
 	78,  // 115: rookery.api.v1.ClusterService.ReplaceMember:input_type -> rookery.api.v1.ReplaceMemberRequest
 	79,  // 116: rookery.api.v1.ClusterService.MoveLeader:input_type -> rookery.api.v1.MoveLeaderRequest
 	80,  // 117: rookery.api.v1.ClusterService.Compact:input_type -> rookery.api.v1.CompactRequest
-	81,  // 118: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
-	2,   // 119: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
-	7,   // 120: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
-	10,  // 121: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
-	12,  // 122: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
-	15,  // 123: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
-	17,  // 124: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
-	19,  // 125: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
-	23,  // 126: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
-	25,  // 127: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
-	27,  // 128: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
-	29,  // 129: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
-	31,  // 130: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
-	33,  // 131: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
-	35,  // 132: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
-	38,  // 133: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
-	40,  // 134: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
-	42,  // 135: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
-	44,  // 136: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
-	47,  // 137: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
-	49,  // 138: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
-	51,  // 139: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
-	53,  // 140: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
-	82,  // 141: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
-	83,  // 142: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
-	84,  // 143: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
-	85,  // 144: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
-	86,  // 145: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
-	87,  // 146: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
-	88,  // 147: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
-	89,  // 148: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
-	90,  // 149: rookery.api.v1.ClusterService.SaveSnapshot:output_type -> rookery.api.v1.SaveSnapshotResponse
-	119, // [119:150] is the sub-list for method output_type
-	88,  // [88:119] is the sub-list for method input_type
+	81,  // 118: rookery.api.v1.ClusterService.GetClusterVersion:input_type -> rookery.api.v1.GetClusterVersionRequest
+	82,  // 119: rookery.api.v1.ClusterService.FinalizeClusterVersion:input_type -> rookery.api.v1.FinalizeClusterVersionRequest
+	83,  // 120: rookery.api.v1.ClusterService.SaveSnapshot:input_type -> rookery.api.v1.SaveSnapshotRequest
+	2,   // 121: rookery.api.v1.ClusterService.Status:output_type -> rookery.api.v1.StatusResponse
+	7,   // 122: rookery.api.v1.ClusterService.ListBackends:output_type -> rookery.api.v1.ListBackendsResponse
+	10,  // 123: rookery.api.v1.ClusterService.SetBackend:output_type -> rookery.api.v1.SetBackendResponse
+	12,  // 124: rookery.api.v1.ClusterService.PreviewAdmission:output_type -> rookery.api.v1.PreviewAdmissionResponse
+	15,  // 125: rookery.api.v1.ClusterService.AdmitBackend:output_type -> rookery.api.v1.AdmitBackendResponse
+	17,  // 126: rookery.api.v1.ClusterService.ConfirmBackend:output_type -> rookery.api.v1.ConfirmBackendResponse
+	19,  // 127: rookery.api.v1.ClusterService.RenameBackend:output_type -> rookery.api.v1.RenameBackendResponse
+	23,  // 128: rookery.api.v1.ClusterService.ListGroups:output_type -> rookery.api.v1.ListGroupsResponse
+	25,  // 129: rookery.api.v1.ClusterService.SetGroup:output_type -> rookery.api.v1.SetGroupResponse
+	27,  // 130: rookery.api.v1.ClusterService.PlanSwitchover:output_type -> rookery.api.v1.PlanSwitchoverResponse
+	29,  // 131: rookery.api.v1.ClusterService.SetPrimary:output_type -> rookery.api.v1.SetPrimaryResponse
+	31,  // 132: rookery.api.v1.ClusterService.ListHolds:output_type -> rookery.api.v1.ListHoldsResponse
+	33,  // 133: rookery.api.v1.ClusterService.PutHold:output_type -> rookery.api.v1.PutHoldResponse
+	35,  // 134: rookery.api.v1.ClusterService.ReleaseHold:output_type -> rookery.api.v1.ReleaseHoldResponse
+	38,  // 135: rookery.api.v1.ClusterService.ListHeld:output_type -> rookery.api.v1.ListHeldResponse
+	40,  // 136: rookery.api.v1.ClusterService.DecideHeld:output_type -> rookery.api.v1.DecideHeldResponse
+	42,  // 137: rookery.api.v1.ClusterService.ListForks:output_type -> rookery.api.v1.ListForksResponse
+	44,  // 138: rookery.api.v1.ClusterService.Settle:output_type -> rookery.api.v1.SettleResponse
+	47,  // 139: rookery.api.v1.ClusterService.ListMoves:output_type -> rookery.api.v1.ListMovesResponse
+	49,  // 140: rookery.api.v1.ClusterService.GetSettings:output_type -> rookery.api.v1.GetSettingsResponse
+	51,  // 141: rookery.api.v1.ClusterService.SetSettings:output_type -> rookery.api.v1.SetSettingsResponse
+	53,  // 142: rookery.api.v1.ClusterService.Check:output_type -> rookery.api.v1.CheckResponse
+	84,  // 143: rookery.api.v1.ClusterService.ListAlarms:output_type -> rookery.api.v1.ListAlarmsResponse
+	85,  // 144: rookery.api.v1.ClusterService.DisarmAlarm:output_type -> rookery.api.v1.DisarmAlarmResponse
+	86,  // 145: rookery.api.v1.ClusterService.AddMember:output_type -> rookery.api.v1.AddMemberResponse
+	87,  // 146: rookery.api.v1.ClusterService.PromoteMember:output_type -> rookery.api.v1.PromoteMemberResponse
+	88,  // 147: rookery.api.v1.ClusterService.RemoveMember:output_type -> rookery.api.v1.RemoveMemberResponse
+	89,  // 148: rookery.api.v1.ClusterService.ReplaceMember:output_type -> rookery.api.v1.ReplaceMemberResponse
+	90,  // 149: rookery.api.v1.ClusterService.MoveLeader:output_type -> rookery.api.v1.MoveLeaderResponse
+	91,  // 150: rookery.api.v1.ClusterService.Compact:output_type -> rookery.api.v1.CompactResponse
+	92,  // 151: rookery.api.v1.ClusterService.GetClusterVersion:output_type -> rookery.api.v1.GetClusterVersionResponse
+	93,  // 152: rookery.api.v1.ClusterService.FinalizeClusterVersion:output_type -> rookery.api.v1.FinalizeClusterVersionResponse
+	94,  // 153: rookery.api.v1.ClusterService.SaveSnapshot:output_type -> rookery.api.v1.SaveSnapshotResponse
+	121, // [121:154] is the sub-list for method output_type
+	88,  // [88:121] is the sub-list for method input_type
 	88,  // [88:88] is the sub-list for extension type_name
 	88,  // [88:88] is the sub-list for extension extendee
 	0,   // [0:88] is the sub-list for field type_name
@@ -4734,6 +4744,7 @@ func file_api_v1_cluster_proto_init() {
 	file_api_v1_directory_proto_init()
 	file_api_v1_member_proto_init()
 	file_api_v1_model_proto_init()
+	file_api_v1_version_proto_init()
 	file_api_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
 	file_api_v1_cluster_proto_msgTypes[52].OneofWrappers = []any{
 		(*CheckResponse_Progress)(nil),

@@ -19,37 +19,39 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_Status_FullMethodName           = "/rookery.api.v1.ClusterService/Status"
-	ClusterService_ListBackends_FullMethodName     = "/rookery.api.v1.ClusterService/ListBackends"
-	ClusterService_SetBackend_FullMethodName       = "/rookery.api.v1.ClusterService/SetBackend"
-	ClusterService_PreviewAdmission_FullMethodName = "/rookery.api.v1.ClusterService/PreviewAdmission"
-	ClusterService_AdmitBackend_FullMethodName     = "/rookery.api.v1.ClusterService/AdmitBackend"
-	ClusterService_ConfirmBackend_FullMethodName   = "/rookery.api.v1.ClusterService/ConfirmBackend"
-	ClusterService_RenameBackend_FullMethodName    = "/rookery.api.v1.ClusterService/RenameBackend"
-	ClusterService_ListGroups_FullMethodName       = "/rookery.api.v1.ClusterService/ListGroups"
-	ClusterService_SetGroup_FullMethodName         = "/rookery.api.v1.ClusterService/SetGroup"
-	ClusterService_PlanSwitchover_FullMethodName   = "/rookery.api.v1.ClusterService/PlanSwitchover"
-	ClusterService_SetPrimary_FullMethodName       = "/rookery.api.v1.ClusterService/SetPrimary"
-	ClusterService_ListHolds_FullMethodName        = "/rookery.api.v1.ClusterService/ListHolds"
-	ClusterService_PutHold_FullMethodName          = "/rookery.api.v1.ClusterService/PutHold"
-	ClusterService_ReleaseHold_FullMethodName      = "/rookery.api.v1.ClusterService/ReleaseHold"
-	ClusterService_ListHeld_FullMethodName         = "/rookery.api.v1.ClusterService/ListHeld"
-	ClusterService_DecideHeld_FullMethodName       = "/rookery.api.v1.ClusterService/DecideHeld"
-	ClusterService_ListForks_FullMethodName        = "/rookery.api.v1.ClusterService/ListForks"
-	ClusterService_Settle_FullMethodName           = "/rookery.api.v1.ClusterService/Settle"
-	ClusterService_ListMoves_FullMethodName        = "/rookery.api.v1.ClusterService/ListMoves"
-	ClusterService_GetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/GetSettings"
-	ClusterService_SetSettings_FullMethodName      = "/rookery.api.v1.ClusterService/SetSettings"
-	ClusterService_Check_FullMethodName            = "/rookery.api.v1.ClusterService/Check"
-	ClusterService_ListAlarms_FullMethodName       = "/rookery.api.v1.ClusterService/ListAlarms"
-	ClusterService_DisarmAlarm_FullMethodName      = "/rookery.api.v1.ClusterService/DisarmAlarm"
-	ClusterService_AddMember_FullMethodName        = "/rookery.api.v1.ClusterService/AddMember"
-	ClusterService_PromoteMember_FullMethodName    = "/rookery.api.v1.ClusterService/PromoteMember"
-	ClusterService_RemoveMember_FullMethodName     = "/rookery.api.v1.ClusterService/RemoveMember"
-	ClusterService_ReplaceMember_FullMethodName    = "/rookery.api.v1.ClusterService/ReplaceMember"
-	ClusterService_MoveLeader_FullMethodName       = "/rookery.api.v1.ClusterService/MoveLeader"
-	ClusterService_Compact_FullMethodName          = "/rookery.api.v1.ClusterService/Compact"
-	ClusterService_SaveSnapshot_FullMethodName     = "/rookery.api.v1.ClusterService/SaveSnapshot"
+	ClusterService_Status_FullMethodName                 = "/rookery.api.v1.ClusterService/Status"
+	ClusterService_ListBackends_FullMethodName           = "/rookery.api.v1.ClusterService/ListBackends"
+	ClusterService_SetBackend_FullMethodName             = "/rookery.api.v1.ClusterService/SetBackend"
+	ClusterService_PreviewAdmission_FullMethodName       = "/rookery.api.v1.ClusterService/PreviewAdmission"
+	ClusterService_AdmitBackend_FullMethodName           = "/rookery.api.v1.ClusterService/AdmitBackend"
+	ClusterService_ConfirmBackend_FullMethodName         = "/rookery.api.v1.ClusterService/ConfirmBackend"
+	ClusterService_RenameBackend_FullMethodName          = "/rookery.api.v1.ClusterService/RenameBackend"
+	ClusterService_ListGroups_FullMethodName             = "/rookery.api.v1.ClusterService/ListGroups"
+	ClusterService_SetGroup_FullMethodName               = "/rookery.api.v1.ClusterService/SetGroup"
+	ClusterService_PlanSwitchover_FullMethodName         = "/rookery.api.v1.ClusterService/PlanSwitchover"
+	ClusterService_SetPrimary_FullMethodName             = "/rookery.api.v1.ClusterService/SetPrimary"
+	ClusterService_ListHolds_FullMethodName              = "/rookery.api.v1.ClusterService/ListHolds"
+	ClusterService_PutHold_FullMethodName                = "/rookery.api.v1.ClusterService/PutHold"
+	ClusterService_ReleaseHold_FullMethodName            = "/rookery.api.v1.ClusterService/ReleaseHold"
+	ClusterService_ListHeld_FullMethodName               = "/rookery.api.v1.ClusterService/ListHeld"
+	ClusterService_DecideHeld_FullMethodName             = "/rookery.api.v1.ClusterService/DecideHeld"
+	ClusterService_ListForks_FullMethodName              = "/rookery.api.v1.ClusterService/ListForks"
+	ClusterService_Settle_FullMethodName                 = "/rookery.api.v1.ClusterService/Settle"
+	ClusterService_ListMoves_FullMethodName              = "/rookery.api.v1.ClusterService/ListMoves"
+	ClusterService_GetSettings_FullMethodName            = "/rookery.api.v1.ClusterService/GetSettings"
+	ClusterService_SetSettings_FullMethodName            = "/rookery.api.v1.ClusterService/SetSettings"
+	ClusterService_Check_FullMethodName                  = "/rookery.api.v1.ClusterService/Check"
+	ClusterService_ListAlarms_FullMethodName             = "/rookery.api.v1.ClusterService/ListAlarms"
+	ClusterService_DisarmAlarm_FullMethodName            = "/rookery.api.v1.ClusterService/DisarmAlarm"
+	ClusterService_AddMember_FullMethodName              = "/rookery.api.v1.ClusterService/AddMember"
+	ClusterService_PromoteMember_FullMethodName          = "/rookery.api.v1.ClusterService/PromoteMember"
+	ClusterService_RemoveMember_FullMethodName           = "/rookery.api.v1.ClusterService/RemoveMember"
+	ClusterService_ReplaceMember_FullMethodName          = "/rookery.api.v1.ClusterService/ReplaceMember"
+	ClusterService_MoveLeader_FullMethodName             = "/rookery.api.v1.ClusterService/MoveLeader"
+	ClusterService_Compact_FullMethodName                = "/rookery.api.v1.ClusterService/Compact"
+	ClusterService_GetClusterVersion_FullMethodName      = "/rookery.api.v1.ClusterService/GetClusterVersion"
+	ClusterService_FinalizeClusterVersion_FullMethodName = "/rookery.api.v1.ClusterService/FinalizeClusterVersion"
+	ClusterService_SaveSnapshot_FullMethodName           = "/rookery.api.v1.ClusterService/SaveSnapshot"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -153,6 +155,14 @@ type ClusterServiceClient interface {
 	// serves; one node of the cluster at a time. Progress comes first, the summary last;
 	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error)
+	// Which cluster version is in force, which the nodes support, and what is in the way
+	// of raising it.
+	GetClusterVersion(ctx context.Context, in *GetClusterVersionRequest, opts ...grpc.CallOption) (*GetClusterVersionResponse, error)
+	// Raises the cluster version: what came with it is in force from then on, and no
+	// release that does not know it can take part any more. Refused while a member is too
+	// old, or was not heard of late. Made again: UNCHANGED. Effects: CHANGED, UNCHANGED.
+	// Added errors: NOT_LEADER, VERSION.
+	FinalizeClusterVersion(ctx context.Context, in *FinalizeClusterVersionRequest, opts ...grpc.CallOption) (*FinalizeClusterVersionResponse, error)
 	// Streams a snapshot of this node's state, which shows at least all that was applied
 	// here when it was asked; readers and writers go on. Parts of the snapshot come in
 	// order, its summary last; a stream without it broke off. One at a time on a node:
@@ -486,6 +496,26 @@ func (c *clusterServiceClient) Compact(ctx context.Context, in *CompactRequest, 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CompactClient = grpc.ServerStreamingClient[CompactResponse]
 
+func (c *clusterServiceClient) GetClusterVersion(ctx context.Context, in *GetClusterVersionRequest, opts ...grpc.CallOption) (*GetClusterVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetClusterVersionResponse)
+	err := c.cc.Invoke(ctx, ClusterService_GetClusterVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) FinalizeClusterVersion(ctx context.Context, in *FinalizeClusterVersionRequest, opts ...grpc.CallOption) (*FinalizeClusterVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FinalizeClusterVersionResponse)
+	err := c.cc.Invoke(ctx, ClusterService_FinalizeClusterVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, in *SaveSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SaveSnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ClusterService_ServiceDesc.Streams[2], ClusterService_SaveSnapshot_FullMethodName, cOpts...)
@@ -606,6 +636,14 @@ type ClusterServiceServer interface {
 	// serves; one node of the cluster at a time. Progress comes first, the summary last;
 	// a stream without it broke off. Added errors: BUSY (a node is compacting), LEADING.
 	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error
+	// Which cluster version is in force, which the nodes support, and what is in the way
+	// of raising it.
+	GetClusterVersion(context.Context, *GetClusterVersionRequest) (*GetClusterVersionResponse, error)
+	// Raises the cluster version: what came with it is in force from then on, and no
+	// release that does not know it can take part any more. Refused while a member is too
+	// old, or was not heard of late. Made again: UNCHANGED. Effects: CHANGED, UNCHANGED.
+	// Added errors: NOT_LEADER, VERSION.
+	FinalizeClusterVersion(context.Context, *FinalizeClusterVersionRequest) (*FinalizeClusterVersionResponse, error)
 	// Streams a snapshot of this node's state, which shows at least all that was applied
 	// here when it was asked; readers and writers go on. Parts of the snapshot come in
 	// order, its summary last; a stream without it broke off. One at a time on a node:
@@ -710,6 +748,12 @@ func (UnimplementedClusterServiceServer) MoveLeader(context.Context, *MoveLeader
 }
 func (UnimplementedClusterServiceServer) Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error {
 	return status.Error(codes.Unimplemented, "method Compact not implemented")
+}
+func (UnimplementedClusterServiceServer) GetClusterVersion(context.Context, *GetClusterVersionRequest) (*GetClusterVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetClusterVersion not implemented")
+}
+func (UnimplementedClusterServiceServer) FinalizeClusterVersion(context.Context, *FinalizeClusterVersionRequest) (*FinalizeClusterVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FinalizeClusterVersion not implemented")
 }
 func (UnimplementedClusterServiceServer) SaveSnapshot(*SaveSnapshotRequest, grpc.ServerStreamingServer[SaveSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method SaveSnapshot not implemented")
@@ -1261,6 +1305,42 @@ func _ClusterService_Compact_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ClusterService_CompactServer = grpc.ServerStreamingServer[CompactResponse]
 
+func _ClusterService_GetClusterVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClusterVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).GetClusterVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_GetClusterVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).GetClusterVersion(ctx, req.(*GetClusterVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_FinalizeClusterVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FinalizeClusterVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).FinalizeClusterVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_FinalizeClusterVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).FinalizeClusterVersion(ctx, req.(*FinalizeClusterVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_SaveSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(SaveSnapshotRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1390,6 +1470,14 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "MoveLeader",
 			Handler:    _ClusterService_MoveLeader_Handler,
+		},
+		{
+			MethodName: "GetClusterVersion",
+			Handler:    _ClusterService_GetClusterVersion_Handler,
+		},
+		{
+			MethodName: "FinalizeClusterVersion",
+			Handler:    _ClusterService_FinalizeClusterVersion_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

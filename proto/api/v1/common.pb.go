@@ -221,6 +221,9 @@ const (
 	Reason_REASON_NOT_VOTER Reason = 53
 	// The node leads: move the leadership first. [FAILED_PRECONDITION]
 	Reason_REASON_LEADING Reason = 54
+	// It came with a later cluster version than is in force, or a member is in the way
+	// of raising that; the text says who and what to do. [FAILED_PRECONDITION]
+	Reason_REASON_VERSION Reason = 60
 )
 
 // Enum value maps for Reason.
@@ -267,6 +270,7 @@ var (
 		52: "REASON_NOT_WAITING",
 		53: "REASON_NOT_VOTER",
 		54: "REASON_LEADING",
+		60: "REASON_VERSION",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -310,6 +314,7 @@ var (
 		"REASON_NOT_WAITING":       52,
 		"REASON_NOT_VOTER":         53,
 		"REASON_LEADING":           54,
+		"REASON_VERSION":           60,
 	}
 )
 
@@ -759,7 +764,7 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\x1cCONSISTENCY_MODE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19CONSISTENCY_MODE_AT_LEAST\x10\x01\x12!\n" +
 	"\x1dCONSISTENCY_MODE_LINEARIZABLE\x10\x02\x12\x1a\n" +
-	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xb3\a\n" +
+	"\x16CONSISTENCY_MODE_STALE\x10\x03*\xc7\a\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_NOT_FOUND\x10\x01\x12\x13\n" +
@@ -802,7 +807,8 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\x0eREASON_LAGGING\x103\x12\x16\n" +
 	"\x12REASON_NOT_WAITING\x104\x12\x14\n" +
 	"\x10REASON_NOT_VOTER\x105\x12\x12\n" +
-	"\x0eREASON_LEADING\x106B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
+	"\x0eREASON_LEADING\x106\x12\x12\n" +
+	"\x0eREASON_VERSION\x10<B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
 var (
 	file_api_v1_common_proto_rawDescOnce sync.Once

@@ -110,7 +110,11 @@ type Node struct {
 	Match  uint64 `protobuf:"varint,18,opt,name=match,proto3" json:"match,omitempty"`
 	Active bool   `protobuf:"varint,19,opt,name=active,proto3" json:"active,omitempty"`
 	// How many entries it trails the leader by; absent if nobody can say.
-	Trails        *uint64 `protobuf:"varint,20,opt,name=trails,proto3,oneof" json:"trails,omitempty"`
+	Trails *uint64 `protobuf:"varint,20,opt,name=trails,proto3,oneof" json:"trails,omitempty"`
+	// The cluster versions that its release supports; 0: not heard. A release that does
+	// not say supports 1 alone.
+	OldestVersion uint32 `protobuf:"varint,21,opt,name=oldest_version,json=oldestVersion,proto3" json:"oldest_version,omitempty"`
+	NewestVersion uint32 `protobuf:"varint,22,opt,name=newest_version,json=newestVersion,proto3" json:"newest_version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +285,20 @@ func (x *Node) GetActive() bool {
 func (x *Node) GetTrails() uint64 {
 	if x != nil && x.Trails != nil {
 		return *x.Trails
+	}
+	return 0
+}
+
+func (x *Node) GetOldestVersion() uint32 {
+	if x != nil {
+		return x.OldestVersion
+	}
+	return 0
+}
+
+func (x *Node) GetNewestVersion() uint32 {
+	if x != nil {
+		return x.NewestVersion
 	}
 	return 0
 }
@@ -1186,7 +1204,7 @@ var File_api_v1_member_proto protoreflect.FileDescriptor
 
 const file_api_v1_member_proto_rawDesc = "" +
 	"\n" +
-	"\x13api/v1/member.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"\xb0\x04\n" +
+	"\x13api/v1/member.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x16api/v1/directory.proto\"\xfe\x04\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12%\n" +
@@ -1213,7 +1231,9 @@ const file_api_v1_member_proto_rawDesc = "" +
 	"\vquarantined\x18\x11 \x01(\bR\vquarantined\x12\x14\n" +
 	"\x05match\x18\x12 \x01(\x04R\x05match\x12\x16\n" +
 	"\x06active\x18\x13 \x01(\bR\x06active\x12\x1b\n" +
-	"\x06trails\x18\x14 \x01(\x04H\x00R\x06trails\x88\x01\x01B\t\n" +
+	"\x06trails\x18\x14 \x01(\x04H\x00R\x06trails\x88\x01\x01\x12%\n" +
+	"\x0eoldest_version\x18\x15 \x01(\rR\roldestVersion\x12%\n" +
+	"\x0enewest_version\x18\x16 \x01(\rR\rnewestVersionB\t\n" +
 	"\a_trails\"\xae\x01\n" +
 	"\fMemberResult\x12.\n" +
 	"\x06effect\x18\x01 \x01(\x0e2\x16.rookery.api.v1.EffectR\x06effect\x12,\n" +

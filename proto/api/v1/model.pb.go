@@ -312,6 +312,8 @@ const (
 	BackendState_BACKEND_STATE_LOST BackendState = 4
 	// It held nothing when it was retired; its name is not reused.
 	BackendState_BACKEND_STATE_RETIRED BackendState = 5
+	// Serves, takes no new users, and is not being emptied. Cluster version 2.
+	BackendState_BACKEND_STATE_FULL BackendState = 6
 )
 
 // Enum value maps for BackendState.
@@ -323,6 +325,7 @@ var (
 		3: "BACKEND_STATE_DOWN",
 		4: "BACKEND_STATE_LOST",
 		5: "BACKEND_STATE_RETIRED",
+		6: "BACKEND_STATE_FULL",
 	}
 	BackendState_value = map[string]int32{
 		"BACKEND_STATE_UNSPECIFIED": 0,
@@ -331,6 +334,7 @@ var (
 		"BACKEND_STATE_DOWN":        3,
 		"BACKEND_STATE_LOST":        4,
 		"BACKEND_STATE_RETIRED":     5,
+		"BACKEND_STATE_FULL":        6,
 	}
 )
 
@@ -1290,14 +1294,15 @@ const file_api_v1_model_proto_rawDesc = "" +
 	"\x18MAILBOX_TYPE_ADDRESSBOOK\x10\x05\x12\x1b\n" +
 	"\x17MAILBOX_TYPE_SUBMISSION\x10\x06\x12\x15\n" +
 	"\x11MAILBOX_TYPE_PUSH\x10\a\x12\x16\n" +
-	"\x12MAILBOX_TYPE_SIEVE\x10\b*\xae\x01\n" +
+	"\x12MAILBOX_TYPE_SIEVE\x10\b*\xc6\x01\n" +
 	"\fBackendState\x12\x1d\n" +
 	"\x19BACKEND_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14BACKEND_STATE_ACTIVE\x10\x01\x12\x1a\n" +
 	"\x16BACKEND_STATE_DRAINING\x10\x02\x12\x16\n" +
 	"\x12BACKEND_STATE_DOWN\x10\x03\x12\x16\n" +
 	"\x12BACKEND_STATE_LOST\x10\x04\x12\x19\n" +
-	"\x15BACKEND_STATE_RETIRED\x10\x05*N\n" +
+	"\x15BACKEND_STATE_RETIRED\x10\x05\x12\x16\n" +
+	"\x12BACKEND_STATE_FULL\x10\x06*N\n" +
 	"\aTlsMode\x12\x18\n" +
 	"\x14TLS_MODE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eTLS_MODE_START\x10\x01\x12\x15\n" +

@@ -110,6 +110,8 @@ const (
 	// The node ended; it may have been done.
 	ProposeOutcome_PROPOSE_OUTCOME_CLOSED  ProposeOutcome = 7
 	ProposeOutcome_PROPOSE_OUTCOME_STOPPED ProposeOutcome = 8
+	// Not done, for ever: the command came with a later cluster version than is in force.
+	ProposeOutcome_PROPOSE_OUTCOME_NOT_IN_FORCE ProposeOutcome = 9
 )
 
 // Enum value maps for ProposeOutcome.
@@ -124,17 +126,19 @@ var (
 		6: "PROPOSE_OUTCOME_UNKNOWN",
 		7: "PROPOSE_OUTCOME_CLOSED",
 		8: "PROPOSE_OUTCOME_STOPPED",
+		9: "PROPOSE_OUTCOME_NOT_IN_FORCE",
 	}
 	ProposeOutcome_value = map[string]int32{
-		"PROPOSE_OUTCOME_UNSPECIFIED": 0,
-		"PROPOSE_OUTCOME_DONE":        1,
-		"PROPOSE_OUTCOME_NOT_LEADER":  2,
-		"PROPOSE_OUTCOME_NO_LEADER":   3,
-		"PROPOSE_OUTCOME_OVERLOADED":  4,
-		"PROPOSE_OUTCOME_TOO_LARGE":   5,
-		"PROPOSE_OUTCOME_UNKNOWN":     6,
-		"PROPOSE_OUTCOME_CLOSED":      7,
-		"PROPOSE_OUTCOME_STOPPED":     8,
+		"PROPOSE_OUTCOME_UNSPECIFIED":  0,
+		"PROPOSE_OUTCOME_DONE":         1,
+		"PROPOSE_OUTCOME_NOT_LEADER":   2,
+		"PROPOSE_OUTCOME_NO_LEADER":    3,
+		"PROPOSE_OUTCOME_OVERLOADED":   4,
+		"PROPOSE_OUTCOME_TOO_LARGE":    5,
+		"PROPOSE_OUTCOME_UNKNOWN":      6,
+		"PROPOSE_OUTCOME_CLOSED":       7,
+		"PROPOSE_OUTCOME_STOPPED":      8,
+		"PROPOSE_OUTCOME_NOT_IN_FORCE": 9,
 	}
 )
 
@@ -297,6 +301,60 @@ func (x *NodeInfo) GetSite() string {
 	return ""
 }
 
+// Versions are the cluster versions that a node's release supports. A release that
+// says none supports version 1 alone.
+type Versions struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Oldest        uint32                 `protobuf:"varint,1,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Newest        uint32                 `protobuf:"varint,2,opt,name=newest,proto3" json:"newest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Versions) Reset() {
+	*x = Versions{}
+	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Versions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Versions) ProtoMessage() {}
+
+func (x *Versions) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Versions.ProtoReflect.Descriptor instead.
+func (*Versions) Descriptor() ([]byte, []int) {
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Versions) GetOldest() uint32 {
+	if x != nil {
+		return x.Oldest
+	}
+	return 0
+}
+
+func (x *Versions) GetNewest() uint32 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
 // Hello begins a stream.
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -306,15 +364,16 @@ type Hello struct {
 	// To whom the caller wants to speak.
 	To uint64 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
 	// Drawn anew by every process: who hears another one knows that the last is gone.
-	Process       uint64 `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"`
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Process       uint64    `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"`
+	Version       string    `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Versions      *Versions `protobuf:"bytes,7,opt,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_peer_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +385,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[2]
+	mi := &file_peer_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +398,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hello) GetIdentity() *Identity {
@@ -384,6 +443,13 @@ func (x *Hello) GetVersion() string {
 	return ""
 }
 
+func (x *Hello) GetVersions() *Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // Welcome answers a hello.
 type Welcome struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -398,7 +464,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_peer_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +476,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[3]
+	mi := &file_peer_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +489,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Welcome) GetIdentity() *Identity {
@@ -467,7 +533,7 @@ type ExchangeRequest struct {
 
 func (x *ExchangeRequest) Reset() {
 	*x = ExchangeRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_peer_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +545,7 @@ func (x *ExchangeRequest) String() string {
 func (*ExchangeRequest) ProtoMessage() {}
 
 func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[4]
+	mi := &file_peer_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +558,7 @@ func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExchangeRequest) GetHello() *Hello {
@@ -527,7 +593,7 @@ type ExchangeResponse struct {
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_peer_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +605,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[5]
+	mi := &file_peer_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +618,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ExchangeResponse) GetWelcome() *Welcome {
@@ -572,21 +638,22 @@ type Announcement struct {
 	// The index of the last entry applied.
 	Applied uint64 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
 	// The sum over the state, as of index sum_index.
-	SumIndex      uint64 `protobuf:"varint,6,opt,name=sum_index,json=sumIndex,proto3" json:"sum_index,omitempty"`
-	Sum           uint64 `protobuf:"varint,7,opt,name=sum,proto3" json:"sum,omitempty"`
-	FileBytes     uint64 `protobuf:"varint,8,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
-	UsedBytes     uint64 `protobuf:"varint,9,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	FreeDiskBytes uint64 `protobuf:"varint,10,opt,name=free_disk_bytes,json=freeDiskBytes,proto3" json:"free_disk_bytes,omitempty"`
-	Verified      bool   `protobuf:"varint,11,opt,name=verified,proto3" json:"verified,omitempty"`
-	Compacting    bool   `protobuf:"varint,12,opt,name=compacting,proto3" json:"compacting,omitempty"`
-	Quarantined   bool   `protobuf:"varint,13,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	SumIndex      uint64    `protobuf:"varint,6,opt,name=sum_index,json=sumIndex,proto3" json:"sum_index,omitempty"`
+	Sum           uint64    `protobuf:"varint,7,opt,name=sum,proto3" json:"sum,omitempty"`
+	FileBytes     uint64    `protobuf:"varint,8,opt,name=file_bytes,json=fileBytes,proto3" json:"file_bytes,omitempty"`
+	UsedBytes     uint64    `protobuf:"varint,9,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	FreeDiskBytes uint64    `protobuf:"varint,10,opt,name=free_disk_bytes,json=freeDiskBytes,proto3" json:"free_disk_bytes,omitempty"`
+	Verified      bool      `protobuf:"varint,11,opt,name=verified,proto3" json:"verified,omitempty"`
+	Compacting    bool      `protobuf:"varint,12,opt,name=compacting,proto3" json:"compacting,omitempty"`
+	Quarantined   bool      `protobuf:"varint,13,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	Versions      *Versions `protobuf:"bytes,14,opt,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Announcement) Reset() {
 	*x = Announcement{}
-	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_peer_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +665,7 @@ func (x *Announcement) String() string {
 func (*Announcement) ProtoMessage() {}
 
 func (x *Announcement) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[6]
+	mi := &file_peer_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +678,7 @@ func (x *Announcement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Announcement.ProtoReflect.Descriptor instead.
 func (*Announcement) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Announcement) GetName() string {
@@ -705,6 +772,13 @@ func (x *Announcement) GetQuarantined() bool {
 	return false
 }
 
+func (x *Announcement) GetVersions() *Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // SnapshotOffer begins a snapshot.
 type SnapshotOffer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -719,7 +793,7 @@ type SnapshotOffer struct {
 
 func (x *SnapshotOffer) Reset() {
 	*x = SnapshotOffer{}
-	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_peer_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +805,7 @@ func (x *SnapshotOffer) String() string {
 func (*SnapshotOffer) ProtoMessage() {}
 
 func (x *SnapshotOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[7]
+	mi := &file_peer_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +818,7 @@ func (x *SnapshotOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOffer.ProtoReflect.Descriptor instead.
 func (*SnapshotOffer) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SnapshotOffer) GetTerm() uint64 {
@@ -781,7 +855,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_peer_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +867,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[8]
+	mi := &file_peer_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +880,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SnapshotPart) GetOffset() uint64 {
@@ -842,7 +916,7 @@ type SendSnapshotRequest struct {
 
 func (x *SendSnapshotRequest) Reset() {
 	*x = SendSnapshotRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_peer_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +928,7 @@ func (x *SendSnapshotRequest) String() string {
 func (*SendSnapshotRequest) ProtoMessage() {}
 
 func (x *SendSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[9]
+	mi := &file_peer_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +941,7 @@ func (x *SendSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SendSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SendSnapshotRequest) GetHello() *Hello {
@@ -905,7 +979,7 @@ type SendSnapshotResponse struct {
 
 func (x *SendSnapshotResponse) Reset() {
 	*x = SendSnapshotResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_peer_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +991,7 @@ func (x *SendSnapshotResponse) String() string {
 func (*SendSnapshotResponse) ProtoMessage() {}
 
 func (x *SendSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[10]
+	mi := &file_peer_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1004,7 @@ func (x *SendSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SendSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SendSnapshotResponse) GetWelcome() *Welcome {
@@ -969,7 +1043,7 @@ type FetchSnapshotRequest struct {
 
 func (x *FetchSnapshotRequest) Reset() {
 	*x = FetchSnapshotRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_peer_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1055,7 @@ func (x *FetchSnapshotRequest) String() string {
 func (*FetchSnapshotRequest) ProtoMessage() {}
 
 func (x *FetchSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[11]
+	mi := &file_peer_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1068,7 @@ func (x *FetchSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*FetchSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FetchSnapshotRequest) GetHello() *Hello {
@@ -1038,7 +1112,7 @@ type FetchSnapshotResponse struct {
 
 func (x *FetchSnapshotResponse) Reset() {
 	*x = FetchSnapshotResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_peer_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1124,7 @@ func (x *FetchSnapshotResponse) String() string {
 func (*FetchSnapshotResponse) ProtoMessage() {}
 
 func (x *FetchSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[12]
+	mi := &file_peer_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1137,7 @@ func (x *FetchSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*FetchSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FetchSnapshotResponse) GetWelcome() *Welcome {
@@ -1098,7 +1172,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_peer_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1184,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[13]
+	mi := &file_peer_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1197,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProposeRequest) GetHello() *Hello {
@@ -1159,7 +1233,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_peer_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1245,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[14]
+	mi := &file_peer_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1258,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProposeResponse) GetOutcome() ProposeOutcome {
@@ -1242,7 +1316,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_peer_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1328,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[15]
+	mi := &file_peer_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1341,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Member) GetId() uint64 {
@@ -1305,14 +1379,15 @@ type GreetRequest struct {
 	Birth uint64                 `protobuf:"varint,2,opt,name=birth,proto3" json:"birth,omitempty"`
 	Info  *NodeInfo              `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	// The names of the cluster as it was told to the caller, in order.
-	Initial       []string `protobuf:"bytes,4,rep,name=initial,proto3" json:"initial,omitempty"`
+	Initial       []string  `protobuf:"bytes,4,rep,name=initial,proto3" json:"initial,omitempty"`
+	Versions      *Versions `protobuf:"bytes,5,opt,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GreetRequest) Reset() {
 	*x = GreetRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_peer_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1399,7 @@ func (x *GreetRequest) String() string {
 func (*GreetRequest) ProtoMessage() {}
 
 func (x *GreetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[16]
+	mi := &file_peer_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1412,7 @@ func (x *GreetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GreetRequest.ProtoReflect.Descriptor instead.
 func (*GreetRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GreetRequest) GetName() string {
@@ -1368,6 +1443,13 @@ func (x *GreetRequest) GetInitial() []string {
 	return nil
 }
 
+func (x *GreetRequest) GetVersions() *Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // GreetResponse introduces the node that was asked.
 type GreetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1380,13 +1462,14 @@ type GreetResponse struct {
 	Exists        bool      `protobuf:"varint,5,opt,name=exists,proto3" json:"exists,omitempty"`
 	Identity      *Identity `protobuf:"bytes,6,opt,name=identity,proto3" json:"identity,omitempty"`
 	Members       []*Member `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`
+	Versions      *Versions `protobuf:"bytes,8,opt,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GreetResponse) Reset() {
 	*x = GreetResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_peer_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1398,7 +1481,7 @@ func (x *GreetResponse) String() string {
 func (*GreetResponse) ProtoMessage() {}
 
 func (x *GreetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[17]
+	mi := &file_peer_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1411,7 +1494,7 @@ func (x *GreetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GreetResponse.ProtoReflect.Descriptor instead.
 func (*GreetResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GreetResponse) GetName() string {
@@ -1463,6 +1546,13 @@ func (x *GreetResponse) GetMembers() []*Member {
 	return nil
 }
 
+func (x *GreetResponse) GetVersions() *Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // JoinRequest asks to become a member.
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1470,13 +1560,14 @@ type JoinRequest struct {
 	Birth         uint64                 `protobuf:"varint,2,opt,name=birth,proto3" json:"birth,omitempty"`
 	Info          *NodeInfo              `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Versions      *Versions              `protobuf:"bytes,5,opt,name=versions,proto3" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_peer_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1579,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[18]
+	mi := &file_peer_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1592,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinRequest) GetName() string {
@@ -1532,6 +1623,13 @@ func (x *JoinRequest) GetVersion() string {
 	return ""
 }
 
+func (x *JoinRequest) GetVersions() *Versions {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
 // JoinResponse says how far that is.
 type JoinResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1546,7 +1644,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_peer_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1656,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_v1_peer_proto_msgTypes[19]
+	mi := &file_peer_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1669,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_peer_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JoinResponse) GetMember() bool {
@@ -1608,14 +1706,18 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\bNodeInfo\x12!\n" +
 	"\fpeer_address\x18\x01 \x01(\tR\vpeerAddress\x12%\n" +
 	"\x0eclient_address\x18\x02 \x01(\tR\rclientAddress\x12\x12\n" +
-	"\x04site\x18\x03 \x01(\tR\x04site\"\xc5\x01\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\":\n" +
+	"\bVersions\x12\x16\n" +
+	"\x06oldest\x18\x01 \x01(\rR\x06oldest\x12\x16\n" +
+	"\x06newest\x18\x02 \x01(\rR\x06newest\"\xfc\x01\n" +
 	"\x05Hello\x125\n" +
 	"\bidentity\x18\x01 \x01(\v2\x19.rookery.peer.v1.IdentityR\bidentity\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12-\n" +
 	"\x04info\x18\x03 \x01(\v2\x19.rookery.peer.v1.NodeInfoR\x04info\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\x04R\x02to\x12\x18\n" +
 	"\aprocess\x18\x05 \x01(\x04R\aprocess\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\xa2\x01\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x125\n" +
+	"\bversions\x18\a \x01(\v2\x19.rookery.peer.v1.VersionsR\bversions\"\xa2\x01\n" +
 	"\aWelcome\x125\n" +
 	"\bidentity\x18\x01 \x01(\v2\x19.rookery.peer.v1.IdentityR\bidentity\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1626,7 +1728,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\bmessages\x18\x02 \x03(\fR\bmessages\x12A\n" +
 	"\fannouncement\x18\x03 \x01(\v2\x1d.rookery.peer.v1.AnnouncementR\fannouncement\"F\n" +
 	"\x10ExchangeResponse\x122\n" +
-	"\awelcome\x18\x01 \x01(\v2\x18.rookery.peer.v1.WelcomeR\awelcome\"\x84\x03\n" +
+	"\awelcome\x18\x01 \x01(\v2\x18.rookery.peer.v1.WelcomeR\awelcome\"\xbb\x03\n" +
 	"\fAnnouncement\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x0eclient_address\x18\x02 \x01(\tR\rclientAddress\x12\x12\n" +
@@ -1645,7 +1747,8 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"compacting\x18\f \x01(\bR\n" +
 	"compacting\x12 \n" +
-	"\vquarantined\x18\r \x01(\bR\vquarantined\"G\n" +
+	"\vquarantined\x18\r \x01(\bR\vquarantined\x125\n" +
+	"\bversions\x18\x0e \x01(\v2\x19.rookery.peer.v1.VersionsR\bversions\"G\n" +
 	"\rSnapshotOffer\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x12\n" +
@@ -1685,12 +1788,13 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\acontext\x18\x03 \x01(\fR\acontext\x12\x18\n" +
-	"\alearner\x18\x04 \x01(\bR\alearner\"\x81\x01\n" +
+	"\alearner\x18\x04 \x01(\bR\alearner\"\xb8\x01\n" +
 	"\fGreetRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05birth\x18\x02 \x01(\x04R\x05birth\x12-\n" +
 	"\x04info\x18\x03 \x01(\v2\x19.rookery.peer.v1.NodeInfoR\x04info\x12\x18\n" +
-	"\ainitial\x18\x04 \x03(\tR\ainitial\"\x84\x02\n" +
+	"\ainitial\x18\x04 \x03(\tR\ainitial\x125\n" +
+	"\bversions\x18\x05 \x01(\v2\x19.rookery.peer.v1.VersionsR\bversions\"\xbb\x02\n" +
 	"\rGreetResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05birth\x18\x02 \x01(\x04R\x05birth\x12-\n" +
@@ -1698,12 +1802,14 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\ainitial\x18\x04 \x03(\tR\ainitial\x12\x16\n" +
 	"\x06exists\x18\x05 \x01(\bR\x06exists\x125\n" +
 	"\bidentity\x18\x06 \x01(\v2\x19.rookery.peer.v1.IdentityR\bidentity\x121\n" +
-	"\amembers\x18\a \x03(\v2\x17.rookery.peer.v1.MemberR\amembers\"\x80\x01\n" +
+	"\amembers\x18\a \x03(\v2\x17.rookery.peer.v1.MemberR\amembers\x125\n" +
+	"\bversions\x18\b \x01(\v2\x19.rookery.peer.v1.VersionsR\bversions\"\xb7\x01\n" +
 	"\vJoinRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05birth\x18\x02 \x01(\x04R\x05birth\x12-\n" +
 	"\x04info\x18\x03 \x01(\v2\x19.rookery.peer.v1.NodeInfoR\x04info\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"{\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x125\n" +
+	"\bversions\x18\x05 \x01(\v2\x19.rookery.peer.v1.VersionsR\bversions\"{\n" +
 	"\fJoinResponse\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\bR\x06member\x125\n" +
 	"\bidentity\x18\x02 \x01(\v2\x19.rookery.peer.v1.IdentityR\bidentity\x12\x1c\n" +
@@ -1714,7 +1820,7 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\fREFUSAL_NODE\x10\x02\x12\x13\n" +
 	"\x0fREFUSAL_REMOVED\x10\x03\x12\x15\n" +
 	"\x11REFUSAL_NOT_READY\x10\x04\x12\x10\n" +
-	"\fREFUSAL_BUSY\x10\x05*\x9f\x02\n" +
+	"\fREFUSAL_BUSY\x10\x05*\xc1\x02\n" +
 	"\x0eProposeOutcome\x12\x1f\n" +
 	"\x1bPROPOSE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PROPOSE_OUTCOME_DONE\x10\x01\x12\x1e\n" +
@@ -1724,7 +1830,8 @@ const file_peer_v1_peer_proto_rawDesc = "" +
 	"\x19PROPOSE_OUTCOME_TOO_LARGE\x10\x05\x12\x1b\n" +
 	"\x17PROPOSE_OUTCOME_UNKNOWN\x10\x06\x12\x1a\n" +
 	"\x16PROPOSE_OUTCOME_CLOSED\x10\a\x12\x1b\n" +
-	"\x17PROPOSE_OUTCOME_STOPPED\x10\b2\x80\x04\n" +
+	"\x17PROPOSE_OUTCOME_STOPPED\x10\b\x12 \n" +
+	"\x1cPROPOSE_OUTCOME_NOT_IN_FORCE\x10\t2\x80\x04\n" +
 	"\vPeerService\x12S\n" +
 	"\bExchange\x12 .rookery.peer.v1.ExchangeRequest\x1a!.rookery.peer.v1.ExchangeResponse(\x010\x01\x12_\n" +
 	"\fSendSnapshot\x12$.rookery.peer.v1.SendSnapshotRequest\x1a%.rookery.peer.v1.SendSnapshotResponse(\x010\x01\x12`\n" +
@@ -1746,73 +1853,79 @@ func file_peer_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_peer_v1_peer_proto_goTypes = []any{
 	(Refusal)(0),                  // 0: rookery.peer.v1.Refusal
 	(ProposeOutcome)(0),           // 1: rookery.peer.v1.ProposeOutcome
 	(*Identity)(nil),              // 2: rookery.peer.v1.Identity
 	(*NodeInfo)(nil),              // 3: rookery.peer.v1.NodeInfo
-	(*Hello)(nil),                 // 4: rookery.peer.v1.Hello
-	(*Welcome)(nil),               // 5: rookery.peer.v1.Welcome
-	(*ExchangeRequest)(nil),       // 6: rookery.peer.v1.ExchangeRequest
-	(*ExchangeResponse)(nil),      // 7: rookery.peer.v1.ExchangeResponse
-	(*Announcement)(nil),          // 8: rookery.peer.v1.Announcement
-	(*SnapshotOffer)(nil),         // 9: rookery.peer.v1.SnapshotOffer
-	(*SnapshotPart)(nil),          // 10: rookery.peer.v1.SnapshotPart
-	(*SendSnapshotRequest)(nil),   // 11: rookery.peer.v1.SendSnapshotRequest
-	(*SendSnapshotResponse)(nil),  // 12: rookery.peer.v1.SendSnapshotResponse
-	(*FetchSnapshotRequest)(nil),  // 13: rookery.peer.v1.FetchSnapshotRequest
-	(*FetchSnapshotResponse)(nil), // 14: rookery.peer.v1.FetchSnapshotResponse
-	(*ProposeRequest)(nil),        // 15: rookery.peer.v1.ProposeRequest
-	(*ProposeResponse)(nil),       // 16: rookery.peer.v1.ProposeResponse
-	(*Member)(nil),                // 17: rookery.peer.v1.Member
-	(*GreetRequest)(nil),          // 18: rookery.peer.v1.GreetRequest
-	(*GreetResponse)(nil),         // 19: rookery.peer.v1.GreetResponse
-	(*JoinRequest)(nil),           // 20: rookery.peer.v1.JoinRequest
-	(*JoinResponse)(nil),          // 21: rookery.peer.v1.JoinResponse
+	(*Versions)(nil),              // 4: rookery.peer.v1.Versions
+	(*Hello)(nil),                 // 5: rookery.peer.v1.Hello
+	(*Welcome)(nil),               // 6: rookery.peer.v1.Welcome
+	(*ExchangeRequest)(nil),       // 7: rookery.peer.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 8: rookery.peer.v1.ExchangeResponse
+	(*Announcement)(nil),          // 9: rookery.peer.v1.Announcement
+	(*SnapshotOffer)(nil),         // 10: rookery.peer.v1.SnapshotOffer
+	(*SnapshotPart)(nil),          // 11: rookery.peer.v1.SnapshotPart
+	(*SendSnapshotRequest)(nil),   // 12: rookery.peer.v1.SendSnapshotRequest
+	(*SendSnapshotResponse)(nil),  // 13: rookery.peer.v1.SendSnapshotResponse
+	(*FetchSnapshotRequest)(nil),  // 14: rookery.peer.v1.FetchSnapshotRequest
+	(*FetchSnapshotResponse)(nil), // 15: rookery.peer.v1.FetchSnapshotResponse
+	(*ProposeRequest)(nil),        // 16: rookery.peer.v1.ProposeRequest
+	(*ProposeResponse)(nil),       // 17: rookery.peer.v1.ProposeResponse
+	(*Member)(nil),                // 18: rookery.peer.v1.Member
+	(*GreetRequest)(nil),          // 19: rookery.peer.v1.GreetRequest
+	(*GreetResponse)(nil),         // 20: rookery.peer.v1.GreetResponse
+	(*JoinRequest)(nil),           // 21: rookery.peer.v1.JoinRequest
+	(*JoinResponse)(nil),          // 22: rookery.peer.v1.JoinResponse
 }
 var file_peer_v1_peer_proto_depIdxs = []int32{
 	2,  // 0: rookery.peer.v1.Hello.identity:type_name -> rookery.peer.v1.Identity
 	3,  // 1: rookery.peer.v1.Hello.info:type_name -> rookery.peer.v1.NodeInfo
-	2,  // 2: rookery.peer.v1.Welcome.identity:type_name -> rookery.peer.v1.Identity
-	0,  // 3: rookery.peer.v1.Welcome.refusal:type_name -> rookery.peer.v1.Refusal
-	4,  // 4: rookery.peer.v1.ExchangeRequest.hello:type_name -> rookery.peer.v1.Hello
-	8,  // 5: rookery.peer.v1.ExchangeRequest.announcement:type_name -> rookery.peer.v1.Announcement
-	5,  // 6: rookery.peer.v1.ExchangeResponse.welcome:type_name -> rookery.peer.v1.Welcome
-	4,  // 7: rookery.peer.v1.SendSnapshotRequest.hello:type_name -> rookery.peer.v1.Hello
-	9,  // 8: rookery.peer.v1.SendSnapshotRequest.offer:type_name -> rookery.peer.v1.SnapshotOffer
-	10, // 9: rookery.peer.v1.SendSnapshotRequest.part:type_name -> rookery.peer.v1.SnapshotPart
-	5,  // 10: rookery.peer.v1.SendSnapshotResponse.welcome:type_name -> rookery.peer.v1.Welcome
-	4,  // 11: rookery.peer.v1.FetchSnapshotRequest.hello:type_name -> rookery.peer.v1.Hello
-	5,  // 12: rookery.peer.v1.FetchSnapshotResponse.welcome:type_name -> rookery.peer.v1.Welcome
-	9,  // 13: rookery.peer.v1.FetchSnapshotResponse.offer:type_name -> rookery.peer.v1.SnapshotOffer
-	10, // 14: rookery.peer.v1.FetchSnapshotResponse.part:type_name -> rookery.peer.v1.SnapshotPart
-	4,  // 15: rookery.peer.v1.ProposeRequest.hello:type_name -> rookery.peer.v1.Hello
-	1,  // 16: rookery.peer.v1.ProposeResponse.outcome:type_name -> rookery.peer.v1.ProposeOutcome
-	5,  // 17: rookery.peer.v1.ProposeResponse.welcome:type_name -> rookery.peer.v1.Welcome
-	3,  // 18: rookery.peer.v1.GreetRequest.info:type_name -> rookery.peer.v1.NodeInfo
-	3,  // 19: rookery.peer.v1.GreetResponse.info:type_name -> rookery.peer.v1.NodeInfo
-	2,  // 20: rookery.peer.v1.GreetResponse.identity:type_name -> rookery.peer.v1.Identity
-	17, // 21: rookery.peer.v1.GreetResponse.members:type_name -> rookery.peer.v1.Member
-	3,  // 22: rookery.peer.v1.JoinRequest.info:type_name -> rookery.peer.v1.NodeInfo
-	2,  // 23: rookery.peer.v1.JoinResponse.identity:type_name -> rookery.peer.v1.Identity
-	6,  // 24: rookery.peer.v1.PeerService.Exchange:input_type -> rookery.peer.v1.ExchangeRequest
-	11, // 25: rookery.peer.v1.PeerService.SendSnapshot:input_type -> rookery.peer.v1.SendSnapshotRequest
-	13, // 26: rookery.peer.v1.PeerService.FetchSnapshot:input_type -> rookery.peer.v1.FetchSnapshotRequest
-	15, // 27: rookery.peer.v1.PeerService.Propose:input_type -> rookery.peer.v1.ProposeRequest
-	18, // 28: rookery.peer.v1.PeerService.Greet:input_type -> rookery.peer.v1.GreetRequest
-	20, // 29: rookery.peer.v1.PeerService.Join:input_type -> rookery.peer.v1.JoinRequest
-	7,  // 30: rookery.peer.v1.PeerService.Exchange:output_type -> rookery.peer.v1.ExchangeResponse
-	12, // 31: rookery.peer.v1.PeerService.SendSnapshot:output_type -> rookery.peer.v1.SendSnapshotResponse
-	14, // 32: rookery.peer.v1.PeerService.FetchSnapshot:output_type -> rookery.peer.v1.FetchSnapshotResponse
-	16, // 33: rookery.peer.v1.PeerService.Propose:output_type -> rookery.peer.v1.ProposeResponse
-	19, // 34: rookery.peer.v1.PeerService.Greet:output_type -> rookery.peer.v1.GreetResponse
-	21, // 35: rookery.peer.v1.PeerService.Join:output_type -> rookery.peer.v1.JoinResponse
-	30, // [30:36] is the sub-list for method output_type
-	24, // [24:30] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	4,  // 2: rookery.peer.v1.Hello.versions:type_name -> rookery.peer.v1.Versions
+	2,  // 3: rookery.peer.v1.Welcome.identity:type_name -> rookery.peer.v1.Identity
+	0,  // 4: rookery.peer.v1.Welcome.refusal:type_name -> rookery.peer.v1.Refusal
+	5,  // 5: rookery.peer.v1.ExchangeRequest.hello:type_name -> rookery.peer.v1.Hello
+	9,  // 6: rookery.peer.v1.ExchangeRequest.announcement:type_name -> rookery.peer.v1.Announcement
+	6,  // 7: rookery.peer.v1.ExchangeResponse.welcome:type_name -> rookery.peer.v1.Welcome
+	4,  // 8: rookery.peer.v1.Announcement.versions:type_name -> rookery.peer.v1.Versions
+	5,  // 9: rookery.peer.v1.SendSnapshotRequest.hello:type_name -> rookery.peer.v1.Hello
+	10, // 10: rookery.peer.v1.SendSnapshotRequest.offer:type_name -> rookery.peer.v1.SnapshotOffer
+	11, // 11: rookery.peer.v1.SendSnapshotRequest.part:type_name -> rookery.peer.v1.SnapshotPart
+	6,  // 12: rookery.peer.v1.SendSnapshotResponse.welcome:type_name -> rookery.peer.v1.Welcome
+	5,  // 13: rookery.peer.v1.FetchSnapshotRequest.hello:type_name -> rookery.peer.v1.Hello
+	6,  // 14: rookery.peer.v1.FetchSnapshotResponse.welcome:type_name -> rookery.peer.v1.Welcome
+	10, // 15: rookery.peer.v1.FetchSnapshotResponse.offer:type_name -> rookery.peer.v1.SnapshotOffer
+	11, // 16: rookery.peer.v1.FetchSnapshotResponse.part:type_name -> rookery.peer.v1.SnapshotPart
+	5,  // 17: rookery.peer.v1.ProposeRequest.hello:type_name -> rookery.peer.v1.Hello
+	1,  // 18: rookery.peer.v1.ProposeResponse.outcome:type_name -> rookery.peer.v1.ProposeOutcome
+	6,  // 19: rookery.peer.v1.ProposeResponse.welcome:type_name -> rookery.peer.v1.Welcome
+	3,  // 20: rookery.peer.v1.GreetRequest.info:type_name -> rookery.peer.v1.NodeInfo
+	4,  // 21: rookery.peer.v1.GreetRequest.versions:type_name -> rookery.peer.v1.Versions
+	3,  // 22: rookery.peer.v1.GreetResponse.info:type_name -> rookery.peer.v1.NodeInfo
+	2,  // 23: rookery.peer.v1.GreetResponse.identity:type_name -> rookery.peer.v1.Identity
+	18, // 24: rookery.peer.v1.GreetResponse.members:type_name -> rookery.peer.v1.Member
+	4,  // 25: rookery.peer.v1.GreetResponse.versions:type_name -> rookery.peer.v1.Versions
+	3,  // 26: rookery.peer.v1.JoinRequest.info:type_name -> rookery.peer.v1.NodeInfo
+	4,  // 27: rookery.peer.v1.JoinRequest.versions:type_name -> rookery.peer.v1.Versions
+	2,  // 28: rookery.peer.v1.JoinResponse.identity:type_name -> rookery.peer.v1.Identity
+	7,  // 29: rookery.peer.v1.PeerService.Exchange:input_type -> rookery.peer.v1.ExchangeRequest
+	12, // 30: rookery.peer.v1.PeerService.SendSnapshot:input_type -> rookery.peer.v1.SendSnapshotRequest
+	14, // 31: rookery.peer.v1.PeerService.FetchSnapshot:input_type -> rookery.peer.v1.FetchSnapshotRequest
+	16, // 32: rookery.peer.v1.PeerService.Propose:input_type -> rookery.peer.v1.ProposeRequest
+	19, // 33: rookery.peer.v1.PeerService.Greet:input_type -> rookery.peer.v1.GreetRequest
+	21, // 34: rookery.peer.v1.PeerService.Join:input_type -> rookery.peer.v1.JoinRequest
+	8,  // 35: rookery.peer.v1.PeerService.Exchange:output_type -> rookery.peer.v1.ExchangeResponse
+	13, // 36: rookery.peer.v1.PeerService.SendSnapshot:output_type -> rookery.peer.v1.SendSnapshotResponse
+	15, // 37: rookery.peer.v1.PeerService.FetchSnapshot:output_type -> rookery.peer.v1.FetchSnapshotResponse
+	17, // 38: rookery.peer.v1.PeerService.Propose:output_type -> rookery.peer.v1.ProposeResponse
+	20, // 39: rookery.peer.v1.PeerService.Greet:output_type -> rookery.peer.v1.GreetResponse
+	22, // 40: rookery.peer.v1.PeerService.Join:output_type -> rookery.peer.v1.JoinResponse
+	35, // [35:41] is the sub-list for method output_type
+	29, // [29:35] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_peer_v1_peer_proto_init() }
@@ -1826,7 +1939,7 @@ func file_peer_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_v1_peer_proto_rawDesc), len(file_peer_v1_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -54,7 +54,8 @@ type PeerServiceClient interface {
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// Greet is how the nodes that found a cluster get to know each other.
 	Greet(ctx context.Context, in *GreetRequest, opts ...grpc.CallOption) (*GreetResponse, error)
-	// Join is asked once a second by a node that wants to become a member.
+	// Join is asked once a second by a node that wants to become a member. One whose
+	// release does not support the cluster's version gets FAILED_PRECONDITION, with words.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 }
 
@@ -161,7 +162,8 @@ type PeerServiceServer interface {
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// Greet is how the nodes that found a cluster get to know each other.
 	Greet(context.Context, *GreetRequest) (*GreetResponse, error)
-	// Join is asked once a second by a node that wants to become a member.
+	// Join is asked once a second by a node that wants to become a member. One whose
+	// release does not support the cluster's version gets FAILED_PRECONDITION, with words.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }

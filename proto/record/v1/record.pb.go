@@ -1640,7 +1640,8 @@ type ClusterRow struct {
 	NextServer     uint32                 `protobuf:"varint,4,opt,name=next_server,json=nextServer,proto3" json:"next_server,omitempty"`
 	NextGroup      uint32                 `protobuf:"varint,5,opt,name=next_group,json=nextGroup,proto3" json:"next_group,omitempty"`
 	ClusterVersion uint32                 `protobuf:"varint,6,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
-	Began          uint64                 `protobuf:"varint,7,opt,name=began,proto3" json:"began,omitempty"` // revision that began the present life; 0: it is the first
+	Began          uint64                 `protobuf:"varint,7,opt,name=began,proto3" json:"began,omitempty"`    // revision that began the present life; 0: it is the first
+	Release        string                 `protobuf:"bytes,8,opt,name=release,proto3" json:"release,omitempty"` // which raised the cluster version; empty: it began with it
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1722,6 +1723,13 @@ func (x *ClusterRow) GetBegan() uint64 {
 		return x.Began
 	}
 	return 0
+}
+
+func (x *ClusterRow) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
 }
 
 // ClockRow moves with every command.
@@ -2174,6 +2182,7 @@ type Op struct {
 	//	*Op_Batch
 	//	*Op_Restore
 	//	*Op_SetAlarm
+	//	*Op_Finalize
 	Op            isOp_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2432,6 +2441,15 @@ func (x *Op) GetSetAlarm() *SetAlarm {
 	return nil
 }
 
+func (x *Op) GetFinalize() *Finalize {
+	if x != nil {
+		if x, ok := x.Op.(*Op_Finalize); ok {
+			return x.Finalize
+		}
+	}
+	return nil
+}
+
 type isOp_Op interface {
 	isOp_Op()
 }
@@ -2532,6 +2550,10 @@ type Op_SetAlarm struct {
 	SetAlarm *SetAlarm `protobuf:"bytes,24,opt,name=set_alarm,json=setAlarm,proto3,oneof"`
 }
 
+type Op_Finalize struct {
+	Finalize *Finalize `protobuf:"bytes,25,opt,name=finalize,proto3,oneof"`
+}
+
 func (*Op_Init) isOp_Op() {}
 
 func (*Op_Assert) isOp_Op() {}
@@ -2580,11 +2602,15 @@ func (*Op_Restore) isOp_Op() {}
 
 func (*Op_SetAlarm) isOp_Op() {}
 
+func (*Op_Finalize) isOp_Op() {}
+
 type Init struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Incarnation   uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	DigestKey     []byte                 `protobuf:"bytes,3,opt,name=digest_key,json=digestKey,proto3" json:"digest_key,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Incarnation uint32                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	DigestKey   []byte                 `protobuf:"bytes,3,opt,name=digest_key,json=digestKey,proto3" json:"digest_key,omitempty"`
+	// The cluster version to begin with; 0: 1.
+	Version       uint32 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2638,6 +2664,13 @@ func (x *Init) GetDigestKey() []byte {
 		return x.DigestKey
 	}
 	return nil
+}
+
+func (x *Init) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 type Assert struct {
@@ -4096,6 +4129,66 @@ func (x *Restore) GetIncarnation() uint32 {
 	return 0
 }
 
+type Finalize struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint32                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Release       string                 `protobuf:"bytes,3,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finalize) Reset() {
+	*x = Finalize{}
+	mi := &file_record_v1_record_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finalize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finalize) ProtoMessage() {}
+
+func (x *Finalize) ProtoReflect() protoreflect.Message {
+	mi := &file_record_v1_record_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finalize.ProtoReflect.Descriptor instead.
+func (*Finalize) Descriptor() ([]byte, []int) {
+	return file_record_v1_record_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Finalize) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Finalize) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *Finalize) GetRelease() string {
+	if x != nil {
+		return x.Release
+	}
+	return ""
+}
+
 // Result is what a command came to.
 type Result struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -4116,7 +4209,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_record_v1_record_proto_msgTypes[50]
+	mi := &file_record_v1_record_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4128,7 +4221,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_record_v1_record_proto_msgTypes[50]
+	mi := &file_record_v1_record_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4141,7 +4234,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_record_v1_record_proto_rawDescGZIP(), []int{50}
+	return file_record_v1_record_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Result) GetRevision() uint64 {
@@ -4361,7 +4454,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06server\x18\x02 \x01(\rR\x06server\x12\x14\n" +
 	"\x05after\x18\x03 \x01(\fR\x05after\x12\x18\n" +
 	"\aapprove\x18\x04 \x01(\bR\aapprove\x12\x14\n" +
-	"\x05until\x18\x05 \x01(\x04R\x05until\"\xeb\x01\n" +
+	"\x05until\x18\x05 \x01(\x04R\x05until\"\x85\x02\n" +
 	"\n" +
 	"ClusterRow\x12\x1d\n" +
 	"\n" +
@@ -4374,7 +4467,8 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"next_group\x18\x05 \x01(\rR\tnextGroup\x12'\n" +
 	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\x12\x14\n" +
-	"\x05began\x18\a \x01(\x04R\x05began\"\xb3\x01\n" +
+	"\x05began\x18\a \x01(\x04R\x05began\x12\x18\n" +
+	"\arelease\x18\b \x01(\tR\arelease\"\xb3\x01\n" +
 	"\bClockRow\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x04R\x04time\x12\x12\n" +
@@ -4415,7 +4509,7 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x0e\n" +
 	"\x02by\x18\x03 \x01(\tR\x02by\x12%\n" +
-	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\x88\v\n" +
+	"\x02op\x18\x04 \x01(\v2\x15.rookery.record.v1.OpR\x02op\"\xc3\v\n" +
 	"\x02Op\x12-\n" +
 	"\x04init\x18\x01 \x01(\v2\x17.rookery.record.v1.InitH\x00R\x04init\x123\n" +
 	"\x06assert\x18\x02 \x01(\v2\x19.rookery.record.v1.AssertH\x00R\x06assert\x126\n" +
@@ -4446,14 +4540,16 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\x04tick\x18\x15 \x01(\v2\x17.rookery.record.v1.TickH\x00R\x04tick\x120\n" +
 	"\x05batch\x18\x16 \x01(\v2\x18.rookery.record.v1.BatchH\x00R\x05batch\x126\n" +
 	"\arestore\x18\x17 \x01(\v2\x1a.rookery.record.v1.RestoreH\x00R\arestore\x12:\n" +
-	"\tset_alarm\x18\x18 \x01(\v2\x1b.rookery.record.v1.SetAlarmH\x00R\bsetAlarmB\x04\n" +
-	"\x02op\"f\n" +
+	"\tset_alarm\x18\x18 \x01(\v2\x1b.rookery.record.v1.SetAlarmH\x00R\bsetAlarm\x129\n" +
+	"\bfinalize\x18\x19 \x01(\v2\x1b.rookery.record.v1.FinalizeH\x00R\bfinalizeB\x04\n" +
+	"\x02op\"\x80\x01\n" +
 	"\x04Init\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\rR\vincarnation\x12\x1d\n" +
 	"\n" +
-	"digest_key\x18\x03 \x01(\fR\tdigestKey\"\x8f\x03\n" +
+	"digest_key\x18\x03 \x01(\fR\tdigestKey\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\rR\aversion\"\x8f\x03\n" +
 	"\x06Assert\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x1c\n" +
@@ -4567,7 +4663,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\aRestore\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"\x8b\x02\n" +
+	"\vincarnation\x18\x02 \x01(\rR\vincarnation\"H\n" +
+	"\bFinalize\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\x12\x18\n" +
+	"\arelease\x18\x03 \x01(\tR\arelease\"\x8b\x02\n" +
 	"\x06Result\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\rR\x06effect\x12\x18\n" +
@@ -4593,7 +4693,7 @@ func file_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_record_v1_record_proto_rawDescData
 }
 
-var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_record_v1_record_proto_goTypes = []any{
 	(*MailboxRow)(nil),      // 0: rookery.record.v1.MailboxRow
 	(*StrayCopy)(nil),       // 1: rookery.record.v1.StrayCopy
@@ -4645,14 +4745,15 @@ var file_record_v1_record_proto_goTypes = []any{
 	(*SetAlarm)(nil),        // 47: rookery.record.v1.SetAlarm
 	(*Batch)(nil),           // 48: rookery.record.v1.Batch
 	(*Restore)(nil),         // 49: rookery.record.v1.Restore
-	(*Result)(nil),          // 50: rookery.record.v1.Result
+	(*Finalize)(nil),        // 50: rookery.record.v1.Finalize
+	(*Result)(nil),          // 51: rookery.record.v1.Result
 }
 var file_record_v1_record_proto_depIdxs = []int32{
 	1,  // 0: rookery.record.v1.MailboxRow.stray:type_name -> rookery.record.v1.StrayCopy
 	6,  // 1: rookery.record.v1.BackendRow.addresses:type_name -> rookery.record.v1.AddressRow
 	8,  // 2: rookery.record.v1.GroupRow.history:type_name -> rookery.record.v1.SwitchoverRow
 	16, // 3: rookery.record.v1.GuardRow.minutes:type_name -> rookery.record.v1.GuardMinute
-	50, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
+	51, // 4: rookery.record.v1.RequestRow.result:type_name -> rookery.record.v1.Result
 	24, // 5: rookery.record.v1.Command.op:type_name -> rookery.record.v1.Op
 	25, // 6: rookery.record.v1.Op.init:type_name -> rookery.record.v1.Init
 	26, // 7: rookery.record.v1.Op.assert:type_name -> rookery.record.v1.Assert
@@ -4678,16 +4779,17 @@ var file_record_v1_record_proto_depIdxs = []int32{
 	48, // 27: rookery.record.v1.Op.batch:type_name -> rookery.record.v1.Batch
 	49, // 28: rookery.record.v1.Op.restore:type_name -> rookery.record.v1.Restore
 	47, // 29: rookery.record.v1.Op.set_alarm:type_name -> rookery.record.v1.SetAlarm
-	6,  // 30: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
-	34, // 31: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
-	22, // 32: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
-	24, // 33: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
-	50, // 34: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	50, // 30: rookery.record.v1.Op.finalize:type_name -> rookery.record.v1.Finalize
+	6,  // 31: rookery.record.v1.Addresses.addresses:type_name -> rookery.record.v1.AddressRow
+	34, // 32: rookery.record.v1.SetBackend.addresses:type_name -> rookery.record.v1.Addresses
+	22, // 33: rookery.record.v1.SetSettings.settings:type_name -> rookery.record.v1.SettingsRow
+	24, // 34: rookery.record.v1.Batch.ops:type_name -> rookery.record.v1.Op
+	51, // 35: rookery.record.v1.Result.items:type_name -> rookery.record.v1.Result
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_record_v1_record_proto_init() }
@@ -4720,6 +4822,7 @@ func file_record_v1_record_proto_init() {
 		(*Op_Batch)(nil),
 		(*Op_Restore)(nil),
 		(*Op_SetAlarm)(nil),
+		(*Op_Finalize)(nil),
 	}
 	file_record_v1_record_proto_msgTypes[26].OneofWrappers = []any{}
 	file_record_v1_record_proto_msgTypes[35].OneofWrappers = []any{}
@@ -4729,7 +4832,7 @@ func file_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_record_v1_record_proto_rawDesc), len(file_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

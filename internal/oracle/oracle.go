@@ -1632,6 +1632,15 @@ func (o *Oracle) tick() machine.Result {
 			r.Effect = machine.Changed
 		}
 	}
+	for _, b := range o.boxes {
+		for _, f := range b.facts {
+			if f.State == directory.Withdrawing && f.Changed+o.set.ReserveGrace <= o.now {
+				f.State = directory.Active
+				o.touch(f)
+				r.Effect = machine.Changed
+			}
+		}
+	}
 	if o.forgetAt <= o.now {
 		maps.DeleteFunc(o.requests, func(_ string, a answered) bool { return a.at+o.set.RequestKeep <= o.now })
 		o.forgetAt = o.now + o.set.RequestKeep/2

@@ -293,6 +293,9 @@ func (t *truth) acked(s *session, op machine.Op, e machine.Effect, rev uint64, b
 			k.counts, k.countsRev = true, max(k.countsRev, rev)
 		}
 		if op.State != nil && !op.State.Gone() {
+			if k.gone {
+				k.countsRev = max(k.countsRev, rev) // whoever asked before may not see it
+			}
 			k.gone = false
 			k.drains = *op.State == directory.BackendDraining
 			for name := range t.claimed {

@@ -322,15 +322,20 @@ func (t *truth) granted(s *session, op machine.Reserve, rev uint64, began time.D
 	t.grants[op.Mailbox] = grant{op.Server, began}
 }
 
-// renamed notes that a backend has another name.
-func (t *truth) renamed(from, to directory.BackendName) {
-	t.moves++
-	t.forgetAll(from)
+// renaming notes that a backend is about to have another name: answers may show it
+// before anybody is told that it is done.
+func (t *truth) renaming(from, to directory.BackendName) {
 	for _, by := range t.claimed {
 		if acls := by[from]; acls != nil {
 			by[to] = append(by[to], acls...)
 		}
 	}
+}
+
+// renamed notes that it has.
+func (t *truth) renamed(from, to directory.BackendName) {
+	t.moves++
+	t.forgetAll(from)
 	k := t.server(from)
 	t.servers[to] = k
 	delete(t.servers, from)

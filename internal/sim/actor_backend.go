@@ -534,6 +534,7 @@ func (b *backend) takeName(ctx context.Context) {
 	b.names++
 	to := directory.BackendName(fmt.Sprintf("be%s-%d.example.com", b.name[2:3], b.names))
 	o := x.session(string(to)+"/rename", server.Caller{Role: server.RoleOperator, Name: "dave"})
+	x.truth.renaming(b.name, to)
 	_, err := o.tell(ctx, machine.RenameBackend{From: b.name, To: to})
 	for errors.Is(err, errUnknown) {
 		// The same again: it is refused if it was done.

@@ -423,7 +423,7 @@ func (l *life) begin() {
 func (l *life) alarms() {
 	st := l.raft.Status()
 	h := raftstore.Health{
-		Verdict: l.raft.Judge(), Differs: l.raft.Differences(), NoSpace: l.n.disk.low, TotalBytes: 1 << 40, FreeBytes: 1 << 39,
+		Verdict: l.raft.Judge(), Differs: l.raft.Differences(), NoSpace: l.n.disk.low, TotalBytes: 1 << 40, FreeBytes: 1 << 39, LowBytes: 1 << 34,
 	}
 	if h.NoSpace {
 		h.FreeBytes = 1 << 20

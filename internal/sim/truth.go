@@ -293,6 +293,9 @@ func (t *truth) acked(s *session, op machine.Op, e machine.Effect, rev uint64, b
 			k.counts, k.countsRev = true, max(k.countsRev, rev)
 		}
 		if op.State != nil && !op.State.Gone() {
+			if k.gone {
+				k.countsRev = max(k.countsRev, rev) // whoever asked before may not see it
+			}
 			k.gone = false
 			k.drains = *op.State == directory.BackendDraining
 			for name := range t.claimed {
@@ -319,15 +322,20 @@ func (t *truth) granted(s *session, op machine.Reserve, rev uint64, began time.D
 	t.grants[op.Mailbox] = grant{op.Server, began}
 }
 
-// renamed notes that a backend has another name.
-func (t *truth) renamed(from, to directory.BackendName) {
-	t.moves++
-	t.forgetAll(from)
+// renaming notes that a backend is about to have another name: answers may show it
+// before anybody is told that it is done.
+func (t *truth) renaming(from, to directory.BackendName) {
 	for _, by := range t.claimed {
 		if acls := by[from]; acls != nil {
 			by[to] = append(by[to], acls...)
 		}
 	}
+}
+
+// renamed notes that it has.
+func (t *truth) renamed(from, to directory.BackendName) {
+	t.moves++
+	t.forgetAll(from)
 	k := t.server(from)
 	t.servers[to] = k
 	delete(t.servers, from)

@@ -25,6 +25,8 @@ type ledger struct {
 	acked       uint64            // the highest revision that was acknowledged
 	acks        []ack             // rising, of the last minutes
 
+	directoryTime time.Duration // that the commands have added up
+
 	disks map[uint64]*promised // by Raft id
 }
 
@@ -76,9 +78,22 @@ func (g *ledger) applied(l *life, r kv.Reader, stamp raftstore.Stamp, command, r
 	}
 	got := revision{xxhash.Sum64(command) ^ stamp.Elapsed*31 ^ uint64(stamp.Wall), xxhash.Sum64(result)}
 	w.mix(got.command ^ got.result)
+	known := w.counts.Commands
 	g.compare(l, uint64(rev), got)
+	if w.counts.Commands > known {
+		g.passes(stamp)
+	}
 	for _, f := range w.onApply {
 		f(l.n.slot, uint64(rev), stamp, command, result)
+	}
+}
+
+// passes adds up directory time. It goes by monotonic clocks, which may gain a
+// twentieth, and stands still without a leader: it never runs ahead of the world's.
+func (g *ledger) passes(stamp raftstore.Stamp) {
+	g.directoryTime += time.Duration(stamp.Elapsed) * time.Millisecond
+	if most := g.w.now + g.w.now/15 + time.Second; g.directoryTime > most {
+		g.w.Fail("directory time: %v have passed in %v", g.directoryTime, g.w.now)
 	}
 }
 

@@ -28,7 +28,7 @@ func unixEndpoint(endpoint string) (string, error) {
 	if !filepath.IsAbs(path) {
 		return "", usagef("--endpoints %s: a unix socket is unix:/path", endpoint)
 	}
-	return unixScheme + path, nil
+	return unixScheme + filepath.Clean(path), nil // two leading slashes would be read as an authority
 }
 
 // secured returns how to reach nodes: by the certificate that was given, or in

@@ -27,7 +27,7 @@ var measured = [measures]measure{
 	{"goroutines", plain, 0.10, 12},
 	{"state file, in use", mib, 0.20, 512 << 10},
 	{"log in memory", mib, 0.50, 1 << 20},
-	{"files on disk", mib, 0.20, 64 << 20},
+	{"files on disk", mib, 0.10, 32 << 20},
 }
 
 func plain(n float64) string { return fmt.Sprintf("%.0f", n) }

@@ -34,7 +34,7 @@ FACTS    ?= 1000000
 
 CHAOS_FAULTS     ?= 1000
 CHAOS_OPERATIONS ?= 2000000
-CHAOS_ARGS       ?=
+CHAOS_ARGS       ?= -chaos.least=100
 LOSSES           ?= 100
 
 LOADNODES    ?= 1
@@ -48,7 +48,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
+.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -90,11 +90,12 @@ powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times an
 	$(GO) -C internal/tools/powerfs test ./...
 	$(GO) test ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
 		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=1
+
 chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
 	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
 
 leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
-	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES) $(CHAOS_ARGS)
+	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)
 
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
@@ -109,6 +110,10 @@ catch-up: build ## a node FACTS (1000000) behind comes back under full load; a l
 soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); nobody is killed, so every election is a false one
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
+
+mutants: ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
+	$(GO) test ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
+		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
 
 soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
 	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)

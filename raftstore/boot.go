@@ -9,6 +9,7 @@ import (
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 const stateName = "state.db"
@@ -125,6 +126,39 @@ func bootstrap(cfg Config) error {
 	})
 }
 
+// Founding returns what a new cluster of these members begins with on the node
+// of that name: the meta of a state without rows.
+func Founding(token string, members []Member, name string, shard uint32) (Meta, error) {
+	cluster, members, err := initialCluster(token, members)
+	if err != nil {
+		return Meta{}, err
+	}
+	self := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
+	if self < 0 {
+		return Meta{}, fmt.Errorf("raftstore: this node, %q, is not in the initial cluster", name)
+	}
+	conf := &raftpb.ConfState{}
+	var changes []Change
+	for _, m := range members {
+		if m.Learner {
+			conf.Learners = append(conf.Learners, m.ID)
+		} else {
+			conf.Voters = append(conf.Voters, m.ID)
+		}
+		changes = append(changes, Change{Member: m})
+	}
+	slices.Sort(conf.Voters)
+	slices.Sort(conf.Learners)
+	return Meta{
+		Identity: Identity{Cluster: cluster, Incarnation: 1, Shard: shard, Node: members[self].ID},
+		Name:     name,
+		Applied:  start,
+		Conf:     conf,
+		Members:  changeMembers(nil, changes, conf),
+		Mark:     start,
+	}, nil
+}
+
 // founds tells whether the cluster to be joined is the one that the initial list
 // makes, so that this node can begin where all have begun.
 func founds(cfg Config) bool {
@@ -142,6 +176,17 @@ func join(cfg Config) error {
 	return makeShard(cfg, meta, func(path string) error {
 		return createStateFile(path, cfg.Machine.Buckets(), meta)
 	})
+}
+
+// Meta returns what a node that joins begins with: no state, no membership, and
+// a log that starts before the first entry there ever was, so that the leader
+// has to send a snapshot.
+func (j Joining) Meta(name string, shard uint32) Meta {
+	return Meta{
+		Identity: Identity{Cluster: j.Cluster, Incarnation: j.Incarnation, Shard: shard, Node: j.Node},
+		Name:     name,
+		Conf:     &raftpb.ConfState{},
+	}
 }
 
 // makeShard makes the shard's directory with a log that starts at meta's mark,

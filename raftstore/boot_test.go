@@ -238,6 +238,18 @@ func TestDamagedState(t *testing.T) {
 				return b
 			})
 		}},
+		{"a page of the state in the free list", func(c Config) {
+			at := newestMeta(t, filepath.Join(c.shardDir(), stateName))
+			damage(c, func(b []byte) []byte {
+				meta := b[at+boltHeader:]
+				list := b[binary.NativeEndian.Uint64(meta[32:])*4096:]
+				if binary.NativeEndian.Uint16(list[10:]) == 0 {
+					t.Fatal("no page is free")
+				}
+				copy(list[16:24], meta[16:24]) // the root
+				return b
+			})
+		}},
 		{"all pages but the meta zeroed", func(c Config) { damage(c, func(b []byte) []byte { clear(b[8192:]); return b }) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {

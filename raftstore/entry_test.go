@@ -204,3 +204,25 @@ func TestRaftLog(t *testing.T) {
 		t.Errorf("bytes: got %d, want %d", l.bytes, want)
 	}
 }
+
+// TestCommands reads entries as somebody does who replays a log: directory time
+// passes before the first command of an entry alone.
+func TestCommands(t *testing.T) {
+	b := batch{id: 7, elapsed: 30, wall: 1000, commands: [][]byte{[]byte("one"), []byte("two")}}
+	commands, stamps, err := Commands(b.marshal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(commands) != 2 || string(commands[0]) != "one" || string(commands[1]) != "two" {
+		t.Errorf("commands: %q", commands)
+	}
+	if want := []Stamp{{Elapsed: 30, Wall: 1000}, {Wall: 1000}}; len(stamps) != 2 || stamps[0] != want[0] || stamps[1] != want[1] {
+		t.Errorf("stamps: got %v, want %v", stamps, want)
+	}
+	if commands, stamps, err := Commands(nil); len(commands) != 0 || len(stamps) != 0 || err != nil {
+		t.Errorf("a leader's first entry: %q, %v, %v", commands, stamps, err)
+	}
+	if _, _, err := Commands([]byte{entryVersion, 0x80}); err == nil {
+		t.Error("a torn entry was read")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/rookery-mail/rookery/internal/kv"
@@ -40,6 +41,27 @@ func (d *MemoryDisk) copyAs(meta Meta) *MemoryDisk {
 
 // Meta implements Disk.
 func (d *MemoryDisk) Meta() Meta { return d.meta.clone() }
+
+// Damage flips a bit of a row, behind everybody's back; draw returns a number
+// below its argument. It reports whether there was one.
+func (d *MemoryDisk) Damage(draw func(n int) int) bool {
+	s := d.store.Snapshot()
+	first := draw(len(d.names))
+	for i := range d.names {
+		b := d.names[(first+i)%len(d.names)]
+		k, v := s.Iterate(b).Seek(nil)
+		if len(v) == 0 {
+			continue
+		}
+		v = slices.Clone(v)
+		v[draw(len(v))] ^= 1 << draw(8)
+		tx := d.store.Begin()
+		tx.Put(b, slices.Clone(k), v)
+		tx.Commit()
+		return true
+	}
+	return false
+}
 
 // Size returns the octets of all rows.
 func (d *MemoryDisk) Size() (n int) {

@@ -107,6 +107,11 @@ func (s *stateFile) verifyState(cfg Config, stop <-chan struct{}) (err error) {
 	if err := s.verify(cfg.Log, stop); err != nil {
 		return err
 	}
+	if _, used := s.size(); used <= cfg.VerifyBytes && !closed(stop) {
+		if err := s.verifyPages(); err != nil {
+			return err
+		}
+	}
 	m, ok := cfg.Machine.(Verifier)
 	if !ok {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/rookery-mail/rookery/internal/kv"
 	"github.com/rookery-mail/rookery/raftstore/snap"
 	"github.com/rookery-mail/rookery/raftstore/wal"
 	"go.etcd.io/raft/v3/raftpb"
@@ -75,50 +76,6 @@ func (n *Node) Usage() Usage {
 		u.OverlayKeys += n.overlay.frozen.keys()
 	}
 	return u
-}
-
-// Founding returns what a new cluster of these members begins with on the node
-// of that name: the meta of a state without rows.
-func Founding(token string, members []Member, name string, shard uint32) (Meta, error) {
-	cluster, members, err := initialCluster(token, members)
-	if err != nil {
-		return Meta{}, err
-	}
-	self := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
-	if self < 0 {
-		return Meta{}, fmt.Errorf("raftstore: this node, %q, is not in the initial cluster", name)
-	}
-	conf := &raftpb.ConfState{}
-	var changes []Change
-	for _, m := range members {
-		if m.Learner {
-			conf.Learners = append(conf.Learners, m.ID)
-		} else {
-			conf.Voters = append(conf.Voters, m.ID)
-		}
-		changes = append(changes, Change{Member: m})
-	}
-	slices.Sort(conf.Voters)
-	slices.Sort(conf.Learners)
-	return Meta{
-		Identity: Identity{Cluster: cluster, Incarnation: 1, Shard: shard, Node: members[self].ID},
-		Name:     name,
-		Applied:  start,
-		Conf:     conf,
-		Members:  changeMembers(nil, changes, conf),
-		Mark:     start,
-	}, nil
-}
-
-// Meta returns what a node that joins begins with: no state, no membership, and
-// a log that starts before the first entry there ever was, so that the leader
-// has to send a snapshot.
-func (j Joining) Meta(name string, shard uint32) Meta {
-	return Meta{
-		Identity: Identity{Cluster: j.Cluster, Incarnation: j.Incarnation, Shard: shard, Node: j.Node},
-		Name:     name,
-		Conf:     &raftpb.ConfState{},
-	}
 }
 
 // NewMemoryLog returns the log of a node whose disk is new and has that meta.
@@ -195,6 +152,9 @@ func verifyReader(begin func() (DiskReader, error), machine Machine) (err error)
 	}
 	return nil
 }
+
+// NewReader is a reader of what is on a disk by the names of buckets.
+func NewReader(r DiskReader, buckets []kv.Bucket) kv.Reader { return &bucketReader{r, buckets} }
 
 // RecoverMemory is Recover for a stopped node in memory: it returns the disk and
 // the log of a cluster of this node alone.

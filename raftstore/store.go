@@ -69,7 +69,11 @@ func Open(cfg Config) (*Store, error) {
 	s.usedBytes.Store(used)
 	small := used <= cfg.VerifyBytes
 	if small {
-		if err := f.state.verify(cfg.Log, nil); err != nil {
+		err := f.state.verify(cfg.Log, nil)
+		if err == nil {
+			err = f.state.verifyPages()
+		}
+		if err != nil {
 			return nil, errors.Join(err, f.close())
 		}
 	}

@@ -76,7 +76,7 @@ func (a *alarmKeeper) step(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	for _, op := range a.changes(standing) {
+	for _, op := range AlarmChanges(a.name, a.status(), a.health(), standing) {
 		if _, err := a.propose(ctx, machine.EncodeCommand(machine.Command{By: "node:" + a.name, Op: op})); err != nil {
 			return err
 		}
@@ -85,9 +85,9 @@ func (a *alarmKeeper) step(ctx context.Context) error {
 	return nil
 }
 
-// changes are what the alarms that stand lack, and have too many of.
-func (a *alarmKeeper) changes(standing []directory.Alarm) []machine.SetAlarm {
-	st, h := a.status(), a.health()
+// AlarmChanges are what the alarms that stand lack, and have too many of, as the
+// node of that name sees it. The node proposes them, wherever the leader is.
+func AlarmChanges(name string, st raftstore.Status, h raftstore.Health, standing []directory.Alarm) []machine.SetAlarm {
 	var out []machine.SetAlarm
 	find := func(kind directory.AlarmKind, node string) *directory.Alarm {
 		for i := range standing {
@@ -118,19 +118,19 @@ func (a *alarmKeeper) changes(standing []directory.Alarm) []machine.SetAlarm {
 		return nil // the membership is not known yet
 	}
 	if h.NoSpace {
-		raise(directory.AlarmNoSpace, a.name, st.Identity.Node, fmt.Sprintf("%d MiB were left, %d should be", h.FreeBytes>>20, h.LowBytes>>20))
+		raise(directory.AlarmNoSpace, name, st.Identity.Node, fmt.Sprintf("%d MiB were left, %d should be", h.FreeBytes>>20, h.LowBytes>>20))
 	} else if h.TotalBytes > 0 {
-		lower(directory.AlarmNoSpace, a.name)
+		lower(directory.AlarmNoSpace, name)
 	}
 	if h.Verdict == raftstore.Same {
-		lower(directory.AlarmDiverged, a.name)
-		lower(directory.AlarmCorrupt, a.name)
+		lower(directory.AlarmDiverged, name)
+		lower(directory.AlarmCorrupt, name)
 	}
 	if !st.Leading {
 		return out
 	}
 	for _, d := range h.Differs {
-		raise(directory.AlarmDiverged, d.Name, d.Node, fmt.Sprintf("at index %d its state was another than that of %s", d.Index, a.name))
+		raise(directory.AlarmDiverged, d.Name, d.Node, fmt.Sprintf("at index %d its state was another than that of %s", d.Index, name))
 	}
 	for _, x := range standing {
 		if !slices.ContainsFunc(st.Members, func(m raftstore.Member) bool { return m.Name == x.Node }) {

@@ -191,7 +191,7 @@ var House = []Row{
 		From:  "internal/powerloss",
 		Tests: []string{"client", "directory"},
 		// What damages a page of a state file has to find it.
-		TestLibraries: []string{"bbolt"},
+		TestLibraries: []string{"bbolt", "sync"},
 	},
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},

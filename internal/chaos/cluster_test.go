@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,14 +21,15 @@ import (
 
 // cluster is some nodes, the network between them, and what was found wrong.
 type cluster struct {
-	dir      string // certificates, logs that were kept
-	pki      string
-	rookeryd string
-	net      *network
-	creds    client.Option
-	nodes    []*node           // voters first; those that joined later behind
-	relays   map[[2]int]*relay // by caller and target, at their addresses
-	diskSize string
+	dir       string // certificates, logs that were kept
+	pki       string
+	rookeryd  string
+	net       *network
+	creds     client.Option
+	nodes     []*node           // voters first; those that joined later behind
+	relays    map[[2]int]*relay // by caller and target, at their addresses
+	diskSize  string
+	processor atomic.Int64 // nanoseconds that nodes have taken which ended
 
 	mu       sync.Mutex
 	problems []string

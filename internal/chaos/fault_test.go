@@ -26,18 +26,19 @@ type kind struct {
 	// short time, and comes alone. Neither: it may come beside any but a total one.
 	victim, total bool
 	member        bool // it changes the membership: one at a time
+	leader        bool // the victim is who leads
 	run           func(f *faults, n *node) error
 }
 
 // kinds are all there are.
 var kinds = []kind{
 	{name: "kill", weight: 16, victim: true, run: (*faults).kill},
-	{name: "kill the leader", weight: 8, victim: true, run: (*faults).kill},
+	{name: "kill the leader", weight: 8, victim: true, leader: true, run: (*faults).kill},
 	{name: "pause", weight: 14, victim: true, run: (*faults).pause},
-	{name: "pause the leader", weight: 6, victim: true, run: (*faults).pause},
+	{name: "pause the leader", weight: 6, victim: true, leader: true, run: (*faults).pause},
 	{name: "terminate", weight: 8, victim: true, run: (*faults).terminate},
 	{name: "partition", weight: 8, victim: true, run: (*faults).partition},
-	{name: "partition the leader", weight: 6, victim: true, run: (*faults).partition},
+	{name: "partition the leader", weight: 6, victim: true, leader: true, run: (*faults).partition},
 	{name: "isolate", weight: 5, victim: true, run: (*faults).isolate},
 	{name: "deaf", weight: 6, victim: true, run: (*faults).deaf},
 	{name: "mute", weight: 6, victim: true, run: (*faults).mute},
@@ -52,11 +53,11 @@ var kinds = []kind{
 	{name: "resets", weight: 8, run: (*faults).resets},
 	{name: "compact", weight: 6, run: (*faults).compact},
 	{name: "backup", weight: 5, run: (*faults).backup},
-	{name: "kill all", weight: 2, total: true, run: (*faults).killAll},
-	{name: "kill a majority", weight: 3, total: true, run: (*faults).killMajority},
-	{name: "pause a majority", weight: 2, total: true, run: (*faults).pauseMajority},
-	{name: "everyone apart", weight: 2, total: true, run: (*faults).apart},
-	{name: "majority ring", weight: 3, total: true, run: (*faults).ring},
+	{name: "kill all", weight: 6, total: true, run: (*faults).killAll},
+	{name: "kill a majority", weight: 9, total: true, run: (*faults).killMajority},
+	{name: "pause a majority", weight: 6, total: true, run: (*faults).pauseMajority},
+	{name: "everyone apart", weight: 6, total: true, run: (*faults).apart},
+	{name: "majority ring", weight: 9, total: true, run: (*faults).ring},
 }
 
 // faults draws and makes them.
@@ -65,15 +66,16 @@ type faults struct {
 	h   *history
 	rng *rand.Rand // of the one who draws; a fault has its own
 
-	mu     sync.Mutex
-	out    map[*node]string
-	member bool
-	wg     sync.WaitGroup
-	begun  atomic.Int64 // how many
-	counts map[string]int
-	told   []string
-	lost   []span // when there was no majority, or none may have been
-	back   []time.Duration
+	mu      sync.Mutex
+	out     map[*node]string
+	member  bool
+	running int
+	wg      sync.WaitGroup
+	begun   atomic.Int64 // how many
+	counts  map[string]int
+	told    []string
+	lost    []span // when there was no majority, or none may have been
+	back    []time.Duration
 }
 
 // span is a time of the round.
@@ -95,18 +97,20 @@ func (f *faults) run(count int, until time.Time, every time.Duration) {
 	for f.begun.Load() < int64(count) && time.Now().Before(until) && f.c.alive() {
 		f.mu.Lock()
 		k := f.choose()
-		pause := time.Duration(f.rng.ExpFloat64() * float64(every))
+		pause := min(time.Duration(f.rng.ExpFloat64()*float64(every)), 4*every)
 		f.mu.Unlock()
-		if k.total {
-			f.wg.Wait() // it comes alone
-			f.make(k, nil)
-		} else {
-			f.begin(k)
+		// One that cannot be now is waited for, or those that need little would be
+		// most of all.
+		for waited := time.Duration(0); !f.begin(k) && waited < mostWait; waited += mostWait / 50 {
+			time.Sleep(mostWait / 50)
 		}
-		time.Sleep(min(pause, 4*every))
+		time.Sleep(pause)
 	}
 	f.wg.Wait()
 }
+
+// mostWait is how long a fault is waited for that cannot be made beside another.
+const mostWait = 1500 * time.Millisecond
 
 // choose draws by weight. f.mu is held.
 func (f *faults) choose() kind {
@@ -123,40 +127,57 @@ func (f *faults) choose() kind {
 	panic("unreachable")
 }
 
-// begin makes a fault beside others, if it may be now; else the next is drawn.
-func (f *faults) begin(k kind) {
+// begin makes a fault beside others, if it may be now. One that takes the majority
+// is waited for.
+func (f *faults) begin(k kind) bool {
 	var n *node
-	if k.victim && (k.name == "kill the leader" || k.name == "pause the leader" || k.name == "partition the leader") {
+	if k.leader {
+		if f.full() {
+			return false
+		}
 		n = f.c.leader()
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if k.member && f.member {
-		return
-	}
 	voters := f.c.voters()
+	if n == nil || n == f.c.guest() {
+		n = voters[f.rng.IntN(len(voters))]
+	}
+	switch {
+	case k.total && f.running > 0,
+		k.member && f.member,
+		k.victim && (len(f.out) >= (len(voters)-1)/2 || f.out[n] != ""):
+		f.mu.Unlock()
+		return false
+	}
 	if k.victim {
-		if len(f.out) >= (len(voters)-1)/2 {
-			return
-		}
-		if n == nil || n == f.c.guest() {
-			n = voters[f.rng.IntN(len(voters))]
-		}
-		if f.out[n] != "" {
-			return
-		}
 		f.out[n] = k.name
+	} else {
+		n = nil
 	}
 	f.member = f.member || k.member
+	f.running++
+	f.mu.Unlock()
 	f.wg.Go(func() {
 		f.make(k, n)
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.out, n)
+		f.running--
 		if k.member {
 			f.member = false
 		}
 	})
+	if k.total {
+		f.wg.Wait()
+	}
+	return true
+}
+
+// full reports whether no more nodes may be taken out.
+func (f *faults) full() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.out) >= (len(f.c.voters())-1)/2
 }
 
 // make makes a fault and waits until the node that it took out is back.

@@ -509,7 +509,7 @@ func (w *worker) lookup(c *call, name directory.MailboxName, opts []client.ReadO
 	})
 }
 
-// watch keeps a mirror and notes what it comes to at marks, once a second at most.
+// watch keeps a mirror and notes what it comes to at marks, every two seconds at most.
 func (l *load) watch(i int, rng *rand.Rand) {
 	q := client.WatchQuery{Details: true, Progress: 500 * time.Millisecond}
 	switch i {
@@ -544,9 +544,10 @@ func (l *load) watch(i int, rng *rand.Rand) {
 				l.c.fail("watcher %d: a mark at revision %d after one at %d", i, u.Revision, high)
 			}
 			high, q.From = u.Revision, u.Token
-			if time.Since(last) > time.Second {
+			if time.Since(last) > 2*time.Second {
 				last = time.Now()
 				m := mark{watcher: i, query: q, rev: u.Revision}
+				m.query.From = nil
 				m.digest, m.count = digestOf(mirror)
 				l.h.marks[i] = append(l.h.marks[i], m)
 			}

@@ -24,14 +24,28 @@ var (
 	lossAfter = flag.Duration("chaos.loss-attempt", 0, "how long its clients wait for one node before they ask another; 0: their default")
 )
 
-// lossWays are how the leader goes, and how it comes back.
+// lossWays are how the leader goes, and how it comes back. take calls gone at the
+// moment from which it can do nothing any more.
 var lossWays = []struct {
-	name       string
-	take, give func(c *cluster, n *node) error
+	name string
+	take func(c *cluster, n *node, gone func()) error
+	give func(c *cluster, n *node) error
 }{
-	{"kill -9", func(_ *cluster, n *node) error { n.kill(); return nil }, func(_ *cluster, n *node) error { return n.start() }},
-	{"SIGSTOP", func(_ *cluster, n *node) error { n.signal(syscall.SIGSTOP); return nil }, func(_ *cluster, n *node) error { n.signal(syscall.SIGCONT); return nil }},
-	{"partition", func(c *cluster, n *node) error { return c.net.apply(n.host, alone...) }, func(c *cluster, n *node) error { return c.net.lift(n.host, alone...) }},
+	{"kill -9", func(_ *cluster, n *node, gone func()) error {
+		n.signal(syscall.SIGSTOP) // a process that was stopped answers nobody while it dies
+		gone()
+		n.kill()
+		return nil
+	}, func(_ *cluster, n *node) error { return n.start() }},
+	{"SIGSTOP", func(_ *cluster, n *node, gone func()) error {
+		n.signal(syscall.SIGSTOP)
+		gone()
+		return nil
+	}, func(_ *cluster, n *node) error { n.signal(syscall.SIGCONT); return nil }},
+	{"partition", func(c *cluster, n *node, gone func()) error {
+		defer gone() // the rules hold when iptables has ended
+		return c.net.apply(n.host, alone...)
+	}, func(c *cluster, n *node) error { return c.net.lift(n.host, alone...) }},
 }
 
 // alone cuts a node off from everybody, clients included.
@@ -228,8 +242,7 @@ func TestLeaderLoss(t *testing.T) {
 		for n, r := range readers {
 			r.armed.Store(n != leader)
 		}
-		p.from(time.Now())
-		if err := way.take(c, leader); err != nil {
+		if err := way.take(c, leader, func() { p.from(time.Now()) }); err != nil {
 			t.Fatal(err)
 		}
 		first, err := p.answered(30 * time.Second)

@@ -67,6 +67,7 @@ func (n *node) start() error {
 		err := cmd.Wait()
 		n.mu.Lock()
 		n.exit = err
+		n.c.processor.Add(int64(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()))
 		expected := n.expected
 		n.mu.Unlock()
 		close(ended)

@@ -130,6 +130,44 @@ func (o *Oracle) held(name directory.MailboxName, home *directory.Group) bool {
 	return false
 }
 
+// Complete reports whether every backend that counts was heard in this life.
+func (o *Oracle) Complete() bool { return len(o.missing()) == 0 && o.anyAdmitted() }
+
+// List returns the mailboxes that user, who is in those ACL groups, may LIST.
+func (o *Oracle) List(user directory.UserID, groups []string) []directory.MailboxName {
+	var listed []directory.MailboxName
+	for name, b := range o.boxes {
+		if name.IsDeleted() {
+			continue
+		}
+		lister := o.Route(name).Lister
+		if lister != "" && MaySee(b.facts[o.backend(lister).ID].ACL, user, groups) {
+			listed = append(listed, name)
+		}
+	}
+	slices.SortFunc(listed, directory.CompareNames)
+	return listed
+}
+
+// MaySee reports whether an ACL lets user, who is in those ACL groups, see that the
+// mailbox exists.
+func MaySee(acl string, user directory.UserID, groups []string) bool {
+	granted := false
+	fields := strings.Split(acl, "\t")
+	for i := 0; i+1 < len(fields); i += 2 {
+		id, negative := strings.CutPrefix(fields[i], "-")
+		group, isGroup := strings.CutPrefix(id, "group:")
+		if id != "anyone" && id != string(user) && !(isGroup && slices.Contains(groups, group)) || !strings.Contains(fields[i+1], "l") {
+			continue
+		}
+		if negative {
+			return false
+		}
+		granted = true
+	}
+	return granted
+}
+
 // postings works out who may look up what: identifier, name, and the rights,
 // or "weigh" where the reader has to look at the ACLs.
 func (o *Oracle) postings() (lines []string) {

@@ -17,7 +17,7 @@ func Compare(op machine.Op, got, want machine.Result) string {
 	if _, ok := op.(machine.Tick); ok {
 		return ""
 	}
-	g, w := sentinelName(got.Refused), sentinelName(want.Refused)
+	g, w := SentinelName(got.Refused), SentinelName(want.Refused)
 	switch {
 	case g != w:
 		return fmt.Sprintf("got refusal %q (%v), want %q (%v)", g, got.Refused, w, want.Refused)

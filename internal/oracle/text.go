@@ -219,7 +219,8 @@ var sentinels = []struct {
 	{directory.ErrStaleRequest, "STALE_REQUEST"}, {directory.ErrVersion, "VERSION"}, {directory.ErrRole, "ROLE"},
 }
 
-func sentinelName(err error) string {
+// SentinelName is the name of the rejection that err is, "" for nil.
+func SentinelName(err error) string {
 	if err == nil {
 		return ""
 	}
@@ -235,7 +236,7 @@ func sentinelName(err error) string {
 func FormatResult(r machine.Result) string {
 	text := cmp.Or(effects[r.Effect], fmt.Sprintf("effect-%d", r.Effect))
 	if r.Refused != nil {
-		text = "refused " + sentinelName(r.Refused)
+		text = "refused " + SentinelName(r.Refused)
 	}
 	if r.Holder != "" && (errors.Is(r.Refused, directory.ErrExists) || errors.Is(r.Refused, directory.ErrReserved)) {
 		text += fmt.Sprintf(" holder=%s age=%s", r.Holder, r.Age)

@@ -46,6 +46,9 @@ func (d *damager) among(ctx context.Context) (err error) {
 	w.load.run(ctx)
 	for round := range *damages {
 		for _, k := range clusterKinds {
+			if !strings.Contains(k.name, *only) {
+				continue
+			}
 			x := w.nodes[d.rng.IntN(len(w.nodes))]
 			outcome, err := d.cure(ctx, w, x, k, strings.Join(peers, ","))
 			if err == nil {

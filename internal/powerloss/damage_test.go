@@ -19,10 +19,16 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
 )
 
-var damages = flag.Int("power.damage", 0, "how many places of each kind TestPowerDamage damages")
+var (
+	damages = flag.Int("power.damage", 0, "how many places of each kind TestPowerDamage damages")
+	only    = flag.String("power.only", "", "`text` in the names of the kinds of damage to do; all if empty")
+)
 
 // What became of a start on damaged files.
 const (
@@ -132,6 +138,9 @@ func (d *damager) alone(ctx context.Context) error {
 	}
 	for _, c := range []copied{stopped, killed} {
 		for _, k := range kinds {
+			if !strings.Contains(k.name, *only) {
+				continue
+			}
 			for range *damages {
 				if err := d.try(ctx, x, c, k); err != nil {
 					return fmt.Errorf("%s, %s: %w", c.name, k.name, err)
@@ -249,7 +258,52 @@ func (d *damager) try(ctx context.Context, x *node, c copied, k kind) error {
 	if err := c.truth.judge(ctx, a); err != nil {
 		return fmt.Errorf("%s: it serves, but %w\n%s", what, err, tail(x.log.String()))
 	}
+	if err := d.goOn(ctx, x, a, c); err != nil {
+		return fmt.Errorf("%s: it serves, but later %w", what, err)
+	}
 	d.counts.add(k.name, whole)
+	return nil
+}
+
+// goOn writes to a node that was damaged and seems well: what is wrong may show
+// only when it puts something new in the wrong place.
+func (d *damager) goOn(ctx context.Context, x *node, a *client.Client, c copied) error {
+	const more = 300
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(32)
+	for i := range more {
+		g.Go(func() error {
+			_, err := a.Assert(gctx, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.z%d", i)), Server: "be9.power.test"})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for range 2 {
+		if err := (&world{}).stop(x); err != nil {
+			return err
+		}
+		if err := x.start(d.spawn); err != nil {
+			return err
+		}
+		if _, err := x.ready(); err != nil {
+			return err
+		}
+		if err := c.truth.judge(ctx, a); err != nil {
+			return err
+		}
+		found := 0
+		for _, err := range a.FindAll(ctx, client.FindQuery{Prefix: "user.z"}, client.Linearizable()) {
+			if err != nil {
+				return err
+			}
+			found++
+		}
+		if found != more {
+			return fmt.Errorf("%d mailboxes of the %d that were written since are there", found, more)
+		}
+	}
 	return nil
 }
 
@@ -481,6 +535,13 @@ func pages(types ...string) (list []kind) {
 						return "", err
 					}
 					at := all[rng.IntN(len(all))] * size
+					// The rest of these pages is not in use.
+					switch typ {
+					case "meta":
+						size = metaSize
+					case "freelist":
+						size = min(size, freelistUsed(path, at))
+					}
 					b, err := os.ReadFile(path)
 					if err != nil {
 						return "", err
@@ -490,12 +551,25 @@ func pages(types ...string) (list []kind) {
 					if bytes.Equal(was, b) {
 						return "", nil
 					}
-					return fmt.Sprintf("page %d, octet %d", at/size, firstDifference(was, b)), os.WriteFile(path, b, 0o600)
+					return fmt.Sprintf("page at %d, octet %d", at, firstDifference(was, b)), os.WriteFile(path, b, 0o600)
 				},
 			})
 		}
 	}
 	return list
+}
+
+// metaSize is how much of a meta page bbolt uses: a header of 16 octets, and 64.
+const metaSize = 80
+
+// freelistUsed returns the same of a short free list: a header with the number of
+// pages at octet 10, then 8 octets for each.
+func freelistUsed(path string, at int) int {
+	b, err := os.ReadFile(path)
+	if err != nil || at+16 > len(b) {
+		return 16
+	}
+	return 16 + 8*int(binary.NativeEndian.Uint16(b[at+10:]))
 }
 
 func firstDifference(a, b []byte) int {

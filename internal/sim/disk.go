@@ -21,7 +21,8 @@ type disk struct {
 	slow  time.Duration // added to what a sync takes
 	hung  time.Duration // until when no write comes back
 	fails syscall.Errno // what the next write or sync says; 0: nothing
-	full  bool          // every write says ENOSPC, and Space says that nothing is free
+	low   bool          // there is little space left
+	full  bool          // there is none: every write says ENOSPC
 }
 
 // newDisk returns that of a node which has never run.

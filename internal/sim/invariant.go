@@ -17,15 +17,22 @@ import (
 // against it.
 type ledger struct {
 	w *World
-	// The rows of one life of the cluster. Restore and recover begin another.
-	base    uint64            // the revision of history[0]
-	history []revision        // by revision
-	sums    map[uint64]uint64 // by Raft index
-	leaders map[uint64]uint64 // by term
-	acked   uint64            // the highest revision that was acknowledged
-	acks    []ack             // rising, of the last minutes
+	// What each revision is. A cluster that was made anew leaps over very many.
+	history     []stretch
+	incarnation uint64
+	leapt       bool              // the first command of this incarnation was applied
+	sums        map[uint64]uint64 // by Raft index
+	leaders     map[uint64]uint64 // by term
+	acked       uint64            // the highest revision that was acknowledged
+	acks        []ack             // rising, of the last minutes
 
 	disks map[uint64]*promised // by Raft id
+}
+
+// stretch is revisions that follow each other.
+type stretch struct {
+	base uint64 // the first
+	rows []revision
 }
 
 // revision is a command that was applied, and what came of it.
@@ -44,7 +51,7 @@ type promised struct {
 }
 
 func newLedger(w *World) ledger {
-	return ledger{w: w, base: 1, sums: map[uint64]uint64{}, leaders: map[uint64]uint64{}, disks: map[uint64]*promised{}}
+	return ledger{w: w, history: []stretch{{base: 1}}, sums: map[uint64]uint64{}, leaders: map[uint64]uint64{}, disks: map[uint64]*promised{}}
 }
 
 func (g *ledger) disk(id uint64) *promised {
@@ -70,22 +77,69 @@ func (g *ledger) applied(l *life, r kv.Reader, stamp raftstore.Stamp, command, r
 	}
 	got := revision{xxhash.Sum64(command) ^ stamp.Elapsed*31 ^ uint64(stamp.Wall), xxhash.Sum64(result)}
 	w.mix(got.command ^ got.result)
-	at := uint64(rev) - g.base
-	switch {
-	case at < uint64(len(g.history)):
-		if want := g.history[at]; got.command != want.command {
+	g.compare(l, uint64(rev), got)
+	for _, f := range w.onApply {
+		f(l.n.slot, uint64(rev), stamp, command, result)
+	}
+}
+
+// compare holds a revision as a node has applied it against what others did.
+func (g *ledger) compare(l *life, rev uint64, got revision) {
+	w := g.w
+	i := len(g.history) - 1
+	for i > 0 && g.history[i].base > rev {
+		i--
+	}
+	s := &g.history[i]
+	switch at := rev - s.base; {
+	case at < uint64(len(s.rows)):
+		if want := s.rows[at]; got.command != want.command {
 			w.Fail("I1: node %s applies another command as revision %d than others did", l.n.name, rev)
 		} else if got.result != want.result {
 			w.Fail("I2: node %s has another result of revision %d than others", l.n.name, rev)
 		}
-	case at == uint64(len(g.history)):
-		g.history = append(g.history, got)
+	case i < len(g.history)-1:
+		w.Fail("I2: node %s applies revision %d, which others leapt over", l.n.name, rev)
+	case at == uint64(len(s.rows)):
+		s.rows = append(s.rows, got)
+		w.counts.Commands++
+	case at >= 1<<31 && l.cluster.incarnation == g.incarnation && !g.leapt:
+		g.leapt = true
+		g.history = append(g.history, stretch{rev, []revision{got}})
 		w.counts.Commands++
 	default:
-		w.Fail("I2: node %s applies revision %d after %d", l.n.name, rev, g.base+uint64(len(g.history))-1)
+		w.Fail("I2: node %s applies revision %d after %d", l.n.name, rev, s.base+uint64(len(s.rows))-1)
 	}
-	for _, f := range w.onApply {
-		f(l.n.slot, uint64(rev), stamp, command, result)
+}
+
+// remade begins the life of a cluster that was made from this state.
+func (g *ledger) remade(state *raftstore.MemoryDisk, incarnation uint64) {
+	r, err := state.Begin()
+	if err != nil {
+		g.w.Fail("%v", err)
+		return
+	}
+	defer r.Close()
+	at, err := machine.New().Revision(raftstore.NewReader(r, allBuckets))
+	if err != nil {
+		g.w.Fail("revision: %v", err)
+		return
+	}
+	rev := uint64(at)
+	g.incarnation, g.leapt = incarnation, false
+	for i := range g.history {
+		if s := &g.history[i]; s.base > rev {
+			g.history = g.history[:i]
+			break
+		} else if n := rev - s.base + 1; n < uint64(len(s.rows)) {
+			s.rows = s.rows[:n]
+		}
+	}
+	clear(g.sums)
+	clear(g.leaders)
+	g.acked, g.acks = min(g.acked, rev), nil
+	for _, f := range g.w.onRestore {
+		f(incarnation, rev)
 	}
 }
 

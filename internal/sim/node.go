@@ -28,10 +28,9 @@ type node struct {
 	clock clock
 	life  *life // nil while it is down
 
-	back  time.Duration // when it is started again; far: not by itself
-	sums  uint64        // the index of the sum it told last
-	fate  error         // why it is not to be started again
-	alone bool
+	back time.Duration // when it is started again; far: not by itself
+	sums uint64        // the index of the sum it told last
+	fate error         // what is wrong with its disk; nil: nothing
 }
 
 // clusterOf is which life of which cluster a process takes part in.
@@ -55,6 +54,7 @@ type life struct {
 	pausedUntil     time.Duration
 	dead, stopping  bool
 	watchdog        raftstore.Watchdog
+	probing         bool
 	slow            int // accesses of the disk that the watchdog looks at
 	status          raftstore.Status
 
@@ -245,9 +245,6 @@ func wakeAll(all *[]*wait) {
 // fail ends a process because of an error of its own, as a Store stops. It may be
 // called from one of its threads, so the end is an event.
 func (l *life) fail(err error) {
-	if l.stopping {
-		return
-	}
 	l.stopping = true
 	l.w.log.Debug("node stops", "node", l.n.name, "err", err)
 	l.w.at(l.w.now, func() {
@@ -264,10 +261,9 @@ func (n *node) ended(err error) {
 	w := n.w
 	switch {
 	case errors.Is(err, raftstore.ErrStalled), errors.Is(err, syscall.EIO), errors.Is(err, syscall.ENOSPC):
-		n.back = w.now + w.some(w.plan.unit, 4*w.plan.unit)
-	case errors.Is(err, raftstore.ErrHistory) && n.fate != nil:
+		n.startAt(w.now + w.some(w.plan.unit, 4*w.plan.unit))
+	case errors.Is(err, raftstore.ErrHistory) && errors.Is(n.fate, errOld):
 		w.counts.Fault("old copy noticed", 1)
-		n.back = far
 	default:
 		w.Fail("node %s stopped: %v", n.name, err)
 	}
@@ -374,7 +370,11 @@ func (n *node) stop() {
 			n.ended(err)
 			return
 		}
-		if err := (logStore{l}).Close(); err != nil || l.dead {
+		if err := (logStore{l}).Close(); l.dead || w.ended {
+			return
+		} else if err != nil {
+			l.end(err)
+			n.ended(err)
 			return
 		}
 		w.ledger.state(l)
@@ -398,6 +398,8 @@ func (l *life) upkeep() {
 		}
 		l.begin()
 		l.tellSum()
+		l.alarms()
+		l.scrub()
 		l.poke()
 	}
 }
@@ -414,6 +416,46 @@ func (l *life) begin() {
 		l.w.Fail("node %s: first command: %v", l.n.name, err)
 	} else if command != nil {
 		l.propose(command, func(outcome) {})
+	}
+}
+
+// alarms raises and lowers what this node has to say, as server.KeepAlarms does.
+func (l *life) alarms() {
+	st := l.raft.Status()
+	h := raftstore.Health{
+		Verdict: l.raft.Judge(), Differs: l.raft.Differences(), NoSpace: l.n.disk.low, TotalBytes: 1 << 40, FreeBytes: 1 << 39,
+	}
+	if h.NoSpace {
+		h.FreeBytes = 1 << 20
+	}
+	v := l.raft.View()
+	now, err := l.machine.Status(v)
+	v.Release()
+	if err != nil {
+		l.w.Fail("node %s: status: %v", l.n.name, err)
+		return
+	}
+	if now.ClusterID == "" {
+		return
+	}
+	for _, op := range server.AlarmChanges(l.n.name, st, h, now.Alarms) {
+		l.w.counts.Fault("alarm changed", 1)
+		command := machine.EncodeCommand(machine.Command{By: "node:" + l.n.name, Op: op})
+		if _, err := l.store.Propose(l.w.ctx, command); err != nil || l.dead {
+			return
+		}
+	}
+}
+
+// scrub reads a part of the state on disk again.
+func (l *life) scrub() {
+	if l.dead || l.stopping || l.flush.idle == nil {
+		return // it and a flush wait for each other
+	}
+	if _, done, err := l.raft.StepScrub(1 + l.w.rnd.IntN(4000)); err != nil {
+		l.w.Fail("I2: node %s: scrub: %v", l.n.name, err)
+	} else if done {
+		l.w.counts.Scrubs++
 	}
 }
 
@@ -439,27 +481,28 @@ func (l *life) tellSum() {
 	}
 }
 
+// serve returns this process's server.
+func (l *life) serve() (*server.Server, error) {
+	if l.server != nil {
+		return l.server, nil
+	}
+	const never = 1e6 * time.Hour
+	var err error
+	l.server, err = server.New(server.Config{
+		Store: l.store, Machine: l.machine, Node: l.n.name, Identity: l.raft.Status().Identity, Version: "sim",
+		Members: l.members,
+		CatchUp: never, Confirm: never, Timeout: never,
+	})
+	return l.server, err
+}
+
 // invoke calls this process's server.
 func (l *life) invoke(ctx context.Context, caller server.Caller, method string, args, reply any, opts ...grpc.CallOption) error {
-	if l.server == nil {
-		const never = 1e6 * time.Hour
-		var err error
-		l.server, err = server.New(server.Config{
-			Store: l.store, Machine: l.machine, Node: l.n.name, Identity: l.raft.Status().Identity, Version: "sim",
-			Members: l.members,
-			CatchUp: never, Confirm: never, Timeout: never,
-		})
-		if err != nil {
-			return err
-		}
+	s, err := l.serve()
+	if err != nil {
+		return err
 	}
-	c, ok := any(l.server).(interface {
-		Conn(server.Caller) grpc.ClientConnInterface
-	})
-	if !ok {
-		return errUnreachable("no server.Conn")
-	}
-	return c.Conn(caller).Invoke(ctx, method, args, reply, opts...)
+	return s.LoneConn(caller).Invoke(ctx, method, args, reply, opts...)
 }
 
 // members is what this process knows of the others.

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"iter"
@@ -36,26 +35,57 @@ type event struct {
 	do  func()
 }
 
+// eventHeap has the next event first, and each before its four children.
 type eventHeap []event
 
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+func (e *event) before(f *event) bool { return e.at < f.at || e.at == f.at && e.seq < f.seq }
+
+func (h *eventHeap) push(e event) {
+	a := append(*h, e)
+	i := len(a) - 1
+	for i > 0 {
+		up := (i - 1) / 4
+		if !e.before(&a[up]) {
+			break
+		}
+		a[i] = a[up]
+		i = up
+	}
+	a[i] = e
+	*h = a
 }
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*h = old[:len(old)-1]
-	return e
+
+func (h *eventHeap) pop() event {
+	a := *h
+	first, last := a[0], a[len(a)-1]
+	a[len(a)-1] = event{}
+	a = a[:len(a)-1]
+	*h = a
+	for i := 0; len(a) > 0; {
+		least := 4*i + 1
+		if least >= len(a) {
+			a[i] = last
+			break
+		}
+		for kid := least + 1; kid < min(4*i+5, len(a)); kid++ {
+			if a[kid].before(&a[least]) {
+				least = kid
+			}
+		}
+		if !a[least].before(&last) {
+			a[i] = last
+			break
+		}
+		a[i] = a[least]
+		i = least
+	}
+	return first
 }
 
 // at has do called at a time, or now if that is past.
 func (s *scheduler) at(at time.Duration, do func()) {
 	s.seq++
-	heap.Push(&s.events, event{max(at, s.now), s.seq, do})
+	s.events.push(event{max(at, s.now), s.seq, do})
 }
 
 // after has do called in so long.
@@ -66,7 +96,7 @@ func (s *scheduler) next(until time.Duration) bool {
 	if len(s.events) == 0 || s.events[0].at > until {
 		return false
 	}
-	e := heap.Pop(&s.events).(event)
+	e := s.events.pop()
 	s.now = e.at
 	e.do()
 	return true

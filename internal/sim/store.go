@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/rookery-mail/rookery/internal/kv"
@@ -272,6 +273,11 @@ func errUnreachable(why string) error { return status.Error(codes.Unavailable, "
 
 // Invoke implements grpc.ClientConnInterface.
 func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return c.call(func(l *life) error { return l.invoke(ctx, c.caller, method, args, reply, opts...) })
+}
+
+// call goes to the node, has it do something, and comes back.
+func (c *conn) call(do func(*life) error) error {
 	w := c.w
 	p := w.wait().p
 	patience := 2 * writePatience * w.plan.unit
@@ -288,7 +294,7 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts 
 	if l == nil || l.stopping {
 		return errUnreachable("connection refused")
 	}
-	err := l.invoke(ctx, c.caller, method, args, reply, opts...)
+	err := do(l)
 	if w.ended {
 		return status.Error(codes.Unavailable, errEnded.Error())
 	}
@@ -332,7 +338,54 @@ func (c *conn) travel(p *proc) error {
 	return nil
 }
 
-// NewStream implements grpc.ClientConnInterface.
-func (c *conn) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, status.Error(codes.Unimplemented, "sim: no streams: they need goroutines")
+// NewStream implements grpc.ClientConnInterface, for one request and answers that
+// end by themselves. They travel together.
+func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return &stream{c: c, open: func(l *life) (grpc.ClientStream, error) {
+		s, err := l.serve()
+		if err != nil {
+			return nil, err
+		}
+		return s.LoneConn(c.caller).NewStream(ctx, desc, method, opts...)
+	}}, nil
+}
+
+// stream is a call with a stream of answers.
+type stream struct {
+	grpc.ClientStream // nil until the first answer is asked for
+	c                 *conn
+	open              func(*life) (grpc.ClientStream, error)
+	request           any
+}
+
+// SendMsg implements grpc.ClientStream.
+func (s *stream) SendMsg(m any) error { s.request = m; return nil }
+
+// CloseSend implements grpc.ClientStream.
+func (s *stream) CloseSend() error { return nil }
+
+// RecvMsg implements grpc.ClientStream.
+func (s *stream) RecvMsg(m any) error {
+	if s.ClientStream != nil {
+		return s.ClientStream.RecvMsg(m)
+	}
+	var end error // of a stream without an answer; no failure
+	err := s.c.call(func(l *life) error {
+		st, err := s.open(l)
+		if err == nil {
+			err = errors.Join(st.SendMsg(s.request), st.CloseSend())
+		}
+		if err != nil {
+			return err
+		}
+		s.ClientStream = st
+		if err = st.RecvMsg(m); errors.Is(err, io.EOF) {
+			end, err = err, nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return end
 }

@@ -33,6 +33,16 @@ type World struct {
 	onApply   []func(node int, rev uint64, stamp raftstore.Stamp, command, result []byte)
 	onRestore []func(incarnation, lostAfter uint64)
 
+	// What the weather is like.
+	stormy     bool
+	storms     int    // that are over
+	begun      string // the fault that is being made
+	changing   bool   // an operator is at work on the membership
+	unsure     bool   // whether the last change of it will be
+	remaking   bool   // the cluster is made anew
+	old        *oldDisk
+	firstWrite time.Duration // after the last storm
+
 	failure string
 	digest  uint64
 	counts  Counts
@@ -74,11 +84,18 @@ func NewWorld(seed uint64, log *slog.Logger) *World {
 			w.Fail("node %s does not start: %v", n.name, err)
 		}
 	}
+	w.start("weather", w.weather)
+	if w.plan.members {
+		w.start("operator", w.operator)
+	}
 	return w
 }
 
-// buckets is how many the machine has.
-var buckets = len(machine.New().Buckets())
+// What the machine keeps its state in.
+var (
+	allBuckets = machine.New().Buckets()
+	buckets    = len(allBuckets)
+)
 
 func nodeName(slot int) string { return fmt.Sprintf("n%d", slot+1) }
 
@@ -160,4 +177,8 @@ func (w *World) some(low, high time.Duration) time.Duration {
 }
 
 // wrote is called when a command was acknowledged.
-func (w *World) wrote() {}
+func (w *World) wrote() {
+	if w.firstWrite == 0 {
+		w.firstWrite = w.now
+	}
+}

@@ -28,6 +28,7 @@ KILLS    ?= 500
 SOAK     ?= 2h
 POWER_CUTS ?= 1000
 POWER_SEED ?= 0
+POWER_DAMAGE ?= 3
 
 UPGRADETIME ?= 2s
 FACTS    ?= 1000000
@@ -89,7 +90,7 @@ crash-leader: build ## kill -9 the leader of three nodes KILLS times under load;
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
 	$(GO) -C internal/tools/powerfs test ./...
 	$(GO) test ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
-		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=1
+		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=$(POWER_DAMAGE)
 
 chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
 	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)

@@ -31,9 +31,6 @@ type request struct {
 	Seed    uint64   `json:"seed,omitempty"`
 	Order   string   `json:"order,omitempty"`
 	Rule    *rule    `json:"rule,omitempty"`
-	File    string   `json:"file,omitempty"`
-	At      int64    `json:"at,omitempty"`
-	Zero    bool     `json:"zero,omitempty"`
 }
 
 type rule struct {
@@ -158,12 +155,6 @@ func (d *disks) restore(volume string, seed uint64, order string) (lost, error) 
 		return lost{}, err
 	}
 	return *a.Power, nil
-}
-
-// settle mounts all that was written, synced or not.
-func (d *disks) settle(volume string) error {
-	_, err := d.ask(request{Do: "settle", Volumes: []string{volume}})
-	return err
 }
 
 // arm adds a rule to a volume.

@@ -11,6 +11,13 @@
 // was not synced is there, or not, or in part, in any order that a file system
 // allows. powerfs says what that is, and what it does not model.
 //
+// The flags are -power.cuts or -power.time, -power.seed, -power.lanes,
+// -power.threes, -power.damage, -power.only, and -rookeryd, -rookeryctl and
+// -powerfs for programs that are built already. A broken promise is printed as
+// "powerloss: VIOLATION", with what led to it, and fails the test. The seed draws
+// moments, calls and what survives; it does not draw the order in which processes
+// run, so that a seed finds its bug again soon, but not at once.
+//
 // A lane is a powerfs with one world after the other: one node or three, new
 // disks, a dozen writers, and a number of cuts. Several lanes run side by side,
 // since most of a cut is waiting. Of three nodes all lose their power in one
@@ -32,8 +39,7 @@
 // node finds nothing wrong with itself (Check), its log tells of no panic and no
 // damage, and it was ready in time. Then the writers go on: each repeats what was
 // under way, with the number it had, and must get the answer as of the first
-// time. Of three nodes each is asked. And in the end a naive model is told all
-// that was acknowledged, in the order of its revisions, and must have the same.
+// time. Of three nodes each is asked.
 //
 // # Damage
 //

@@ -183,7 +183,7 @@ const writers = 12
 func newLoad(endpoints []string, seed uint64) (*load, error) {
 	l := &load{gate: newGate()}
 	for i := range writers {
-		c, err := client.Dial(endpoints, client.WithDialer(l.gate.dial), client.WithTimeout(2*patience), client.WithAttemptTimeout(time.Second))
+		c, err := client.Dial(endpoints, client.WithDialer(l.gate.dial), client.WithTimeout(10*patience), client.WithAttemptTimeout(time.Second))
 		if err != nil {
 			return nil, errors.Join(err, l.close())
 		}

@@ -19,7 +19,7 @@ var (
 	cuts       = flag.Int64("power.cuts", 0, "how often TestPowerLoss cuts power")
 	runTime    = flag.Duration("power.time", 0, "how long TestPowerLoss cuts power, instead")
 	seed       = flag.Uint64("power.seed", 0, "seed of the tests; 0 draws one")
-	lanes      = flag.Int("power.lanes", 6, "how many worlds there are at once")
+	lanes      = flag.Int("power.lanes", 4, "how many worlds there are at once")
 	threes     = flag.Float64("power.threes", 0.4, "how many of the worlds have three nodes, as a share of 1")
 	rookeryd   = flag.String("rookeryd", "", "the `program` to test; built if not given")
 	rookeryctl = flag.String("rookeryctl", "", "the `program` to test; built if not given")

@@ -95,8 +95,6 @@ func (n *node) start(s spawner) error {
 	return nil
 }
 
-func (n *node) runs() bool { return n.cmd != nil }
-
 func (n *node) kill() {
 	if n.cmd == nil {
 		return

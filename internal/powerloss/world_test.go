@@ -407,12 +407,23 @@ func (w *world) ready(ctx context.Context, x *node, armed bool) (time.Duration, 
 
 // judge asks each node while no writer is let in.
 func (w *world) judge(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
 	for i, x := range w.nodes {
 		if err := w.load.judge(ctx, w.admin[i]); err != nil {
-			return fmt.Errorf("%s: %w", x.name, err)
+			return fmt.Errorf("%s: %w%s", x.name, err, w.last())
 		}
 	}
 	return nil
+}
+
+// last is what the nodes have said last.
+func (w *world) last() string {
+	var b strings.Builder
+	for _, x := range w.nodes {
+		fmt.Fprintf(&b, "\n%s says:\n%s", x.name, tail(x.log.String()))
+	}
+	return b.String()
 }
 
 // compare asks each node once all writers have their answers, and has them go

@@ -43,8 +43,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path"
 	"sync"
+	"syscall"
 )
 
 // request is a line of input. Volume names it, or for "cut" all that are cut in
@@ -78,6 +80,9 @@ type server struct {
 }
 
 func main() {
+	// What ends a test is often sent to all of its processes. This one is to see
+	// its input end, and take away what it has mounted.
+	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	s := &server{volumes: map[string]*volume{}, out: json.NewEncoder(os.Stdout)}
 	err := s.run()
 	for _, v := range s.volumes {

@@ -200,7 +200,7 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 const soakJudged = 100 * time.Second
 
 // upgradeTests are those that run programs of several releases.
-const upgradeTests = "^Test(FoundMixed|UnknownCommand|NewerVersion|OlderStops|Rolling)$"
+const upgradeTests = "^Test(FoundMixed|UnknownCommand|NewerVersion|NewerState|OlderStops|Rolling)$"
 
 // releases is where the programs of earlier releases are kept, as make upgrade does.
 func releases(t *testing.T) string {

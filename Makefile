@@ -33,6 +33,9 @@ POWER_DAMAGE ?= 3
 UPGRADETIME ?= 2s
 FACTS    ?= 1000000
 
+SIMSEEDS ?= 100
+SIMFIRST ?= 1
+SIMTIME  ?= 1000s
 CHAOS_FAULTS     ?= 1000
 CHAOS_OPERATIONS ?= 2000000
 CHAOS_ARGS       ?= -chaos.least=100
@@ -49,7 +52,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
+.PHONY: help build man run test race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +79,9 @@ test: ## what must hold: gofmt, vet, every test; Go, git and make suffice
 race: ## the concurrent packages again under the race detector; needs a C compiler
 	@command -v "$$($(GO) env CC)" >/dev/null || { echo "make race: the race detector needs a C compiler, and $$($(GO) env CC) is not there" >&2; exit 1; }
 	$(call part,go test -race,CGO_ENABLED=1 $(GO) test -race -timeout 30m $(RACE))
+
+sim: ## SIMSEEDS (100) simulated clusters from seed SIMFIRST (1), SIMTIME (1000s) of virtual time each, on all processors
+	$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(SIMSEEDS) -sim.first=$(SIMFIRST) -sim.time=$(SIMTIME) -sim.workers=$$(nproc)
 
 fuzz: ## every Fuzz function of the tree for FUZZTIME (30s) each
 	@internal/tools/fuzz.sh $(FUZZTIME)

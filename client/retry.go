@@ -179,8 +179,11 @@ func (c *Client) try(ctx context.Context, kind callKind, attempt func(context.Co
 		}
 		if ctx.Err() != nil {
 			c.observe(n, write, err, false)
+			v, sent := judge(err)
+			if e, ok := errors.AsType[*Error](err); ok && v == stop && !sent && e.Reason != "" {
+				return err // the answer, though it came as the time ended
+			}
 			c.nodes.failed(n, write, true)
-			_, sent := judge(err)
 			if !errors.Is(err, context.Canceled) || len(said) == 0 {
 				said.note(n, err)
 			}

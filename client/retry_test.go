@@ -512,3 +512,23 @@ func TestMostTelling(t *testing.T) {
 		})
 	}
 }
+
+// A refusal that comes as the time ends is the answer: whoever is told that nobody
+// answered believes that the log does not have it.
+func TestRefusedAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fakes := newFakes(t, "n1", "n2")
+		fakes["n1"].refuseWrites(refused(codes.FailedPrecondition, "NOT_HOLDER"))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		late := grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			defer cancel()
+			return invoke(ctx, method, req, reply, conn, opts...)
+		})
+		c := fakes.client(t, []string{"n1", "n2"}, client.WithGRPC(late))
+		_, err := c.Assert(ctx, alice)
+		if !errors.Is(err, directory.ErrNotHolder) || errors.Is(err, client.ErrUnavailable) {
+			t.Errorf("got %v, want the refusal alone", err)
+		}
+	})
+}

@@ -15,6 +15,7 @@ type node struct {
 	conn      clientConn
 	directory apiv1.DirectoryServiceClient
 	cluster   apiv1.ClusterServiceClient
+	resync    apiv1.ResyncServiceClient
 }
 
 // nodes are the nodes that a client knows: those it was given, and leaders it
@@ -70,6 +71,7 @@ func (ns *nodes) add(endpoint string) (*node, error) {
 		conn:      conn,
 		directory: apiv1.NewDirectoryServiceClient(conn),
 		cluster:   apiv1.NewClusterServiceClient(conn),
+		resync:    apiv1.NewResyncServiceClient(conn),
 	}
 	ns.all = append(ns.all, n)
 	return n, nil

@@ -79,6 +79,7 @@ func TestMain(m *testing.M) {
 //	samefacts A B       two nodes have the same facts where both speak
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
+//	keep NAME           $NAME is the last stdout
 //	flip FILE           turn a bit over in the middle of a file
 //	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
@@ -104,6 +105,7 @@ func TestScripts(t *testing.T) {
 			"samefacts": sameFacts,
 			"shape":     shape,
 			"repeat":    repeat,
+			"keep":      keep,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
 			},
@@ -438,6 +440,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("rookeryctl %s: got exit code %d, want %d", strings.Join(args[1:], " "), got, want)
 	}
+}
+
+// keep puts the last output into a variable.
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: keep NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
 // repeat runs rookeryctl several times.

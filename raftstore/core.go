@@ -173,6 +173,9 @@ func newCore(cfg Config, meta Meta, replay *wal.Replay, o *overlay, w *waiters, 
 		succession: succession{at: far},
 	}
 	c.entries.append(replay.Entries)
+	// What is read again at the next start, the log has already grown by: a node that
+	// starts often must come to its next mark all the same.
+	c.sinceMark = sizeOf(replay.Entries)
 	c.setMembers(meta.Conf, meta.Members)
 	var err error
 	c.rn, err = raft.NewRawNode(&raft.Config{

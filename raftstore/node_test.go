@@ -631,3 +631,35 @@ func TestNoQuorum(t *testing.T) {
 		t.Errorf("age after three seconds alone: %v, %v", age, known)
 	}
 }
+
+// A node that never runs long enough to write MarkBytes marks its log all the
+// same, or the log would grow with every start.
+func TestLogIsMarkedAcrossRestarts(t *testing.T) {
+	b := newBench(t)
+	meta := testMeta(1, 1)
+	log, disk := b.memory(meta), b.disk(meta)
+	short := func(c *Config) { c.LogEntries, c.MarkBytes, c.FlushKeys = 20, 20_000, 10 }
+	most := 0
+	for life := range 20 {
+		n := b.add(log, disk, short)
+		b.ok(b.settle())
+		for i := range 40 {
+			propose1(n, fmt.Sprintf("put k%d %d", i, life))
+			b.ok(b.settle())
+		}
+		b.now += 2 * time.Second
+		b.ok(b.settle())
+		b.ok(n.Drain())
+		n.Stop(ErrClosed)
+		delete(b.nodes, 1)
+		replay := log.Replay(disk.Meta().Mark.Index)
+		if replay == nil {
+			t.Fatal("the log cannot be opened again")
+		}
+		most = max(most, len(replay.Entries))
+	}
+	// MarkBytes are 140 of these entries at most.
+	if most > 250 {
+		t.Errorf("a start reads %d entries again", most)
+	}
+}

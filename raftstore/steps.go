@@ -47,8 +47,9 @@ func (n *Node) Differences() []Difference { return n.sums.differences(n.Status()
 
 // Usage is what a node keeps in memory that could grow.
 type Usage struct {
-	Waiting, WaitingBytes int64 // proposals without an answer
-	Reads                 int   // linearizable reads without one
+	Waiting, WaitingBytes int64  // proposals without an answer
+	Reads                 int    // linearizable reads without one
+	LogAfter              uint64 // the entry that the log in memory begins after
 	LogEntries            int
 	LogBytes              int64
 	Queued                int // items between the steps
@@ -61,7 +62,7 @@ func (n *Node) Usage() Usage {
 	r := &n.core.reads
 	u := Usage{
 		Waiting: n.admit.count.Load(), WaitingBytes: n.admit.bytes.Load(), Reads: len(r.waiting),
-		LogEntries: len(n.core.entries.entries), LogBytes: n.core.entries.bytes,
+		LogAfter: n.core.entries.before.Index, LogEntries: len(n.core.entries.entries), LogBytes: n.core.entries.bytes,
 		Queued:  n.events.len() + n.appends.len() + n.applies.len() + n.flushes.len(),
 		Readers: n.Held(),
 	}

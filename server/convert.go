@@ -262,7 +262,7 @@ func assertOf(c Caller, m *apiv1.Assert) (machine.Op, error) {
 	if err := known(m.GetType(), apiv1.MailboxType_name, true); err != nil {
 		return nil, err
 	}
-	if m.GetImported() || m.GetDeactivated() {
+	if m.GetImported() {
 		if err := c.mayImport(); err != nil {
 			return nil, err
 		}

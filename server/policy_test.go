@@ -235,6 +235,8 @@ func ownRequests(server string) map[string][]proto.Message {
 		apiv1.DirectoryService_Rename_FullMethodName:       {&apiv1.RenameRequest{Rename: items[5].GetRename()}},
 		apiv1.DirectoryService_Batch_FullMethodName:        {&apiv1.BatchRequest{Items: items}},
 		apiv1.ClusterService_ConfirmBackend_FullMethodName: {&apiv1.ConfirmBackendRequest{Server: server}},
+		apiv1.ResyncService_Totals_FullMethodName:          {&apiv1.TotalsRequest{Server: server}},
+		apiv1.ResyncService_Compare_FullMethodName:         {&apiv1.CompareRequest{Server: server}},
 	}
 }
 

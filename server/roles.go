@@ -101,6 +101,9 @@ var roles = map[string]rule{
 	apiv1.DirectoryService_Unsubscribe_FullMethodName:       ruleSub,
 	apiv1.DirectoryService_Watch_FullMethodName:             ruleRead,
 
+	apiv1.ResyncService_Totals_FullMethodName:  ruleState,
+	apiv1.ResyncService_Compare_FullMethodName: ruleState,
+
 	apiv1.ClusterService_Status_FullMethodName:                 {backend: yes, frontend: yes, failover: yes, peer: yes},
 	apiv1.ClusterService_ListBackends_FullMethodName:           ruleRead,
 	apiv1.ClusterService_ListGroups_FullMethodName:             ruleRead,

@@ -113,6 +113,7 @@ type Server struct {
 
 	changing   chan struct{} // holds one: who changes the membership or the leader
 	compacting atomic.Bool
+	comparing  chan struct{} // holds one for each comparison of a resync
 	watch      *watchHub
 
 	serving sync.WaitGroup
@@ -144,6 +145,7 @@ func New(cfg Config) (*Server, error) {
 		timeout:    cfg.Timeout,
 		settleFor:  defaultSettle,
 		changing:   make(chan struct{}, 1),
+		comparing:  make(chan struct{}, comparisons),
 		health:     health.NewServer(),
 		memory:     bufconn.Listen(memoryBuffer),
 		in:         newInProcess(),
@@ -186,6 +188,7 @@ func New(cfg Config) (*Server, error) {
 	services := registrar{s.grpc, s.in}
 	apiv1.RegisterDirectoryServiceServer(services, &directoryService{s: s})
 	apiv1.RegisterClusterServiceServer(services, &clusterService{s: s})
+	apiv1.RegisterResyncServiceServer(services, &resyncService{s: s})
 	healthv1.RegisterHealthServer(services, s.health)
 	reflection.Register(services)
 	var err error
@@ -228,7 +231,7 @@ func (s *Server) SetServing(ok bool) {
 	if ok {
 		state = healthv1.HealthCheckResponse_SERVING
 	}
-	for _, service := range []string{"", apiv1.DirectoryService_ServiceDesc.ServiceName, apiv1.ClusterService_ServiceDesc.ServiceName} {
+	for _, service := range []string{"", apiv1.DirectoryService_ServiceDesc.ServiceName, apiv1.ClusterService_ServiceDesc.ServiceName, apiv1.ResyncService_ServiceDesc.ServiceName} {
 		s.health.SetServingStatus(service, state)
 	}
 }

@@ -72,12 +72,12 @@ func (j *jsonDump) next(d *draft) error {
 			was := j.state
 			j.state = afterComma
 			if was != wantComma {
-				return refuse(place, "", errNothing)
+				return refuse(place, "", ErrLeftOut)
 			}
 		case c == '}':
 			if j.state == afterComma {
 				j.state = wantComma
-				return refuse(place, "", errNothing)
+				return refuse(place, "", ErrLeftOut)
 			}
 			j.in.pos++
 			j.state = atEnd
@@ -89,9 +89,9 @@ func (j *jsonDump) next(d *draft) error {
 	}
 }
 
-// errNothing: ctl_mboxlist cannot put octets that are no UTF-8 into JSON. It
+// ErrLeftOut: ctl_mboxlist cannot put octets that are no UTF-8 into JSON. It
 // leaves such a record out and writes its comma all the same.
-var errNothing = errors.New("nothing where a record should be: Cyrus leaves out a mailbox whose name is not UTF-8")
+var ErrLeftOut = errors.New("nothing where a record should be: Cyrus leaves out a mailbox whose name is not UTF-8")
 
 // entry reads a name and its record.
 func (j *jsonDump) entry(d *draft) error {

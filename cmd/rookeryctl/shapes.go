@@ -227,6 +227,12 @@ that broke off is not valid JSON.
                    moves_completed, moves_aborted, guard_held, overtaken, skips: {reason: count},
                    refusals: [{place, name, reason}], refusals_cut, servers: [{server, records,
                    not_in_dump, confirmed}]}; import subscriptions: without those of facts
+  resync begin     {server, token, known, facts, confirmed, held, answer: ANSWER}
+  resync diff, apply  {dry_run, server, dump, as_of_revision, revision, incarnation, rounds, listed, facts,
+                   add, change, retract, wait, keep, effects: {effect: count}, refused, skips: {reason:
+                   count}, refusals: [{place, name, reason}], refusals_cut, differences: [{mailbox, kind:
+                   add|change|retract|wait|keep, effect}], differences_cut, equal, settled, withheld,
+                   held, confirmed}
   backends         {backends: [{name, id, group, primary, addresses, weight, admitted, state,
                    state_age_ms, drain_approved, confirmed, confirmed_by, confirmed_age_ms, facts,
                    counted, held}]}

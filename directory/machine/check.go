@@ -46,7 +46,7 @@ func (m *Machine) Check(r kv.Reader, progress func(done, total uint64), found fu
 	if err != nil {
 		return err
 	}
-	c := &checker{state: s, found: found, hash: newHasher(s.cluster.DigestKey), digests: map[string]digest{}, progress: progress}
+	c := &checker{state: s, found: found, hash: directory.NewHasher(s.cluster.DigestKey), digests: map[string]digest{}, progress: progress}
 	if c.kept, err = s.readCounts(); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (m *Machine) Check(r kv.Reader, progress func(done, total uint64), found fu
 type checker struct {
 	*state
 	found    func(Finding) error
-	hash     *hasher
+	hash     *directory.Hasher
 	digests  map[string]digest // what the sums should be
 	counted  counts            // what the counts should be
 	kept     counts
@@ -247,11 +247,11 @@ func (c *checker) fact(mb *directory.Mailbox, f *directory.Fact) error {
 		return err
 	}
 	c.counted.Held += count(f.State.IsHeld())
-	nameSum := c.hash.name(mb.Name)
+	nameSum := c.hash.Name(mb.Name)
 	total := c.digests[string(serverKey(f.Server))]
 	if stated(f) {
-		factSum := c.hash.fact(mb.Name, f)
-		key := string(digestKey(f.Server, c.hash.bucket(mb.Name)))
+		factSum := c.hash.Fact(mb.Name, f)
+		key := string(digestKey(f.Server, c.hash.Bucket(mb.Name)))
 		d := c.digests[key]
 		d.Count++
 		d.Names, d.Facts = d.Names.Add(nameSum), d.Facts.Add(factSum)

@@ -25,16 +25,16 @@ type Machine struct {
 // scratch is what one command after the other is applied with, so that none has
 // to make it anew. It belongs to the goroutine that applies.
 type scratch struct {
-	hash *hasher
+	hash *directory.Hasher
 	// The store copies what it is given.
 	message []byte // of encoding, for put1
 	value   []byte // of put1
 }
 
 // hasher returns the one of that key.
-func (s *scratch) hasher(key []byte) *hasher {
-	if !s.hash.keyed(key) {
-		s.hash = newHasher(key)
+func (s *scratch) hasher(key []byte) *directory.Hasher {
+	if !s.hash.Keyed(key) {
+		s.hash = directory.NewHasher(key)
 	}
 	return s.hash
 }

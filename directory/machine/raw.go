@@ -154,7 +154,7 @@ func ReadRaw(r kv.Reader) (RawIndexes, error) {
 		}
 		d, err := decodeDigest(b)
 		raw.Totals[directory.ServerID(binary.BigEndian.Uint32(k))] = RawDigest{
-			Count: d.Count, Names: d.Names.bytes(), Facts: d.Facts.bytes(), Counted: d.Counted,
+			Count: d.Count, Names: d.Names.Bytes(), Facts: d.Facts.Bytes(), Counted: d.Counted,
 		}
 		return err
 	})

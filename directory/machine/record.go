@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -661,35 +660,8 @@ func decodeTombstone(b []byte, name directory.MailboxName) (directory.Tombstone,
 	return v, r.stored()
 }
 
-// sum128 is a number modulo 2^128: a sum of hashes, out of which a hash can be
-// taken again, in any order.
-type sum128 struct{ Hi, Lo uint64 }
-
-// Add returns s+t modulo 2^128.
-func (s sum128) Add(t sum128) sum128 {
-	lo, carry := bits.Add64(s.Lo, t.Lo, 0)
-	hi, _ := bits.Add64(s.Hi, t.Hi, carry)
-	return sum128{Hi: hi, Lo: lo}
-}
-
-// Sub returns s-t modulo 2^128.
-func (s sum128) Sub(t sum128) sum128 {
-	lo, borrow := bits.Sub64(s.Lo, t.Lo, 0)
-	hi, _ := bits.Sub64(s.Hi, t.Hi, borrow)
-	return sum128{Hi: hi, Lo: lo}
-}
-
-// bytes returns s as 16 octets, big endian.
-func (s sum128) bytes() (b [16]byte) {
-	binary.BigEndian.PutUint64(b[:8], s.Hi)
-	binary.BigEndian.PutUint64(b[8:], s.Lo)
-	return b
-}
-
-// sum128FromBytes is the inverse of bytes.
-func sum128FromBytes(b [16]byte) sum128 {
-	return sum128{Hi: binary.BigEndian.Uint64(b[:8]), Lo: binary.BigEndian.Uint64(b[8:])}
-}
+// sum128 is directory's, as it stands in a record.
+type sum128 = directory.Sum
 
 // digest sums what one server states, in one digest bucket or in all.
 type digest struct {
@@ -754,7 +726,7 @@ func (r *wireReader) sum() sum128 {
 		r.fail(errRange)
 		return sum128{}
 	}
-	return sum128FromBytes([16]byte(b))
+	return directory.SumFromBytes([16]byte(b))
 }
 
 // guardMinute counts what a server withdrew and brought back in one minute of

@@ -478,7 +478,7 @@ func TestSum128(t *testing.T) {
 		}
 	}
 	s := sum128{Hi: 0x0102030405060708, Lo: 0x090a0b0c0d0e0f10}
-	if got, want := s.bytes(), [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}; got != want || sum128FromBytes(got) != s {
+	if got, want := s.Bytes(), [16]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}; got != want || directory.SumFromBytes(got) != s {
 		t.Errorf("bytes: got %x, want %x", got, want)
 	}
 }

@@ -97,8 +97,43 @@ func readTopology(r kv.Reader, at directory.Revision) (*topology, error) {
 		}
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	if err := t.whole(); err != nil {
+		return nil, err
+	}
 	t.derive()
-	return t, err
+	return t, nil
+}
+
+// whole makes sure that what rows name is there: all that follows relies on it.
+func (t *topology) whole() error {
+	for _, g := range t.groups {
+		to := g
+		for range t.groups {
+			if to != nil && to.MergedInto != 0 {
+				to = t.groupByID[to.MergedInto]
+			}
+		}
+		if to == nil || to.MergedInto != 0 {
+			return fmt.Errorf("%w: group %d was merged into %d, which is none", ErrCorrupt, g.ID, g.MergedInto)
+		}
+		if g.MergedInto != 0 {
+			continue
+		}
+		for _, m := range append([]directory.ServerID{g.Primary}, g.Members...) {
+			if t.backendByID[m] == nil {
+				return fmt.Errorf("%w: backend %d is of group %s and has no row", ErrCorrupt, m, g.Name)
+			}
+		}
+	}
+	for _, b := range t.backends {
+		if t.Group(b.Group) == nil {
+			return fmt.Errorf("%w: backend %s is of group %d, which has no row", ErrCorrupt, b.Name, b.Group)
+		}
+	}
+	return nil
 }
 
 // eachRow calls f with the key and the message of every row of b whose key

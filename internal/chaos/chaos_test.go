@@ -20,17 +20,18 @@ import (
 )
 
 var (
-	chaosTime   = flag.Duration("chaos.time", 0, "how long TestChaos plays rounds; 0 and no -chaos.faults: not at all")
-	chaosFaults = flag.Int("chaos.faults", 0, "how many faults TestChaos makes; 0: as many as there is time for")
-	chaosOps    = flag.Int("chaos.operations", 0, "how many operations must be answered in all for the run to count, each item of a batch being one")
-	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 draws one")
-	chaosRound  = flag.Int("chaos.round", 50, "how many faults a round has")
-	chaosEvery  = flag.Duration("chaos.every", 800*time.Millisecond, "how long it is from one fault to the next, in the mean")
-	chaosLeast  = flag.Float64("chaos.least", 5, "how many operations a second must be answered at least, in every ten seconds with a majority")
-	chaosNodes  = flag.Int("chaos.nodes", 0, "how many nodes each round has; 0: three, and five in every fourth")
-	chaosKeep   = flag.String("chaos.keep", "", "directory for what the nodes said in a round with a violation; default a temporary one")
-	rookeryd    = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")
-	rookeryctl  = flag.String("rookeryctl", "", "the rookeryctl to check with; default likewise")
+	chaosTime     = flag.Duration("chaos.time", 0, "how long TestChaos plays rounds; 0 and no -chaos.faults: not at all")
+	chaosFaults   = flag.Int("chaos.faults", 0, "how many faults TestChaos makes; 0: as many as there is time for")
+	chaosOps      = flag.Int("chaos.operations", 0, "how many operations must be answered in all for the run to count, each item of a batch being one")
+	chaosSeed     = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 draws one")
+	chaosRound    = flag.Int("chaos.round", 50, "how many faults a round has")
+	chaosEvery    = flag.Duration("chaos.every", 800*time.Millisecond, "how long it is from one fault to the next, in the mean")
+	chaosLeast    = flag.Float64("chaos.least", 5, "how many operations a second must be answered at least, in every ten seconds with a majority")
+	chaosPatience = flag.Duration("chaos.patience", time.Minute, "how long a node may take to be there again, and a change of the membership to be made, on a busy machine")
+	chaosNodes    = flag.Int("chaos.nodes", 0, "how many nodes each round has; 0: three, and five in every fourth")
+	chaosKeep     = flag.String("chaos.keep", "", "directory for what the nodes said in a round with a violation; default a temporary one")
+	rookeryd      = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")
+	rookeryctl    = flag.String("rookeryctl", "", "the rookeryctl to check with; default likewise")
 )
 
 func flagNames() (names []string) {
@@ -166,6 +167,7 @@ func (r *round) play(t *testing.T, sum *totals) (verdict func()) {
 	if err != nil {
 		t.Fatalf("chaos: seed %d: %v", r.seed, err)
 	}
+	defer c.interruptible()()
 	closed := false
 	defer func() {
 		if !closed {
@@ -173,7 +175,7 @@ func (r *round) play(t *testing.T, sum *totals) (verdict func()) {
 		}
 	}()
 	for _, n := range c.voters() {
-		if err := c.ready(n, backWithin); err != nil {
+		if err := c.ready(n, *chaosPatience); err != nil {
 			t.Fatalf("chaos: seed %d: %v\n%s", r.seed, err, n.log.tail(30))
 		}
 	}
@@ -318,8 +320,8 @@ func (r *round) final(c *cluster, l *load, ctl func(n *node, args ...string) ([]
 		if same {
 			break
 		}
-		if time.Since(begun) > backWithin {
-			c.fail("after %v without a write the nodes have applied %v", backWithin, applied)
+		if time.Since(begun) > *chaosPatience {
+			c.fail("after %v without a write the nodes have applied %v", *chaosPatience, applied)
 			break
 		}
 	}

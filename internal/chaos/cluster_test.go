@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -147,6 +149,24 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 	return c, nil
 }
 
+// interruptible has ^C end the round as a violation would: what was made on the
+// machine is removed. It returns what ends that.
+func (c *cluster) interruptible() (end func()) {
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case s := <-signals:
+			c.fail("this test was told to end: %v", s)
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
+}
+
 // voters are the nodes that founded the cluster.
 func (c *cluster) voters() []*node { return c.nodes[:len(c.nodes)-1] }
 
@@ -231,7 +251,7 @@ func (c *cluster) ready(n *node, timeout time.Duration) error {
 // close ends all processes and removes what was made.
 func (c *cluster) close() {
 	for _, n := range c.nodes {
-		n.signal(18) // SIGCONT
+		n.signal(syscall.SIGCONT)
 		n.kill()
 	}
 	for _, r := range c.relays {

@@ -217,14 +217,11 @@ func nameOf(n *node) string {
 	return n.name
 }
 
-// backWithin is how long a node may take to be there again, on a busy machine.
-const backWithin = 60 * time.Second
-
 func (f *faults) comesBack(n *node) {
 	if !f.c.alive() {
 		return
 	}
-	if err := f.c.ready(n, backWithin); err != nil {
+	if err := f.c.ready(n, *chaosPatience); err != nil {
 		f.c.fail("%v\n%s", err, n.log.tail(20))
 	}
 }
@@ -529,6 +526,14 @@ func (f *faults) fullDisk(n *node) error {
 
 // emptyDisk has a node lose its disk and be put in its own place again.
 func (f *faults) emptyDisk(n *node) error {
+	ref := client.ReplaceMember{Name: n.name}
+	err := f.insist("look for "+n.name, func(ctx context.Context, c *client.Client) (err error) {
+		ref.Old, err = memberID(ctx, c, n.name, 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	n.kill()
 	if err := n.wipe(); err != nil {
 		return err
@@ -549,34 +554,40 @@ func (f *faults) emptyDisk(n *node) error {
 	if err := n.start(); err != nil {
 		return err
 	}
-	err := f.insist("replace "+n.name, func(ctx context.Context, c *client.Client) error {
-		_, err := c.ReplaceMember(ctx, client.ReplaceMember{Name: n.name})
+	err = f.insist("replace "+n.name, func(ctx context.Context, c *client.Client) error {
+		r, err := c.ReplaceMember(ctx, ref)
+		switch {
+		case err == nil:
+			ref.New = r.Member.ID
+		case errors.Is(err, client.ErrNotWaiting), errors.Is(err, directory.ErrExists):
+			// Unless it waits still, this was done by a call whose answer was lost.
+			ref.New, err = memberID(ctx, c, n.name, ref.Old)
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	ref.Finish = true
 	return f.insist("finish the replacement of "+n.name, func(ctx context.Context, c *client.Client) error {
-		_, err := c.ReplaceMember(ctx, client.ReplaceMember{Name: n.name, Finish: true})
-		if errors.Is(err, client.ErrNotWaiting) {
-			// The answer to the finish was lost: it is a voter then.
-			st, err := c.Status(ctx, client.Linearizable())
-			if err != nil {
-				return err
-			}
-			members := 0
-			for _, m := range st.Nodes {
-				if m.Name == n.name && m.Voter {
-					members++
-				}
-			}
-			if members != 1 {
-				return fmt.Errorf("%w: %d voters are called %s", client.ErrUnavailable, members, n.name)
-			}
-			return nil
-		}
+		// With both ids, one that was finished by a call whose answer was lost is Unchanged.
+		_, err := c.ReplaceMember(ctx, ref)
 		return err
 	})
+}
+
+// memberID finds the id of the member of that name, which is another than not.
+func memberID(ctx context.Context, c *client.Client, name string, not uint64) (uint64, error) {
+	st, err := c.Status(ctx, client.Linearizable())
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range st.Nodes {
+		if m.Name == name && m.ID != not {
+			return m.ID, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: no member is called %s", client.ErrNotWaiting, name)
 }
 
 // insist makes a change of the membership until it is made.
@@ -587,7 +598,7 @@ func (f *faults) insist(what string, call func(context.Context, *client.Client) 
 	}
 	defer c.Close()
 	var last error
-	for begun := time.Now(); time.Since(begun) < backWithin; time.Sleep(100 * time.Millisecond) {
+	for begun := time.Now(); time.Since(begun) < *chaosPatience; time.Sleep(100 * time.Millisecond) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		last = call(ctx, c)
 		cancel()
@@ -599,7 +610,7 @@ func (f *faults) insist(what string, call func(context.Context, *client.Client) 
 			return fmt.Errorf("%s: %w", what, last)
 		}
 	}
-	return fmt.Errorf("%s: not after %v: %w", what, backWithin, last)
+	return fmt.Errorf("%s: not after %v: %w", what, *chaosPatience, last)
 }
 
 // guest has another node join, vote, and leave.
@@ -615,16 +626,9 @@ func (f *faults) guest(*node) error {
 		switch {
 		case err == nil:
 			ref.ID = r.Member.ID
-		case errors.Is(err, directory.ErrExists):
-			// It was added by a call whose answer was lost.
-			var st client.Status
-			if st, err = c.Status(ctx, client.Linearizable()); err == nil {
-				for _, m := range st.Nodes {
-					if m.Name == g.name {
-						ref.ID = m.ID
-					}
-				}
-			}
+		case errors.Is(err, client.ErrNotWaiting), errors.Is(err, directory.ErrExists):
+			// Unless it waits still, it was added by a call whose answer was lost.
+			ref.ID, err = memberID(ctx, c, g.name, 0)
 		}
 		return err
 	})

@@ -192,8 +192,9 @@ func TestLeaderLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
+	defer c.interruptible()()
 	for _, n := range c.voters() {
-		if err := c.ready(n, backWithin); err != nil {
+		if err := c.ready(n, *chaosPatience); err != nil {
 			t.Fatalf("%v\n%s", err, n.log.tail(30))
 		}
 	}
@@ -255,7 +256,7 @@ func TestLeaderLoss(t *testing.T) {
 		if err := way.give(c, leader); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.ready(leader, backWithin); err != nil {
+		if err := c.ready(leader, *chaosPatience); err != nil {
 			t.Fatalf("%v\n%s", err, leader.log.tail(30))
 		}
 		if i%30 == 29 {

@@ -54,10 +54,9 @@ func (n *node) start() error {
 	}, n.flags...)
 	cmd := exec.Command("ip", args...) // which becomes rookeryd
 	cmd.Stderr, cmd.Stdout = &n.log, &n.log
-	// One processor and a half for three nodes and the clients: no node is to
-	// believe that it has the machine for itself.
+	// No node is to take a large machine for its own.
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=2")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true} // ^C is for this process
 	if err := cmd.Start(); err != nil {
 		return err
 	}

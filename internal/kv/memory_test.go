@@ -57,3 +57,23 @@ func TestMemoryCrash(t *testing.T) {
 		t.Errorf("a discarded write shows: %q", got)
 	}
 }
+
+func TestMemoryCopy(t *testing.T) {
+	m := kv.NewMemory("b")
+	put := func(m *kv.Memory, k string) {
+		tx := m.Begin()
+		tx.Put("b", []byte(k), []byte("v"))
+		tx.Commit()
+	}
+	put(m, "old")
+	c := m.Copy()
+	put(m, "mine")
+	put(c, "its")
+	c.Crash()
+	if s := c.Snapshot(); s.Get("b", []byte("old")) == nil || s.Get("b", []byte("mine")) != nil || s.Get("b", []byte("its")) != nil {
+		t.Error("a copy holds what was committed when it was made, synced, and nothing of the other")
+	}
+	if s := m.Snapshot(); s.Get("b", []byte("its")) != nil || s.Size("b") != len("oldv")+len("minev") {
+		t.Errorf("the other has something of the copy, or %d octets", s.Size("b"))
+	}
+}

@@ -141,7 +141,10 @@ func (o *Oracle) List(user directory.UserID, groups []string) []directory.Mailbo
 			continue
 		}
 		lister := o.Route(name).Lister
-		if lister != "" && MaySee(b.facts[o.backend(lister).ID].ACL, user, groups) {
+		if lister == "" {
+			continue
+		}
+		if f := b.facts[o.backend(lister).ID]; f.State != directory.HeldReturn && MaySee(f.ACL, user, groups) {
 			listed = append(listed, name)
 		}
 	}

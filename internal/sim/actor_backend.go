@@ -594,7 +594,7 @@ func (b *backend) unmount(ctx context.Context) {
 			all = append(all, name)
 		}
 	}
-	if len(all) < 2 {
+	if len(all) < 2 || x.truth.server(b.name).drains {
 		return
 	}
 	begun, shaken, life := x.w.now, x.truth.shaken, b.life

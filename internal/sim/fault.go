@@ -6,6 +6,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/rookery-mail/rookery/raftstore"
 )
 
 // plan is what a seed has drawn for itself: how large and fast the cluster is,
@@ -78,6 +80,9 @@ func drawPlan(r *rand.Rand) plan {
 		}
 	}
 	p.every = p.unit / 4 << r.IntN(5)
+	if p.faults == nil {
+		p.faults = faults[:1]
+	}
 	switch r.IntN(12) {
 	case 0:
 		p.remake = recovered
@@ -126,24 +131,23 @@ var faults = []fault{
 	{"old copy", (*World).oldCopy},
 }
 
-// weather lets storms and calm follow each other for ever.
+// weather lets storms and calm follow each other.
 func (w *World) weather() {
-	for {
-		if !w.storm(w.some(4*w.plan.unit, 30*w.plan.unit)) || !w.calm() {
+	for w.now < w.until {
+		if !w.storm(min(w.until, w.now+w.some(4*w.plan.unit, 30*w.plan.unit))) || !w.calm() {
 			return
 		}
 	}
+	w.well = true
 }
 
-// storm lets faults come for so long.
-func (w *World) storm(d time.Duration) bool {
-	w.stormy = true
-	end := w.now + d
+// storm lets faults come until a time.
+func (w *World) storm(end time.Duration) bool {
 	for w.now < end {
 		if w.sleep(w.some(0, 2*w.plan.every)) != nil {
 			return false
 		}
-		if len(w.plan.faults) > 0 && !w.quiet() {
+		if !w.quiet() {
 			f := w.plan.faults[w.rnd.IntN(len(w.plan.faults))]
 			w.begun = f.name
 			f.do(w)
@@ -447,7 +451,6 @@ func (w *World) stopOne() {
 	}
 	w.hit("%s", n.name)
 	n.stop()
-	n.startAt(w.now + w.some(w.plan.unit, 4*w.plan.unit))
 }
 
 func (w *World) pauseOne() {
@@ -504,12 +507,10 @@ func (w *World) mayLose(n *node) bool {
 	if n.disk == nil || w.changing || w.remaking || !w.plan.members {
 		return false
 	}
-	for _, o := range w.nodes {
-		if o.fate != nil {
-			return false
-		}
-	}
-	return true
+	l := w.lead()
+	return l != nil && len(l.status.Voters) >= 3 && !slices.ContainsFunc(l.status.Members, func(m raftstore.Member) bool {
+		return m.Learner || w.gone(m.ID)
+	})
 }
 
 // damage destroys what is on a disk, which its node must notice when it starts:
@@ -550,7 +551,6 @@ func (w *World) oldCopy() {
 // calm ends the storm, waits until the cluster is well, which must not take long,
 // and lets it be for a while.
 func (w *World) calm() bool {
-	w.stormy = false
 	w.storms++
 	w.counts.Storms++
 	w.net.calm()
@@ -571,7 +571,7 @@ func (w *World) calm() bool {
 			return false
 		}
 	}
-	return w.recover() && w.putBack() && w.sleep(w.some(2*w.plan.unit, 10*w.plan.unit)) == nil
+	return w.recover() && w.ledger.bounded() && w.putBack() && w.sleep(w.some(2*w.plan.unit, 10*w.plan.unit)) == nil
 }
 
 // recover waits until writes are done again (I8), and then until all nodes have

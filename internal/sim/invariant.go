@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"bytes"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -275,43 +274,31 @@ func (g *ledger) flushed(n *node, before, after raftstore.Meta) {
 	p.flushed = max(p.flushed, before.Applied.Index)
 }
 
-// converged tells why the nodes that run do not have the same state; empty: they
-// have.
-func (g *ledger) converged() string {
-	var first *life
-	for _, n := range g.w.nodes {
-		l := n.life
-		if l == nil || n.disk == nil {
-			continue
-		}
-		if first == nil {
-			first = l
-			continue
-		}
-		ai, as := first.raft.Sum()
-		bi, bs := l.raft.Sum()
-		if ai != bi || as != bs {
-			return "nodes " + first.n.name + " and " + n.name + " have not the same state"
-		}
+// useful judges a snapshot that has just become a node's state: what follows it
+// must still be in the log of who has sent it, or the node needs another at once,
+// and so on for ever. One that took so long that the log could not be kept for it
+// does not count.
+func (g *ledger) useful(from *life, index uint64) {
+	if from.dead || !from.status.Leading || from.status.Applied > index+uint64(3*g.w.plan.logEntries) {
+		return
 	}
-	return ""
+	if u := from.raft.Usage(); u.LogAfter > index {
+		g.w.Fail("I8: node %s has sent a snapshot of index %d and keeps its log after %d only", from.n.name, index, u.LogAfter)
+	}
 }
 
-// sameRows compares all rows of two nodes, which their sums only stand for.
-func (g *ledger) sameRows(a, b *life) bool {
-	va, vb := a.raft.View(), b.raft.View()
-	defer va.Release()
-	defer vb.Release()
-	for _, bucket := range a.machine.Buckets() {
-		ia, ib := va.Iterate(bucket), vb.Iterate(bucket)
-		ka, xa := ia.Seek(nil)
-		kb, xb := ib.Seek(nil)
-		for ka != nil || kb != nil {
-			if !bytes.Equal(ka, kb) || !bytes.Equal(xa, xb) {
-				return false
-			}
-			ka, xa = ia.Next()
-			kb, xb = ib.Next()
+// bounded judges what nodes keep when all has been well for a moment (I9).
+func (g *ledger) bounded() bool {
+	p := &g.w.plan
+	for _, n := range g.w.nodes {
+		if n.life == nil {
+			continue
+		}
+		u := n.life.raft.Usage()
+		records, most := n.disk.log.Records(), 8*p.logEntries+int(p.markBytes/20)+2000
+		if u.LogEntries > 5*p.logEntries+int(p.markBytes/20)+500 || u.Waiting > 200 || u.Reads > 200 || u.Queued > 1000 || u.OverlayKeys > 4*p.flushKeys+2000 || u.Readers > 3 || records > most {
+			g.w.Fail("I9: node %s keeps too much: %d records in its log on disk, at most %d; flushed %d; plan %+v; %s", n.name, records, most, n.life.raft.Status().Flushed, g.w.plan, g.w.situation())
+			return false
 		}
 	}
 	return true

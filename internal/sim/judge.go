@@ -24,7 +24,6 @@ type judge struct {
 	log      []entry
 	requests map[request]*done
 	acked    uint64 // the highest revision that anybody was answered with
-	told     string // the last command, for people
 }
 
 // entry is a command of the log.
@@ -326,6 +325,29 @@ func (j *judge) whole(l *life) {
 	if d, err := j.o.Difference(l.machine, v); err != nil || d != "" {
 		w.Fail("node %s at revision %d differs from the rules: %s %v", l.n.name, at, d, err)
 	}
+}
+
+// tail lists the last commands of the log; those about a name only, if one is given.
+func (j *judge) tail(n int, about string) string {
+	var lines []string
+	for i := len(j.log) - 1; i >= 0 && len(lines) < n; i-- {
+		e := &j.log[i]
+		text := oracle.FormatCommand(e.c)
+		if about != "" {
+			var with []string
+			for _, line := range strings.Split(text, "\n") {
+				if strings.Contains(line+" ", " "+about+" ") {
+					with = append(with, line)
+				}
+			}
+			text = strings.Join(with, " ")
+		}
+		if text != "" {
+			lines = append(lines, fmt.Sprintf("%d +%v %s %s: %s", e.rev, e.elapsed, e.c.By, text, oracle.FormatResult(e.got)))
+		}
+	}
+	slices.Reverse(lines)
+	return strings.Join(lines, "\n")
 }
 
 // end looks at every node.

@@ -96,44 +96,54 @@ func (w *World) change() error {
 		// Whether the last change will be, only a later one decides.
 		return w.reconfigure(raftstore.Change{Member: raftstore.Member{ID: l.n.id, Name: l.n.name}, Describe: true})
 	}
-	var lost, spare *node
+	// What disks that are lost, and changes that were left half done, have made of
+	// the members.
+	var dead raftstore.Member // a voter
+	var learner, spare *node
+	for _, m := range st.Members {
+		switch n, gone := w.byID[m.ID], w.gone(m.ID); {
+		case m.Learner && gone:
+			w.counts.Fault("learner removed", 1)
+			return w.reconfigure(raftstore.Change{Member: m, Remove: true})
+		case m.Learner:
+			learner = n
+		case gone:
+			dead = m
+		}
+	}
 	for _, n := range w.nodes {
-		switch {
-		case n.fate != nil:
-			lost = n
-		case !slices.ContainsFunc(st.Members, isMember(n.id)):
+		if n.fate != nil || !slices.ContainsFunc(st.Members, isMember(n.id)) {
 			spare = n
 		}
 	}
-	// What an earlier change left half done: learners that nobody is, or that have
-	// not got their vote.
-	for _, m := range st.Members {
-		if !m.Learner {
-			continue
-		}
-		if n := w.byID[m.ID]; n == nil || n.id != m.ID || n.disk == nil {
-			w.counts.Fault("learner removed", 1)
-			return w.reconfigure(raftstore.Change{Member: m, Remove: true})
-		} else if lost == nil {
-			return w.grow(n)
-		}
-	}
+	voter := func() raftstore.Member { return raftstore.Member{ID: st.Voters[w.rnd.IntN(len(st.Voters))]} }
 	switch {
-	case lost != nil:
-		return w.replace(lost, lost)
+	case learner != nil && dead.ID != 0:
+		w.counts.Fault("member replaced", 1)
+		return w.reconfigure(raftstore.Change{Member: raftstore.Member{ID: learner.id, Name: learner.name}}, raftstore.Change{Member: dead, Remove: true})
+	case learner != nil:
+		return w.grow(learner)
+	case dead.ID != 0 && spare != nil:
+		return w.replace(dead, spare)
+	case dead.ID != 0:
+		return w.remove(dead)
 	case spare != nil && w.rnd.IntN(2) == 0 && len(st.Voters) >= 3:
-		// In one joint change.
-		return w.replace(w.byID[st.Voters[w.rnd.IntN(len(st.Voters))]], spare)
+		return w.replace(voter(), spare)
 	case spare != nil:
 		return w.grow(spare)
 	case len(st.Voters) > w.plan.voters:
-		gone := w.byID[st.Voters[w.rnd.IntN(len(st.Voters))]]
 		if w.rnd.IntN(2) == 0 {
-			gone = l.n
+			return w.remove(raftstore.Member{ID: l.n.id})
 		}
-		return w.remove(gone)
+		return w.remove(voter())
 	}
 	return nil
+}
+
+// gone tells whether the disk of a member is no more, or not to be used.
+func (w *World) gone(id uint64) bool {
+	n := w.byID[id]
+	return n == nil || n.id != id || n.disk == nil || n.fate != nil
 }
 
 // wipe takes a node out of service and its disk away.
@@ -209,45 +219,31 @@ func (w *World) grow(n *node) error {
 	return w.reconfigure(raftstore.Change{Member: m})
 }
 
-// replace puts a new node, on an empty disk, in the place of an old one. They may
-// be the same machine.
-func (w *World) replace(old, by *node) error {
-	if old == nil {
-		return nil
-	}
-	was, name := old.id, old.name
-	if old == by && old.life != nil {
-		return nil
-	}
+// replace puts a node on an empty disk in the place of a voter, in one joint
+// change. It may be the same machine.
+func (w *World) replace(old raftstore.Member, by *node) error {
 	m, err := w.learn(by)
 	if err != nil || m.ID == 0 {
 		return err
 	}
 	m.Learner = false
 	w.counts.Fault("member replaced", 1)
-	if err := w.reconfigure(raftstore.Change{Member: m}, raftstore.Change{Member: raftstore.Member{ID: was, Name: name}, Remove: true}); err != nil {
+	if err := w.reconfigure(raftstore.Change{Member: m}, raftstore.Change{Member: old, Remove: true}); err != nil {
 		return err
 	}
-	if old != by {
-		return w.retire(old, was)
-	}
-	return nil
+	return w.retire(w.byID[old.ID], old.ID)
 }
 
-func (w *World) remove(n *node) error {
-	if n == nil {
-		return nil
-	}
-	was := n.id
-	if l := w.lead(); l != nil && l.n == n {
+func (w *World) remove(m raftstore.Member) error {
+	if l := w.lead(); l != nil && l.n.id == m.ID {
 		w.counts.Fault("leader removed", 1)
 	} else {
 		w.counts.Fault("member removed", 1)
 	}
-	if err := w.reconfigure(raftstore.Change{Member: raftstore.Member{ID: was, Name: n.name}, Remove: true}); err != nil {
+	if err := w.reconfigure(raftstore.Change{Member: m, Remove: true}); err != nil {
 		return err
 	}
-	return w.retire(n, was)
+	return w.retire(w.byID[m.ID], m.ID)
 }
 
 // retire takes a machine away whose member was removed, after a while in which it
@@ -257,7 +253,7 @@ func (w *World) retire(n *node, id uint64) error {
 		return err
 	}
 	l, st, err := w.sure()
-	if l != nil && n.id == id && !slices.ContainsFunc(st.Members, isMember(id)) {
+	if l != nil && n != nil && n.id == id && !slices.ContainsFunc(st.Members, isMember(id)) {
 		n.wipe()
 	}
 	return err

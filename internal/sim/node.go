@@ -55,7 +55,8 @@ type life struct {
 	dead, stopping  bool
 	watchdog        raftstore.Watchdog
 	probing         bool
-	slow            int // accesses of the disk that the watchdog looks at
+	sends           map[uint64]int // snapshots begun, by the id that they are for
+	slow            int            // accesses of the disk that the watchdog looks at
 	status          raftstore.Status
 
 	changed, led []*wait // who waits for an apply, for another leader
@@ -76,7 +77,7 @@ func (n *node) start() error {
 	if replay == nil {
 		return fmt.Errorf("%w: the log", raftstore.ErrCorrupt)
 	}
-	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far}
+	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far, sends: map[uint64]int{}}
 	l.cluster = clusterOf{meta.Identity.Cluster, meta.Identity.Incarnation}
 	applied := &replica{server.Applied(l.machine), l}
 	if err := raftstore.Verify(n.disk.state, applied); err != nil {
@@ -334,8 +335,8 @@ func (w *World) lost(gone *node) {
 	}
 }
 
-// stop ends a process in order: it hands its leadership over, finishes what it
-// has begun and writes it to disk. It takes a process of its own.
+// stop ends a process in order, and starts it again: it hands its leadership over,
+// finishes what it has begun and writes it to disk. It takes a process of its own.
 func (n *node) stop() {
 	l := n.life
 	if l == nil || l.stopping {
@@ -378,10 +379,9 @@ func (n *node) stop() {
 			return
 		}
 		w.ledger.state(l)
-		back := n.back
 		l.end(raftstore.ErrClosed)
-		n.back = back
 		w.lost(n)
+		n.down(false)
 	})
 }
 
@@ -527,6 +527,8 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 	w := l.w
 	w.counts.Sent++
 	id, term, cluster := m.GetTo(), m.GetTerm(), l.cluster
+	l.sends[id]++
+	turn := l.sends[id]
 	report := func(ok bool) {
 		if !l.dead {
 			l.unpaused(func() {
@@ -535,20 +537,15 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			})
 		}
 	}
-	lost := func() { w.after(w.plan.unit/4, func() { report(false) }) }
-	image := l.n.disk.state.Copy()
-	size := 64 + image.Size()
-	link := &w.net.links[l.n.slot][to.slot]
-	took := w.some(0, w.plan.unit/2)
-	if link.rate > 0 {
-		took += time.Duration(int64(size) * int64(time.Second) / link.rate)
-	}
-	w.after(took, func() {
+	// The image is of when its turn comes, which may be later than what Raft has
+	// named, and then takes its time on the wire.
+	w.after(w.some(0, w.plan.unit/4), func() {
 		var out bytes.Buffer
-		if l.dead {
+		if l.dead || l.stopping {
 			return
 		}
-		if _, err := raftstore.Save(image, &out); err != nil {
+		h, err := raftstore.Save(l.n.disk.state, &out)
+		if err != nil {
 			w.Fail("node %s: save a snapshot: %v", l.n.name, err)
 			return
 		}
@@ -556,45 +553,58 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 		if w.plan.badSnapshots > 0 && w.rnd.Float64() < w.plan.badSnapshots {
 			if w.rnd.IntN(2) == 0 {
 				w.counts.Fault("snapshot lost", 1)
-				lost()
+				w.after(w.plan.unit/4, func() { report(false) })
 				return
 			}
 			w.counts.Fault("snapshot damaged", 1)
 			data[w.rnd.IntN(len(data))] ^= 1 << w.rnd.IntN(8)
 		}
-		arrived := false
-		if !w.net.carry(l.n.slot, to.slot, func() {
-			there := to.life
-			if arrived {
-				return
-			}
-			arrived = true
-			if there == nil || there.cluster != cluster || to.id != id {
-				lost()
-				return
-			}
-			there.unpaused(func() {
-				there.takeSnapshot(data, l.n.id, term, func(ok bool) {
-					if !w.net.carry(to.slot, l.n.slot, func() { report(ok) }) {
-						lost()
-					}
-				})
-			})
-		}) {
-			lost()
+		took := w.some(0, w.plan.unit/4)
+		if rate := w.net.links[l.n.slot][to.slot].rate; rate > 0 {
+			took += time.Duration(int64(len(data)) * int64(time.Second) / rate)
 		}
-		// Until it hears of it, Raft sends that node nothing else.
-		w.after(took+8*w.plan.unit, func() {
-			if !arrived {
+		answered := false
+		answer := func(ok bool) {
+			if !answered {
+				answered = true
+				report(ok)
+			}
+		}
+		lost := func() { w.after(w.plan.unit/4, func() { answer(false) }) }
+		w.after(took, func() {
+			arrived := false
+			if !w.net.carry(l.n.slot, to.slot, func() {
+				if arrived {
+					return // a stream has nothing twice
+				}
 				arrived = true
-				report(false)
+				there := to.life
+				if there == nil || there.cluster != cluster || to.id != id {
+					lost()
+					return
+				}
+				there.unpaused(func() {
+					there.takeSnapshot(data, l, term, func(ok bool) {
+						if ok && !answered && turn == l.sends[id] {
+							w.ledger.useful(l, h.Index)
+						}
+						if !w.net.carry(to.slot, l.n.slot, func() { answer(ok) }) {
+							lost()
+						}
+					})
+				})
+			}) {
+				lost()
 			}
 		})
+		// Until it hears of it, Raft sends that node nothing else: a connection that
+		// has broken without a word is given up.
+		w.after(took+8*w.plan.unit, func() { answer(false) })
 	})
 }
 
 // takeSnapshot proves what has arrived, and offers it to Raft.
-func (l *life) takeSnapshot(data []byte, from, term uint64, answer func(ok bool)) {
+func (l *life) takeSnapshot(data []byte, from *life, term uint64, answer func(ok bool)) {
 	if l.dead || l.stopping {
 		answer(false)
 		return
@@ -610,7 +620,7 @@ func (l *life) takeSnapshot(data []byte, from, term uint64, answer func(ok bool)
 		answer(false)
 		return
 	}
-	l.raft.Install(staged, from, term, func(err error) {
+	l.raft.Install(staged, from.raft.Status().Identity.Node, term, func(err error) {
 		switch {
 		case err == nil:
 			l.w.counts.Installed++

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -17,9 +16,6 @@ import (
 	"testing"
 	"testing/cryptotest"
 	"time"
-
-	"github.com/rookery-mail/rookery/directory"
-	"github.com/rookery-mail/rookery/directory/machine"
 )
 
 var (
@@ -212,8 +208,12 @@ func run(t *testing.T, seed uint64, d time.Duration, log *slog.Logger) result {
 	cryptotest.SetGlobalRandom(t, seed)
 	begun := cpuTime()
 	w := NewWorld(seed, log)
-	plain(w)
+	x := NewWorkload(w)
+	x.Start()
 	w.Run(d)
+	if w.Failure() == "" {
+		x.Check()
+	}
 	w.Close()
 	return result{seed, w.Failure(), w.Digest(), cpuTime() - begun, w.counts}
 }
@@ -225,45 +225,5 @@ func TestDeterministic(t *testing.T) {
 		if a.Digest != b.Digest || a.Failure != "" || a.Counts.Events != b.Counts.Events {
 			t.Errorf("two runs of seed %d: digests %x and %x, %d and %d events, %s %s", seed, a.Digest, b.Digest, a.Counts.Events, b.Counts.Events, a.Failure, b.Failure)
 		}
-	}
-}
-
-// plain starts writers and readers that use the stores by themselves, without
-// servers.
-func plain(w *World) {
-	for i := range 4 {
-		w.Go(fmt.Sprint("plain ", i), func(ctx context.Context) {
-			for n := uint64(1); ; n++ {
-				if Sleep(ctx, w.some(0, w.plan.unit/8)) != nil {
-					return
-				}
-				l := w.nodes[w.rnd.IntN(len(w.nodes))].life
-				if l == nil {
-					continue
-				}
-				var err error
-				switch w.rnd.IntN(3) {
-				case 0:
-					name := directory.MailboxName(fmt.Sprintf("user.u%d.f%d", w.rnd.IntN(20), w.rnd.IntN(10)))
-					_, err = l.store.Propose(ctx, machine.EncodeCommand(machine.Command{
-						Client: fmt.Sprint("plain", i), Sequence: n, By: "operator:sim",
-						Op: machine.Assert{Mailbox: name, Server: directory.BackendName(fmt.Sprintf("be%d.example.com", w.rnd.IntN(4)))},
-					}))
-				case 1:
-					v, e := l.store.Linearizable(ctx)
-					if err = e; e == nil {
-						v.Release()
-					}
-				default:
-					v, e := l.store.Local()
-					if err = e; e == nil {
-						v.Release()
-					}
-				}
-				if errors.Is(err, errEnded) {
-					return
-				}
-			}
-		})
 	}
 }

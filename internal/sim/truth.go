@@ -57,6 +57,7 @@ type known struct {
 	countsRev uint64
 	gone      bool                           // lost or retired, or it was asked for
 	wasGone   bool                           // ever
+	drains    bool                           // perhaps with approval: the guard lets it withdraw
 	mates     map[directory.BackendName]bool // were ever in its group
 	confirmed map[uint32]bool                // by incarnation: somebody asked for it
 	stranger  bool                           // it is nobody's; its claims count for nothing
@@ -141,6 +142,7 @@ func (t *truth) sent(s *session, op machine.Op) {
 			k := t.server(op.Server)
 			if *op.State == directory.BackendDraining {
 				t.shaken++
+				k.drains = true
 			}
 			if op.State.Gone() || k.gone {
 				k.gone, k.wasGone = true, true
@@ -169,7 +171,17 @@ func (t *truth) sent(s *session, op machine.Op) {
 				t.server(op.Server).confirmed[life] = true
 			}
 		}
-	case machine.DecideHeld, changeSettings:
+	case machine.DecideHeld:
+		t.shaken++
+		if op.Approve {
+			// What a primary withdrew goes for its group, whoever has stated it since.
+			t.forgetAll(op.Server)
+			for mate := range t.server(op.Server).mates {
+				t.forgetAll(mate)
+			}
+			t.dangers = append(t.dangers, danger{client: s.client})
+		}
+	case changeSettings:
 		t.shaken++
 	}
 }
@@ -246,7 +258,8 @@ func (t *truth) acked(s *session, op machine.Op, e machine.Effect, rev uint64, b
 				}
 			}
 		}
-		if k.gone || k.stranger || t.endangered(op.Mailbox) || rev < t.last[op.Mailbox] || op.Deactivated || t.server(op.Server).gone {
+		// What an operator decided is gone through by Ticks that follow.
+		if k.gone || k.stranger || op.Deactivated || t.endangered(op.Mailbox) || rev < t.last[op.Mailbox] || t.x.judge.o.Sweeping() {
 			return
 		}
 		if t.certain[op.Mailbox] == nil {
@@ -270,7 +283,7 @@ func (t *truth) acked(s *session, op machine.Op, e machine.Effect, rev uint64, b
 				t.last[name] = max(t.last[name], rev)
 			}
 		}
-	case machine.SetGroup:
+	case machine.SetGroup, machine.DecideHeld:
 		for name := range t.claimed {
 			t.last[name] = max(t.last[name], rev)
 		}
@@ -281,6 +294,7 @@ func (t *truth) acked(s *session, op machine.Op, e machine.Effect, rev uint64, b
 		}
 		if op.State != nil && !op.State.Gone() {
 			k.gone = false
+			k.drains = *op.State == directory.BackendDraining
 			for name := range t.claimed {
 				if t.claimed[name][op.Server] != nil {
 					t.last[name] = max(t.last[name], rev)
@@ -339,6 +353,7 @@ func (t *truth) restored(incarnation, lostAfter uint64) {
 	}
 	for _, k := range t.servers {
 		k.gone = k.wasGone // it may be so again
+		k.drains = k.wasGone || k.drains
 		k.counts = k.counts && k.countsRev <= lostAfter
 	}
 }

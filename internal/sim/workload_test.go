@@ -13,6 +13,8 @@ var (
 	workFirst = flag.Uint64("work.first", 1, "the first seed of TestWorkload")
 	workSeeds = flag.Int("work.seeds", 3, "how many seeds TestWorkload plays")
 	workTime  = flag.Duration("work.time", 300*time.Second, "how long each of them is")
+	workAbout = flag.String("work.about", "", "of a failed seed the last commands about this name are shown")
+	workTail  = flag.Int("work.tail", 20, "how many")
 	workLog   = flag.Bool("work.log", false, "what the nodes say")
 )
 
@@ -33,7 +35,7 @@ func play(t *testing.T, seed uint64, d time.Duration) (*World, *Workload) {
 	}
 	w.Close()
 	if w.Failure() != "" {
-		t.Errorf("seed %d: VIOLATION %s", seed, w.Failure())
+		t.Errorf("seed %d: VIOLATION %s\nthe log ends with\n%s", seed, w.Failure(), x.judge.tail(*workTail, *workAbout))
 	}
 	return w, x
 }

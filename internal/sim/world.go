@@ -34,12 +34,13 @@ type World struct {
 	onRestore []func(incarnation, lostAfter uint64)
 
 	// What the weather is like.
-	stormy     bool
-	storms     int    // that are over
-	begun      string // the fault that is being made
-	changing   bool   // an operator is at work on the membership
-	unsure     bool   // whether the last change of it will be
-	remaking   bool   // the cluster is made anew
+	until      time.Duration // when the last storm ends
+	well       bool          // and all has been well again since
+	storms     int           // that are over
+	begun      string        // the fault that is being made
+	changing   bool          // an operator is at work on the membership
+	unsure     bool          // whether the last change of it will be
+	remaking   bool          // the cluster is made anew
 	old        *oldDisk
 	firstWrite time.Duration // after the last storm
 
@@ -135,16 +136,14 @@ func (w *World) Fail(format string, args ...any) {
 // Failure is what was said first to Fail; empty if nothing was.
 func (w *World) Failure() string { return w.failure }
 
-// Run lets so much time pass.
+// Run lets so much time pass, and then what it takes until the last storm is over
+// and all is well.
 func (w *World) Run(d time.Duration) {
-	end := w.now + d
-	for w.failure == "" && w.next(end) {
+	w.until, w.well = w.now+d, false
+	for w.failure == "" && !w.well && w.next(far) {
 		if w.counts.Events++; w.counts.Events%4096 == 0 {
 			w.forget()
 		}
-	}
-	if w.failure == "" {
-		w.now = end
 	}
 }
 

@@ -131,7 +131,7 @@ func rolling(t *testing.T, name string) {
 
 	notYet := func() {
 		t.Helper()
-		refused(t, present, nodes, []string{"not in force yet"}, "backends", "set", "be0.load.test", "--state", "full")
+		refused(t, present, nodes, []string{"not in force yet"}, "backends", "set", "be1.busy.test", "--state", "full")
 	}
 	mixed := func() {
 		t.Helper()
@@ -190,7 +190,7 @@ func rolling(t *testing.T, name string) {
 	must(t, present, nodes, "cluster-version", "finalize", "--yes")
 	l.raised.Store(true)
 	l.goesOn("cluster version 2")
-	must(t, present, nodes, "backends", "set", "be0.load.test", "--state", "full")
+	must(t, present, nodes, "backends", "set", "be1.busy.test", "--state", "full")
 
 	// The way back is closed.
 	away.stop()

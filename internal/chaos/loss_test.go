@@ -236,9 +236,11 @@ func TestLeaderLoss(t *testing.T) {
 		w := i % len(lossWays)
 		way := lossWays[w]
 		time.Sleep(time.Duration(200+rng.IntN(400)) * time.Millisecond)
-		leader := c.leader()
-		if leader == nil {
-			t.Fatal("chaos: nobody leads")
+		var leader *node
+		for begun := time.Now(); leader == nil; leader = c.leader() {
+			if time.Since(begun) > *chaosPatience {
+				t.Fatalf("chaos: nobody leads after %v", *chaosPatience)
+			}
 		}
 		for n, r := range readers {
 			r.armed.Store(n != leader)

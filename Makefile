@@ -10,7 +10,7 @@ PROGRAMS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
 LDFLAGS  := -X $(MODULE)/internal/obs.version=$(VERSION)
 
 # Where two goroutines meet: the packages that are also tested with -race.
-RACE := $(patsubst %,./%/...,$(wildcard raftstore server client internal/kv internal/mtls internal/obs directory/machine))
+RACE := $(patsubst %,./%/...,$(wildcard raftstore server client internal/kv internal/mtls internal/obs directory/machine adapter/mupdate))
 
 TOOLS      := bin/tools
 BUF        := $(TOOLS)/buf

@@ -105,6 +105,13 @@ type Reservation struct {
 	Remaining time.Duration // until it lapses, if nothing more is heard
 }
 
+// Vanished is a name that no backend's fact counts for any more.
+type Vanished struct {
+	Mailbox directory.MailboxName
+	NewName directory.MailboxName // what it was renamed to; empty if it was not
+	Age     time.Duration
+}
+
 // Hold is an operator's or a switchover's "not now".
 type Hold struct {
 	Kind      directory.HoldKind

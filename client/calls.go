@@ -348,6 +348,25 @@ func (s *Session) ListSubscriptions(ctx context.Context, user directory.UserID, 
 	})
 }
 
+// ListVanished yields the names that are no more, while that is remembered, in name
+// order. After an error, which it yields last, what came before is not all.
+func (s *Session) ListVanished(ctx context.Context, opts ...ReadOption) iter.Seq2[Vanished, error] {
+	return pages(func(page string) ([]Vanished, string, error) {
+		m, _, err := ask(ctx, s, s.read(opts), func(ctx context.Context, n *node, c *apiv1.Consistency) (*apiv1.ListVanishedResponse, error) {
+			return n.directory.ListVanished(ctx, &apiv1.ListVanishedRequest{Consistency: c, PageToken: page})
+		})
+		out := make([]Vanished, len(m.GetVanished()))
+		for i, v := range m.GetVanished() {
+			out[i] = Vanished{
+				Mailbox: directory.MailboxName(v.GetMailbox()),
+				NewName: directory.MailboxName(v.GetNewName()),
+				Age:     millis(v.GetAgeMs()),
+			}
+		}
+		return out, m.GetNextPageToken(), err
+	})
+}
+
 // Batch does several writes in one step, at most 10,000: one revision, a Result
 // for each in their order, with Err set for those refused. A refused one changes
 // nothing and stops nothing.

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-o", dir+"/", "./rookeryd", "./rookeryctl")
+		build := exec.Command("go", "build", "-o", dir+"/", "./rookeryd", "./rookeryctl", "./rookery-gateway")
 		build.Stdout, build.Stderr = os.Stdout, os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "building the programs:", err)
@@ -80,6 +80,7 @@ func TestMain(m *testing.M) {
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
 //	keep NAME           $NAME is the last stdout
+//	mupdate ...         see mupdateCommand
 //	flip FILE           turn a bit over in the middle of a file
 //	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
@@ -106,6 +107,7 @@ func TestScripts(t *testing.T) {
 			"shape":     shape,
 			"repeat":    repeat,
 			"keep":      keep,
+			"mupdate":   mupdateCommand,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
 			},

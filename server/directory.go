@@ -300,6 +300,36 @@ func (d *directoryService) ListSubscriptions(ctx context.Context, req *apiv1.Lis
 	return out, nil
 }
 
+func (d *directoryService) ListVanished(ctx context.Context, req *apiv1.ListVanishedRequest) (*apiv1.ListVanishedResponse, error) {
+	s := d.s
+	after, err := openPage(req.GetPageToken(), "vanished")
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.read(ctx, req.GetConsistency())
+	if err != nil {
+		return nil, err
+	}
+	defer r.Release()
+	list, next, err := s.machine.Vanished(r, after, pageSize(req.GetPageSize(), machine.MaxVanished))
+	if err != nil {
+		return nil, err
+	}
+	sight, err := s.machine.Look(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &apiv1.ListVanishedResponse{Vanished: make([]*apiv1.Vanished, len(list)), NextPageToken: page(next, "vanished")}
+	for i := range list {
+		t := &list[i]
+		out.Vanished[i] = &apiv1.Vanished{Mailbox: string(t.Name), NewName: string(t.NewName), AgeMs: uint64(since(sight.Now(), t.Time))}
+	}
+	if out.Header, err = s.headerOf(&r); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (d *directoryService) Assert(ctx context.Context, req *apiv1.AssertRequest) (*apiv1.AssertResponse, error) {
 	op, err := assertOf(callerOf(ctx), req.GetAssert())
 	if err != nil {

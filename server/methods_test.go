@@ -196,6 +196,9 @@ func TestEveryMethod(t *testing.T) {
 	if got := ok(s, bound(d.ListSubscriptions), &apiv1.ListSubscriptionsRequest{User: "alice"}).GetMailboxes(); !slices.Equal(got, []string{"user.alice.Work"}) {
 		t.Errorf("ListSubscriptions: got %v", got)
 	}
+	if got := ok(s, bound(d.ListVanished), &apiv1.ListVanishedRequest{PageSize: 1}).GetVanished(); len(got) != 0 {
+		t.Errorf("ListVanished: got %v", got)
+	}
 	rows, _, _, err = n.listed(t, &apiv1.ListRequest{User: "alice", Patterns: []string{"%"}, Selection: &apiv1.ListSelection{Subscribed: true, RecursiveMatch: true}})
 	if err != nil || len(rows) != 1 || rows[0].GetClientName() != "INBOX" || !rows[0].GetChildSubscribed() {
 		t.Errorf("List of what is subscribed: got %v, %v", rows, err)

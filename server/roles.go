@@ -90,6 +90,7 @@ var roles = map[string]rule{
 	apiv1.DirectoryService_Rights_FullMethodName:            ruleRead,
 	apiv1.DirectoryService_Find_FullMethodName:              ruleRead,
 	apiv1.DirectoryService_ListSubscriptions_FullMethodName: ruleRead,
+	apiv1.DirectoryService_ListVanished_FullMethodName:      ruleRead,
 	apiv1.DirectoryService_Assert_FullMethodName:            ruleState,
 	apiv1.DirectoryService_Retract_FullMethodName:           ruleState,
 	apiv1.DirectoryService_Reserve_FullMethodName:           ruleState,

@@ -36,7 +36,7 @@ func TestRolesAreWhole(t *testing.T) {
 
 // The policy, once more and the other way round: by role.
 func TestPolicy(t *testing.T) {
-	const reads = "Lookup LookupMany LookupUser List Rights Find ListSubscriptions Watch Status ListBackends ListGroups ListHolds ListHeld ListForks ListMoves GetSettings ListAlarms GetClusterVersion"
+	const reads = "Lookup LookupMany LookupUser List Rights Find ListSubscriptions ListVanished Watch Status ListBackends ListGroups ListHolds ListHeld ListForks ListMoves GetSettings ListAlarms GetClusterVersion"
 	const states = "Assert Retract Reserve Release Deactivate Rename ConfirmBackend Totals Compare"
 	for _, test := range []struct {
 		role Role

@@ -9,7 +9,7 @@
 // the cluster of an empty directory; members.go is what a node knows of the
 // others; health.go and http.go say how it is; readonly.go is what is left of it
 // when its disk takes no writes; reseed.go gets it another node's state when its
-// own is not to be used.
+// own is not to be used; mupdate.go answers Cyrus.
 package main
 
 import (

@@ -235,6 +235,11 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 	if n.listeners.unix != nil {
 		g.Go(func() error { return api.Serve(n.listeners.unix) })
 	}
+	adapters, actx := errgroup.WithContext(gctx)
+	if s := n.s.mupdate; s.Listen != "" {
+		adapters.Go(func() error { return n.serveMUPDATE(actx, api) })
+	}
+	g.Go(adapters.Wait)
 	g.Go(func() error {
 		if err := server.BeginAs(gctx, store, n.rules, n.agreed); err != nil && gctx.Err() == nil && !errors.Is(err, raftstore.ErrStopped) {
 			return err
@@ -257,6 +262,7 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 			failed = fmt.Errorf("the node stopped: %w", store.Err())
 		case <-gctx.Done():
 			_ = n.notify.tell("STOPPING=1\nSTATUS=closing")
+			_ = adapters.Wait() // they are clients of this node: what they have begun ends first
 			n.resign(store)
 		}
 		api.Close(context.Background())

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/rookery-mail/rookery/adapter/mupdate"
 	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/raftstore/peer"
 )
@@ -29,6 +30,7 @@ type settings struct {
 	listenDebug     string
 	listenUnix      string
 	tls             mtls.Paths
+	mupdate         mupdate.Settings
 	initialCluster  string
 	founders        []peer.Founder // of initialCluster
 	joinList        string
@@ -104,6 +106,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Var(&s.logSize, "log-size", "`size` of the log that is kept for nodes that lag, also in memory; one that lags further gets a snapshot; while that is on its way, up to four times as much; 0 for 64MiB")
 	fs.Var(&s.logSegment, "log-segment", "`size` of one file of the log, allocated before it is needed, and how much log is written between two points from which a start can read it; 0 for 64MiB")
 	s.identityFlags(fs)
+	s.mupdate.Register(fs)
 	fs.StringVar(&s.config, "config", "", "`file` with more settings")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
@@ -206,6 +209,9 @@ func (s *settings) check() error {
 	}
 	if s.logFormat != "text" && s.logFormat != "json" {
 		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
+	}
+	if err := s.mupdate.Check(s.secured()); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return s.checkIdentity()
 }

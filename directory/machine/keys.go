@@ -192,6 +192,7 @@ const (
 	dueHold        byte = 2 // key: a key of bucketHold
 	dueTombstone   byte = 3 // key: order key
 	dueRequests    byte = 4 // key: none
+	dueWithdrawing byte = 5 // key: server and order key
 )
 
 func deadlineKey(at directory.Time, kind byte, key []byte) []byte {

@@ -1,6 +1,11 @@
 package machine
 
-import "github.com/rookery-mail/rookery/directory"
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/rookery-mail/rookery/directory"
+)
 
 // retract: facts out. The rule is this package's doc.go, "Retract".
 func (a *apply) retract(op Retract) (Result, error) {
@@ -29,6 +34,9 @@ func (a *apply) retract(op Retract) (Result, error) {
 	case op.Tentative && f.State == directory.Active:
 		f.State = directory.Withdrawing
 		a.touch(f)
+		if a.cluster.Version >= versionLapse {
+			a.schedule(a.clk.Time+a.settings.ReserveGrace, dueWithdrawing, serverNameKey(b.ID, op.Mailbox))
+		}
 		return Result{Effect: Changed}, a.save(e, directory.ChangeMailbox, b.ID)
 	case op.Tentative:
 		return Result{Effect: Unchanged}, nil
@@ -72,6 +80,37 @@ func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how direct
 		a.bury(directory.Tombstone{Name: mb.Name, How: how, Server: b.ID, NewName: newName})
 	}
 	return a.save(e, directory.ChangeMailbox, b.ID)
+}
+
+// lapseWithdrawing ends an announcement that nothing followed: who made it, or who
+// made it for its server, is gone. The fact is active again, for a mailbox that may
+// be there is not to be absent. It was made since versionLapse is in force; one from
+// before has no end. Of a later announcement, or after the grace has
+// grown, its time has not come.
+func (a *apply) lapseWithdrawing(key []byte) error {
+	if len(key) < 4 {
+		return fmt.Errorf("%w: deadline of a withdrawal, key %q", ErrCorrupt, key)
+	}
+	server := directory.ServerID(binary.BigEndian.Uint32(key))
+	name, err := storedName(key[4:])
+	if err != nil {
+		return err
+	}
+	e, err := a.edit(name)
+	if err != nil {
+		return err
+	}
+	f := e.mb.Fact(server)
+	if f == nil || f.State != directory.Withdrawing {
+		return nil
+	}
+	if end := f.Changed + a.settings.ReserveGrace; end > a.clk.Time {
+		a.schedule(end, dueWithdrawing, key)
+		return nil
+	}
+	f.State = directory.Active
+	a.touch(f)
+	return a.save(e, directory.ChangeMailbox, server)
 }
 
 // deactivate gives a mailbox up in a move.

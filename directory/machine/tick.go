@@ -117,6 +117,8 @@ func (a *apply) lapseOne(kind byte, key []byte) error {
 		return a.lapseTombstone(key)
 	case dueRequests:
 		return a.lapseRequests(key)
+	case dueWithdrawing:
+		return a.lapseWithdrawing(key)
 	}
 	return fmt.Errorf("%w: deadline of kind %d", ErrCorrupt, kind)
 }

@@ -232,6 +232,49 @@ func (m *Machine) AllSubscriptions(r kv.Reader, after Subscription, limit int) (
 	return out, false, nil
 }
 
+// Vanished lists the names that are no more, while that is remembered, in name order
+// behind the one given, at most limit, and what to give as after for the next page,
+// empty after the last. A name that was moved never went, and one that is alive
+// again is not among them.
+//
+// Errors: ErrCorrupt, ErrFormat.
+func (m *Machine) Vanished(r kv.Reader, after directory.MailboxName, limit int) (out []directory.Tombstone, next directory.MailboxName, err error) {
+	limit = pageSize(limit, DefaultVanished, MaxVanished)
+	var from []byte
+	if after != "" {
+		from = append(after.AppendKey(nil), 0)
+	}
+	it := r.Iterate(bucketTombstone)
+	for k, v := it.Seek(from); k != nil; k, v = it.Next() {
+		b, err := unseal(bucketTombstone, k, v)
+		if err != nil {
+			return nil, "", err
+		}
+		name, err := storedName(k)
+		if err != nil {
+			return nil, "", err
+		}
+		t, err := decodeTombstone(b, name)
+		if err != nil {
+			return nil, "", err
+		}
+		if t.How == directory.GoneMoved {
+			continue
+		}
+		if len(out) == limit {
+			return out, out[limit-1].Name, nil
+		}
+		out = append(out, t)
+	}
+	return out, "", nil
+}
+
+// How many names a page of Vanished has.
+const (
+	DefaultVanished = 1000
+	MaxVanished     = 10_000
+)
+
 // Touches lists the servers whose facts a change of a mailbox, which is now as a
 // says, was about or may have been: those that have one, and those that had one
 // and lost it by this change. Each once, in no order.

@@ -45,6 +45,7 @@ var libraries = map[string][]string{
 	"prometheus":   {"github.com/prometheus/client_golang", "github.com/prometheus/client_model"},
 	"protobuf":     {"google.golang.org/protobuf"},
 	"raft":         {"go.etcd.io/raft/v3"},
+	"scram":        {"github.com/xdg-go/scram"},
 	"sync":         {"golang.org/x/sync"},
 	"term":         {"golang.org/x/term"},
 	"testscript":   {"github.com/rogpeppe/go-internal"},
@@ -67,7 +68,7 @@ var nondeterministic = []string{
 // House is the table of arrows, from the programs down to the standard library.
 var House = []Row{
 	// Programs. Mains wire things by hand, so they name what they wire.
-	{From: "cmd", Tests: []string{"client", "directory"}},
+	{From: "cmd", Tests: []string{"client", "directory", "adapter/mupdate/mupdateclient"}},
 	{
 		From: "cmd/rookeryd",
 		May: []string{
@@ -94,7 +95,7 @@ var House = []Row{
 		// What is done to a stopped node's files - restore, recover - is raftstore's
 		// and the rules', without a node to ask.
 		May: []string{
-			"client", "directory", "adapter/cyrus", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
+			"client", "directory", "adapter/cyrus", "adapter/mupdate", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
 			"raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
 		},
 		Libraries: []string{"cobra", "term"},
@@ -114,6 +115,14 @@ var House = []Row{
 
 	// Edges: plain users of client.
 	{From: "adapter/*", May: []string{"client", "directory", "internal/imapwire"}, Libraries: []string{"prometheus"}, Tests: node},
+	{
+		From:      "adapter/mupdate",
+		May:       []string{"adapter/mupdate/mupdatewire", "client", "directory"},
+		Libraries: []string{"prometheus", "scram"},
+		Tests:     node,
+	},
+	{From: "adapter/mupdate/mupdateclient", May: []string{"adapter/mupdate/mupdatewire"}, Libraries: []string{"scram"}},
+	{From: "adapter/mupdate/mupdatewire"},
 	{From: "frontend", May: []string{"client", "directory", "internal/imapwire"}, Libraries: []string{"prometheus"}, Tests: node},
 	{From: "internal/controller", May: []string{"client", "directory"}, Libraries: []string{"prometheus"}, Tests: node},
 

@@ -39,7 +39,12 @@ type busy struct {
 	c     *client.Client
 	rng   *rand.Rand
 	asked []asked
-	queue []string // of operator: the kinds still to be asked for in this turn
+
+	// Of operator: the kinds still to be asked for in this turn, how often a backend
+	// was given another name, and who was heard for the first time last.
+	queue    []string
+	renames  int
+	stranger directory.BackendName
 }
 
 // asked is a write, and what its client was told of it.
@@ -229,6 +234,9 @@ func (b *busy) fact() machine.Op {
 		return machine.Deactivate{Mailbox: name, Server: server}
 	case n < 88:
 		to, _ := b.name()
+		if b.rng.IntN(2) == 0 { // nobody's, as a rule
+			to += directory.MailboxName(fmt.Sprintf(".n%d", b.rng.IntN(1000)))
+		}
 		if b.rng.IntN(3) == 0 { // a whole user
 			return machine.Rename{From: directory.MailboxName("user." + busyUser(b.rng.IntN(busyUsers))), To: directory.MailboxName("user." + busyUser(b.rng.IntN(busyUsers))), Recursive: true, Server: server}
 		}
@@ -312,17 +320,16 @@ func (b *busy) operator(ctx context.Context) error {
 	case "drain":
 		return b.do(ctx, machine.SetBackend{Server: server, DrainApproved: new(b.rng.IntN(2) == 0)})
 	case "admit":
-		return b.do(ctx, machine.Admit{Server: b.stranger()})
+		return b.do(ctx, machine.Admit{Server: b.stranger})
 	case "stranger": // it is admitted at once, or not, as the setting says
-		return b.do(ctx, machine.Assert{Mailbox: name, Server: b.stranger(), Statement: b.statement(name)})
+		b.stranger = directory.BackendName(fmt.Sprintf("new%d.busy.test", b.rng.IntN(60)))
+		return b.do(ctx, machine.Assert{Mailbox: name, Server: b.stranger, Statement: b.statement(name)})
 	case "confirm":
 		return b.do(ctx, machine.Confirm{Server: server, How: directory.ByResync})
 	case "name":
-		from, to := directory.BackendName("last.busy.test"), busyServer(busyServers-1)
-		if b.rng.IntN(2) == 0 {
-			from, to = to, from
-		}
-		return b.do(ctx, machine.RenameBackend{From: from, To: to})
+		from := renamed(b.renames)
+		b.renames++
+		return b.do(ctx, machine.RenameBackend{From: from, To: renamed(b.renames)})
 	case "guard":
 		return b.settings(ctx, client.SettingsChange{GuardCount: new(uint32(1 + b.rng.IntN(4)*30)), GuardWindow: new(time.Duration(1+b.rng.IntN(2)) * time.Minute)})
 	case "decide":
@@ -337,9 +344,9 @@ func (b *busy) operator(ctx context.Context) error {
 	return fmt.Errorf("upgrade: operators know nothing of %q", kind)
 }
 
-// stranger is a server that may never have been heard of.
-func (b *busy) stranger() directory.BackendName {
-	return directory.BackendName(fmt.Sprintf("new%d.busy.test", b.rng.IntN(60)))
+// renamed is what a backend is called that was given another name n times.
+func renamed(n int) directory.BackendName {
+	return directory.BackendName(fmt.Sprintf("last%d.busy.test", n))
 }
 
 // prepare makes the small world: backends that are heard whole, and groups of them.
@@ -348,7 +355,9 @@ func (b *busy) prepare(ctx context.Context) error {
 	for i := range busyServers {
 		ops = append(ops, machine.SetBackend{Server: busyServer(i), Create: true}, machine.Confirm{Server: busyServer(i), How: directory.ByOperator})
 	}
+	b.stranger = busyServer(0)
 	ops = append(ops,
+		machine.SetBackend{Server: renamed(0), Create: true}, machine.Assert{Mailbox: "shared.renamed", Server: renamed(0)},
 		machine.SetGroup{Group: "g1", Members: []directory.BackendName{busyServer(0), busyServer(1)}},
 		machine.SetGroup{Group: "g2", Members: []directory.BackendName{busyServer(2), busyServer(3), busyServer(4)}},
 	)

@@ -206,6 +206,9 @@ func (l *load) goesOn(what string) {
 	for _, n := range l.nodes {
 		w.mixed = w.mixed || n.release != l.nodes[0].release
 	}
+	if last := len(l.windows) - 1; last >= 0 && l.windows[last].mixed && w.mixed {
+		l.windows[last].to = w.from // it was all the while
+	}
 	begun := time.Now()
 	time.Sleep(*mixedFor)
 	until(l.t, loadTimeout, what+": writes to go on", func() bool { return l.acked.Load() >= was+20 && l.newest.Load() >= w.from+20 })

@@ -1863,7 +1863,8 @@ type Retract struct {
 	// The group's epoch the sender believes in; 0: none stated.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// A rename may be under way: the fact routes as MOVING until it is retracted or
-	// asserted again.
+	// asserted again, or, from cluster version 2 on, the grace of reservations is over
+	// and it is active again.
 	Tentative bool `protobuf:"varint,4,opt,name=tentative,proto3" json:"tentative,omitempty"`
 	// As in Assert.
 	SinceRevision uint64 `protobuf:"varint,5,opt,name=since_revision,json=sinceRevision,proto3" json:"since_revision,omitempty"`
@@ -3249,6 +3250,191 @@ func (x *ListSubscriptionsResponse) GetNextPageToken() string {
 	return ""
 }
 
+type ListVanishedRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Consistency *Consistency           `protobuf:"bytes,1,opt,name=consistency,proto3" json:"consistency,omitempty"`
+	// At most 10,000; 0 is 1,000.
+	PageSize      uint32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVanishedRequest) Reset() {
+	*x = ListVanishedRequest{}
+	mi := &file_api_v1_directory_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVanishedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVanishedRequest) ProtoMessage() {}
+
+func (x *ListVanishedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_directory_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVanishedRequest.ProtoReflect.Descriptor instead.
+func (*ListVanishedRequest) Descriptor() ([]byte, []int) {
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListVanishedRequest) GetConsistency() *Consistency {
+	if x != nil {
+		return x.Consistency
+	}
+	return nil
+}
+
+func (x *ListVanishedRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListVanishedRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListVanishedResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Header   *ResponseHeader        `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Vanished []*Vanished            `protobuf:"bytes,2,rep,name=vanished,proto3" json:"vanished,omitempty"`
+	// Empty after the last page.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVanishedResponse) Reset() {
+	*x = ListVanishedResponse{}
+	mi := &file_api_v1_directory_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVanishedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVanishedResponse) ProtoMessage() {}
+
+func (x *ListVanishedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_directory_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVanishedResponse.ProtoReflect.Descriptor instead.
+func (*ListVanishedResponse) Descriptor() ([]byte, []int) {
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListVanishedResponse) GetHeader() *ResponseHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ListVanishedResponse) GetVanished() []*Vanished {
+	if x != nil {
+		return x.Vanished
+	}
+	return nil
+}
+
+func (x *ListVanishedResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Vanished is a name that no backend's fact counts for any more.
+type Vanished struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
+	// The name that it was given, if it was renamed.
+	NewName string `protobuf:"bytes,2,opt,name=new_name,json=newName,proto3" json:"new_name,omitempty"`
+	// Milliseconds of directory time since it went.
+	AgeMs         uint64 `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Vanished) Reset() {
+	*x = Vanished{}
+	mi := &file_api_v1_directory_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vanished) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vanished) ProtoMessage() {}
+
+func (x *Vanished) ProtoReflect() protoreflect.Message {
+	mi := &file_api_v1_directory_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vanished.ProtoReflect.Descriptor instead.
+func (*Vanished) Descriptor() ([]byte, []int) {
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Vanished) GetMailbox() string {
+	if x != nil {
+		return x.Mailbox
+	}
+	return ""
+}
+
+func (x *Vanished) GetNewName() string {
+	if x != nil {
+		return x.NewName
+	}
+	return ""
+}
+
+func (x *Vanished) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
 type BatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RequestId     *RequestId             `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
@@ -3259,7 +3445,7 @@ type BatchRequest struct {
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_api_v1_directory_proto_msgTypes[44]
+	mi := &file_api_v1_directory_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3457,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[44]
+	mi := &file_api_v1_directory_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3470,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{44}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *BatchRequest) GetRequestId() *RequestId {
@@ -3320,7 +3506,7 @@ type BatchItem struct {
 
 func (x *BatchItem) Reset() {
 	*x = BatchItem{}
-	mi := &file_api_v1_directory_proto_msgTypes[45]
+	mi := &file_api_v1_directory_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3332,7 +3518,7 @@ func (x *BatchItem) String() string {
 func (*BatchItem) ProtoMessage() {}
 
 func (x *BatchItem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[45]
+	mi := &file_api_v1_directory_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3345,7 +3531,7 @@ func (x *BatchItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchItem.ProtoReflect.Descriptor instead.
 func (*BatchItem) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{45}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *BatchItem) GetOp() isBatchItem_Op {
@@ -3490,7 +3676,7 @@ type BatchResponse struct {
 
 func (x *BatchResponse) Reset() {
 	*x = BatchResponse{}
-	mi := &file_api_v1_directory_proto_msgTypes[46]
+	mi := &file_api_v1_directory_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3688,7 @@ func (x *BatchResponse) String() string {
 func (*BatchResponse) ProtoMessage() {}
 
 func (x *BatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[46]
+	mi := &file_api_v1_directory_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3701,7 @@ func (x *BatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResponse.ProtoReflect.Descriptor instead.
 func (*BatchResponse) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{46}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *BatchResponse) GetHeader() *ResponseHeader {
@@ -3547,7 +3733,7 @@ type BatchResult struct {
 
 func (x *BatchResult) Reset() {
 	*x = BatchResult{}
-	mi := &file_api_v1_directory_proto_msgTypes[47]
+	mi := &file_api_v1_directory_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +3745,7 @@ func (x *BatchResult) String() string {
 func (*BatchResult) ProtoMessage() {}
 
 func (x *BatchResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_v1_directory_proto_msgTypes[47]
+	mi := &file_api_v1_directory_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +3758,7 @@ func (x *BatchResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchResult.ProtoReflect.Descriptor instead.
 func (*BatchResult) Descriptor() ([]byte, []int) {
-	return file_api_v1_directory_proto_rawDescGZIP(), []int{47}
+	return file_api_v1_directory_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *BatchResult) GetOutcome() isBatchResult_Outcome {
@@ -3873,7 +4059,20 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\x19ListSubscriptionsResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x12\x1c\n" +
 	"\tmailboxes\x18\x02 \x03(\tR\tmailboxes\x12&\n" +
-	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"y\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x90\x01\n" +
+	"\x13ListVanishedRequest\x12=\n" +
+	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xac\x01\n" +
+	"\x14ListVanishedResponse\x126\n" +
+	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x124\n" +
+	"\bvanished\x18\x02 \x03(\v2\x18.rookery.api.v1.VanishedR\bvanished\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"V\n" +
+	"\bVanished\x12\x18\n" +
+	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x19\n" +
+	"\bnew_name\x18\x02 \x01(\tR\anewName\x12\x15\n" +
+	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\"y\n" +
 	"\fBatchRequest\x128\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\v2\x19.rookery.api.v1.RequestIdR\trequestId\x12/\n" +
@@ -3921,8 +4120,7 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\x13EFFECT_COPY_ALLOWED\x10\v\x12\x17\n" +
 	"\x13EFFECT_NOT_ADMITTED\x10\f\x12\x14\n" +
 	"\x10EFFECT_OVERTAKEN\x10\r\x12\x14\n" +
-	"\x10EFFECT_NOT_SINCE\x10\x0e2\xc3\n" +
-	"\n" +
+	"\x10EFFECT_NOT_SINCE\x10\x0e2\x9e\v\n" +
 	"\x10DirectoryService\x12G\n" +
 	"\x06Lookup\x12\x1d.rookery.api.v1.LookupRequest\x1a\x1e.rookery.api.v1.LookupResponse\x12S\n" +
 	"\n" +
@@ -3941,7 +4139,8 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\x06Rename\x12\x1d.rookery.api.v1.RenameRequest\x1a\x1e.rookery.api.v1.RenameResponse\x12P\n" +
 	"\tSubscribe\x12 .rookery.api.v1.SubscribeRequest\x1a!.rookery.api.v1.SubscribeResponse\x12V\n" +
 	"\vUnsubscribe\x12\".rookery.api.v1.UnsubscribeRequest\x1a#.rookery.api.v1.UnsubscribeResponse\x12h\n" +
-	"\x11ListSubscriptions\x12(.rookery.api.v1.ListSubscriptionsRequest\x1a).rookery.api.v1.ListSubscriptionsResponse\x12D\n" +
+	"\x11ListSubscriptions\x12(.rookery.api.v1.ListSubscriptionsRequest\x1a).rookery.api.v1.ListSubscriptionsResponse\x12Y\n" +
+	"\fListVanished\x12#.rookery.api.v1.ListVanishedRequest\x1a$.rookery.api.v1.ListVanishedResponse\x12D\n" +
 	"\x05Batch\x12\x1c.rookery.api.v1.BatchRequest\x1a\x1d.rookery.api.v1.BatchResponse\x12F\n" +
 	"\x05Watch\x12\x1c.rookery.api.v1.WatchRequest\x1a\x1d.rookery.api.v1.WatchResponse0\x01B4Z2github.com/rookery-mail/rookery/proto/api/v1;apiv1b\x06proto3"
 
@@ -3958,7 +4157,7 @@ func file_api_v1_directory_proto_rawDescGZIP() []byte {
 }
 
 var file_api_v1_directory_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_api_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_api_v1_directory_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_api_v1_directory_proto_goTypes = []any{
 	(Attribute)(0),                    // 0: rookery.api.v1.Attribute
 	(Effect)(0),                       // 1: rookery.api.v1.Effect
@@ -4006,145 +4205,153 @@ var file_api_v1_directory_proto_goTypes = []any{
 	(*UnsubscribeResponse)(nil),       // 43: rookery.api.v1.UnsubscribeResponse
 	(*ListSubscriptionsRequest)(nil),  // 44: rookery.api.v1.ListSubscriptionsRequest
 	(*ListSubscriptionsResponse)(nil), // 45: rookery.api.v1.ListSubscriptionsResponse
-	(*BatchRequest)(nil),              // 46: rookery.api.v1.BatchRequest
-	(*BatchItem)(nil),                 // 47: rookery.api.v1.BatchItem
-	(*BatchResponse)(nil),             // 48: rookery.api.v1.BatchResponse
-	(*BatchResult)(nil),               // 49: rookery.api.v1.BatchResult
-	(Outcome)(0),                      // 50: rookery.api.v1.Outcome
-	(*Server)(nil),                    // 51: rookery.api.v1.Server
-	(*Reservation)(nil),               // 52: rookery.api.v1.Reservation
-	(*HoldInfo)(nil),                  // 53: rookery.api.v1.HoldInfo
-	(*Fact)(nil),                      // 54: rookery.api.v1.Fact
-	(*Consistency)(nil),               // 55: rookery.api.v1.Consistency
-	(*ResponseHeader)(nil),            // 56: rookery.api.v1.ResponseHeader
-	(*Error)(nil),                     // 57: rookery.api.v1.Error
-	(*Namespace)(nil),                 // 58: rookery.api.v1.Namespace
-	(MailboxType)(0),                  // 59: rookery.api.v1.MailboxType
-	(*RequestId)(nil),                 // 60: rookery.api.v1.RequestId
-	(*WatchRequest)(nil),              // 61: rookery.api.v1.WatchRequest
-	(*WatchResponse)(nil),             // 62: rookery.api.v1.WatchResponse
+	(*ListVanishedRequest)(nil),       // 46: rookery.api.v1.ListVanishedRequest
+	(*ListVanishedResponse)(nil),      // 47: rookery.api.v1.ListVanishedResponse
+	(*Vanished)(nil),                  // 48: rookery.api.v1.Vanished
+	(*BatchRequest)(nil),              // 49: rookery.api.v1.BatchRequest
+	(*BatchItem)(nil),                 // 50: rookery.api.v1.BatchItem
+	(*BatchResponse)(nil),             // 51: rookery.api.v1.BatchResponse
+	(*BatchResult)(nil),               // 52: rookery.api.v1.BatchResult
+	(Outcome)(0),                      // 53: rookery.api.v1.Outcome
+	(*Server)(nil),                    // 54: rookery.api.v1.Server
+	(*Reservation)(nil),               // 55: rookery.api.v1.Reservation
+	(*HoldInfo)(nil),                  // 56: rookery.api.v1.HoldInfo
+	(*Fact)(nil),                      // 57: rookery.api.v1.Fact
+	(*Consistency)(nil),               // 58: rookery.api.v1.Consistency
+	(*ResponseHeader)(nil),            // 59: rookery.api.v1.ResponseHeader
+	(*Error)(nil),                     // 60: rookery.api.v1.Error
+	(*Namespace)(nil),                 // 61: rookery.api.v1.Namespace
+	(MailboxType)(0),                  // 62: rookery.api.v1.MailboxType
+	(*RequestId)(nil),                 // 63: rookery.api.v1.RequestId
+	(*WatchRequest)(nil),              // 64: rookery.api.v1.WatchRequest
+	(*WatchResponse)(nil),             // 65: rookery.api.v1.WatchResponse
 }
 var file_api_v1_directory_proto_depIdxs = []int32{
-	50, // 0: rookery.api.v1.Route.outcome:type_name -> rookery.api.v1.Outcome
-	51, // 1: rookery.api.v1.Route.server:type_name -> rookery.api.v1.Server
-	52, // 2: rookery.api.v1.Route.reservation:type_name -> rookery.api.v1.Reservation
-	53, // 3: rookery.api.v1.Route.hold:type_name -> rookery.api.v1.HoldInfo
-	54, // 4: rookery.api.v1.Route.facts:type_name -> rookery.api.v1.Fact
-	55, // 5: rookery.api.v1.LookupRequest.consistency:type_name -> rookery.api.v1.Consistency
-	56, // 6: rookery.api.v1.LookupResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	2,  // 7: rookery.api.v1.LookupResponse.route:type_name -> rookery.api.v1.Route
-	55, // 8: rookery.api.v1.LookupManyRequest.consistency:type_name -> rookery.api.v1.Consistency
-	56, // 9: rookery.api.v1.LookupManyResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	2,  // 10: rookery.api.v1.LookupManyResponse.routes:type_name -> rookery.api.v1.Route
-	57, // 11: rookery.api.v1.LookupManyResponse.errors:type_name -> rookery.api.v1.Error
-	55, // 12: rookery.api.v1.LookupUserRequest.consistency:type_name -> rookery.api.v1.Consistency
-	56, // 13: rookery.api.v1.LookupUserResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	2,  // 14: rookery.api.v1.LookupUserResponse.route:type_name -> rookery.api.v1.Route
-	55, // 15: rookery.api.v1.ListRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58, // 16: rookery.api.v1.ListRequest.namespace:type_name -> rookery.api.v1.Namespace
-	10, // 17: rookery.api.v1.ListRequest.selection:type_name -> rookery.api.v1.ListSelection
-	11, // 18: rookery.api.v1.ListRequest.return:type_name -> rookery.api.v1.ListReturn
-	0,  // 19: rookery.api.v1.ListRow.attributes:type_name -> rookery.api.v1.Attribute
-	50, // 20: rookery.api.v1.ListRow.outcome:type_name -> rookery.api.v1.Outcome
-	56, // 21: rookery.api.v1.ListResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	12, // 22: rookery.api.v1.ListResponse.rows:type_name -> rookery.api.v1.ListRow
-	14, // 23: rookery.api.v1.ListResponse.summary:type_name -> rookery.api.v1.ListSummary
-	55, // 24: rookery.api.v1.RightsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	58, // 25: rookery.api.v1.RightsRequest.namespace:type_name -> rookery.api.v1.Namespace
-	56, // 26: rookery.api.v1.RightsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	50, // 27: rookery.api.v1.RightsResponse.outcome:type_name -> rookery.api.v1.Outcome
-	55, // 28: rookery.api.v1.FindRequest.consistency:type_name -> rookery.api.v1.Consistency
-	56, // 29: rookery.api.v1.FindResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	2,  // 30: rookery.api.v1.FindResponse.mailboxes:type_name -> rookery.api.v1.Route
-	1,  // 31: rookery.api.v1.WriteResult.effect:type_name -> rookery.api.v1.Effect
-	59, // 32: rookery.api.v1.Assert.type:type_name -> rookery.api.v1.MailboxType
-	60, // 33: rookery.api.v1.AssertRequest.request_id:type_name -> rookery.api.v1.RequestId
-	20, // 34: rookery.api.v1.AssertRequest.assert:type_name -> rookery.api.v1.Assert
-	56, // 35: rookery.api.v1.AssertResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 36: rookery.api.v1.AssertResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 37: rookery.api.v1.RetractRequest.request_id:type_name -> rookery.api.v1.RequestId
-	21, // 38: rookery.api.v1.RetractRequest.retract:type_name -> rookery.api.v1.Retract
-	56, // 39: rookery.api.v1.RetractResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 40: rookery.api.v1.RetractResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 41: rookery.api.v1.ReserveRequest.request_id:type_name -> rookery.api.v1.RequestId
-	22, // 42: rookery.api.v1.ReserveRequest.reserve:type_name -> rookery.api.v1.Reserve
-	56, // 43: rookery.api.v1.ReserveResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 44: rookery.api.v1.ReserveResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 45: rookery.api.v1.ReleaseRequest.request_id:type_name -> rookery.api.v1.RequestId
-	23, // 46: rookery.api.v1.ReleaseRequest.release:type_name -> rookery.api.v1.Release
-	56, // 47: rookery.api.v1.ReleaseResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 48: rookery.api.v1.ReleaseResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 49: rookery.api.v1.DeactivateRequest.request_id:type_name -> rookery.api.v1.RequestId
-	24, // 50: rookery.api.v1.DeactivateRequest.deactivate:type_name -> rookery.api.v1.Deactivate
-	56, // 51: rookery.api.v1.DeactivateResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 52: rookery.api.v1.DeactivateResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 53: rookery.api.v1.RenameRequest.request_id:type_name -> rookery.api.v1.RequestId
-	25, // 54: rookery.api.v1.RenameRequest.rename:type_name -> rookery.api.v1.Rename
-	56, // 55: rookery.api.v1.RenameResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 56: rookery.api.v1.RenameResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 57: rookery.api.v1.SubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
-	26, // 58: rookery.api.v1.SubscribeRequest.subscribe:type_name -> rookery.api.v1.Subscribe
-	56, // 59: rookery.api.v1.SubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 60: rookery.api.v1.SubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
-	60, // 61: rookery.api.v1.UnsubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
-	27, // 62: rookery.api.v1.UnsubscribeRequest.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
-	56, // 63: rookery.api.v1.UnsubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	19, // 64: rookery.api.v1.UnsubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
-	55, // 65: rookery.api.v1.ListSubscriptionsRequest.consistency:type_name -> rookery.api.v1.Consistency
-	56, // 66: rookery.api.v1.ListSubscriptionsResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	60, // 67: rookery.api.v1.BatchRequest.request_id:type_name -> rookery.api.v1.RequestId
-	47, // 68: rookery.api.v1.BatchRequest.items:type_name -> rookery.api.v1.BatchItem
-	20, // 69: rookery.api.v1.BatchItem.assert:type_name -> rookery.api.v1.Assert
-	21, // 70: rookery.api.v1.BatchItem.retract:type_name -> rookery.api.v1.Retract
-	22, // 71: rookery.api.v1.BatchItem.reserve:type_name -> rookery.api.v1.Reserve
-	23, // 72: rookery.api.v1.BatchItem.release:type_name -> rookery.api.v1.Release
-	24, // 73: rookery.api.v1.BatchItem.deactivate:type_name -> rookery.api.v1.Deactivate
-	25, // 74: rookery.api.v1.BatchItem.rename:type_name -> rookery.api.v1.Rename
-	26, // 75: rookery.api.v1.BatchItem.subscribe:type_name -> rookery.api.v1.Subscribe
-	27, // 76: rookery.api.v1.BatchItem.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
-	56, // 77: rookery.api.v1.BatchResponse.header:type_name -> rookery.api.v1.ResponseHeader
-	49, // 78: rookery.api.v1.BatchResponse.results:type_name -> rookery.api.v1.BatchResult
-	19, // 79: rookery.api.v1.BatchResult.result:type_name -> rookery.api.v1.WriteResult
-	57, // 80: rookery.api.v1.BatchResult.error:type_name -> rookery.api.v1.Error
-	3,  // 81: rookery.api.v1.DirectoryService.Lookup:input_type -> rookery.api.v1.LookupRequest
-	5,  // 82: rookery.api.v1.DirectoryService.LookupMany:input_type -> rookery.api.v1.LookupManyRequest
-	7,  // 83: rookery.api.v1.DirectoryService.LookupUser:input_type -> rookery.api.v1.LookupUserRequest
-	9,  // 84: rookery.api.v1.DirectoryService.List:input_type -> rookery.api.v1.ListRequest
-	15, // 85: rookery.api.v1.DirectoryService.Rights:input_type -> rookery.api.v1.RightsRequest
-	17, // 86: rookery.api.v1.DirectoryService.Find:input_type -> rookery.api.v1.FindRequest
-	28, // 87: rookery.api.v1.DirectoryService.Assert:input_type -> rookery.api.v1.AssertRequest
-	30, // 88: rookery.api.v1.DirectoryService.Retract:input_type -> rookery.api.v1.RetractRequest
-	32, // 89: rookery.api.v1.DirectoryService.Reserve:input_type -> rookery.api.v1.ReserveRequest
-	34, // 90: rookery.api.v1.DirectoryService.Release:input_type -> rookery.api.v1.ReleaseRequest
-	36, // 91: rookery.api.v1.DirectoryService.Deactivate:input_type -> rookery.api.v1.DeactivateRequest
-	38, // 92: rookery.api.v1.DirectoryService.Rename:input_type -> rookery.api.v1.RenameRequest
-	40, // 93: rookery.api.v1.DirectoryService.Subscribe:input_type -> rookery.api.v1.SubscribeRequest
-	42, // 94: rookery.api.v1.DirectoryService.Unsubscribe:input_type -> rookery.api.v1.UnsubscribeRequest
-	44, // 95: rookery.api.v1.DirectoryService.ListSubscriptions:input_type -> rookery.api.v1.ListSubscriptionsRequest
-	46, // 96: rookery.api.v1.DirectoryService.Batch:input_type -> rookery.api.v1.BatchRequest
-	61, // 97: rookery.api.v1.DirectoryService.Watch:input_type -> rookery.api.v1.WatchRequest
-	4,  // 98: rookery.api.v1.DirectoryService.Lookup:output_type -> rookery.api.v1.LookupResponse
-	6,  // 99: rookery.api.v1.DirectoryService.LookupMany:output_type -> rookery.api.v1.LookupManyResponse
-	8,  // 100: rookery.api.v1.DirectoryService.LookupUser:output_type -> rookery.api.v1.LookupUserResponse
-	13, // 101: rookery.api.v1.DirectoryService.List:output_type -> rookery.api.v1.ListResponse
-	16, // 102: rookery.api.v1.DirectoryService.Rights:output_type -> rookery.api.v1.RightsResponse
-	18, // 103: rookery.api.v1.DirectoryService.Find:output_type -> rookery.api.v1.FindResponse
-	29, // 104: rookery.api.v1.DirectoryService.Assert:output_type -> rookery.api.v1.AssertResponse
-	31, // 105: rookery.api.v1.DirectoryService.Retract:output_type -> rookery.api.v1.RetractResponse
-	33, // 106: rookery.api.v1.DirectoryService.Reserve:output_type -> rookery.api.v1.ReserveResponse
-	35, // 107: rookery.api.v1.DirectoryService.Release:output_type -> rookery.api.v1.ReleaseResponse
-	37, // 108: rookery.api.v1.DirectoryService.Deactivate:output_type -> rookery.api.v1.DeactivateResponse
-	39, // 109: rookery.api.v1.DirectoryService.Rename:output_type -> rookery.api.v1.RenameResponse
-	41, // 110: rookery.api.v1.DirectoryService.Subscribe:output_type -> rookery.api.v1.SubscribeResponse
-	43, // 111: rookery.api.v1.DirectoryService.Unsubscribe:output_type -> rookery.api.v1.UnsubscribeResponse
-	45, // 112: rookery.api.v1.DirectoryService.ListSubscriptions:output_type -> rookery.api.v1.ListSubscriptionsResponse
-	48, // 113: rookery.api.v1.DirectoryService.Batch:output_type -> rookery.api.v1.BatchResponse
-	62, // 114: rookery.api.v1.DirectoryService.Watch:output_type -> rookery.api.v1.WatchResponse
-	98, // [98:115] is the sub-list for method output_type
-	81, // [81:98] is the sub-list for method input_type
-	81, // [81:81] is the sub-list for extension type_name
-	81, // [81:81] is the sub-list for extension extendee
-	0,  // [0:81] is the sub-list for field type_name
+	53,  // 0: rookery.api.v1.Route.outcome:type_name -> rookery.api.v1.Outcome
+	54,  // 1: rookery.api.v1.Route.server:type_name -> rookery.api.v1.Server
+	55,  // 2: rookery.api.v1.Route.reservation:type_name -> rookery.api.v1.Reservation
+	56,  // 3: rookery.api.v1.Route.hold:type_name -> rookery.api.v1.HoldInfo
+	57,  // 4: rookery.api.v1.Route.facts:type_name -> rookery.api.v1.Fact
+	58,  // 5: rookery.api.v1.LookupRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 6: rookery.api.v1.LookupResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,   // 7: rookery.api.v1.LookupResponse.route:type_name -> rookery.api.v1.Route
+	58,  // 8: rookery.api.v1.LookupManyRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 9: rookery.api.v1.LookupManyResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,   // 10: rookery.api.v1.LookupManyResponse.routes:type_name -> rookery.api.v1.Route
+	60,  // 11: rookery.api.v1.LookupManyResponse.errors:type_name -> rookery.api.v1.Error
+	58,  // 12: rookery.api.v1.LookupUserRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 13: rookery.api.v1.LookupUserResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,   // 14: rookery.api.v1.LookupUserResponse.route:type_name -> rookery.api.v1.Route
+	58,  // 15: rookery.api.v1.ListRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 16: rookery.api.v1.ListRequest.namespace:type_name -> rookery.api.v1.Namespace
+	10,  // 17: rookery.api.v1.ListRequest.selection:type_name -> rookery.api.v1.ListSelection
+	11,  // 18: rookery.api.v1.ListRequest.return:type_name -> rookery.api.v1.ListReturn
+	0,   // 19: rookery.api.v1.ListRow.attributes:type_name -> rookery.api.v1.Attribute
+	53,  // 20: rookery.api.v1.ListRow.outcome:type_name -> rookery.api.v1.Outcome
+	59,  // 21: rookery.api.v1.ListResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	12,  // 22: rookery.api.v1.ListResponse.rows:type_name -> rookery.api.v1.ListRow
+	14,  // 23: rookery.api.v1.ListResponse.summary:type_name -> rookery.api.v1.ListSummary
+	58,  // 24: rookery.api.v1.RightsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	61,  // 25: rookery.api.v1.RightsRequest.namespace:type_name -> rookery.api.v1.Namespace
+	59,  // 26: rookery.api.v1.RightsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	53,  // 27: rookery.api.v1.RightsResponse.outcome:type_name -> rookery.api.v1.Outcome
+	58,  // 28: rookery.api.v1.FindRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 29: rookery.api.v1.FindResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	2,   // 30: rookery.api.v1.FindResponse.mailboxes:type_name -> rookery.api.v1.Route
+	1,   // 31: rookery.api.v1.WriteResult.effect:type_name -> rookery.api.v1.Effect
+	62,  // 32: rookery.api.v1.Assert.type:type_name -> rookery.api.v1.MailboxType
+	63,  // 33: rookery.api.v1.AssertRequest.request_id:type_name -> rookery.api.v1.RequestId
+	20,  // 34: rookery.api.v1.AssertRequest.assert:type_name -> rookery.api.v1.Assert
+	59,  // 35: rookery.api.v1.AssertResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 36: rookery.api.v1.AssertResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 37: rookery.api.v1.RetractRequest.request_id:type_name -> rookery.api.v1.RequestId
+	21,  // 38: rookery.api.v1.RetractRequest.retract:type_name -> rookery.api.v1.Retract
+	59,  // 39: rookery.api.v1.RetractResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 40: rookery.api.v1.RetractResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 41: rookery.api.v1.ReserveRequest.request_id:type_name -> rookery.api.v1.RequestId
+	22,  // 42: rookery.api.v1.ReserveRequest.reserve:type_name -> rookery.api.v1.Reserve
+	59,  // 43: rookery.api.v1.ReserveResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 44: rookery.api.v1.ReserveResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 45: rookery.api.v1.ReleaseRequest.request_id:type_name -> rookery.api.v1.RequestId
+	23,  // 46: rookery.api.v1.ReleaseRequest.release:type_name -> rookery.api.v1.Release
+	59,  // 47: rookery.api.v1.ReleaseResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 48: rookery.api.v1.ReleaseResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 49: rookery.api.v1.DeactivateRequest.request_id:type_name -> rookery.api.v1.RequestId
+	24,  // 50: rookery.api.v1.DeactivateRequest.deactivate:type_name -> rookery.api.v1.Deactivate
+	59,  // 51: rookery.api.v1.DeactivateResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 52: rookery.api.v1.DeactivateResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 53: rookery.api.v1.RenameRequest.request_id:type_name -> rookery.api.v1.RequestId
+	25,  // 54: rookery.api.v1.RenameRequest.rename:type_name -> rookery.api.v1.Rename
+	59,  // 55: rookery.api.v1.RenameResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 56: rookery.api.v1.RenameResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 57: rookery.api.v1.SubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
+	26,  // 58: rookery.api.v1.SubscribeRequest.subscribe:type_name -> rookery.api.v1.Subscribe
+	59,  // 59: rookery.api.v1.SubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 60: rookery.api.v1.SubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
+	63,  // 61: rookery.api.v1.UnsubscribeRequest.request_id:type_name -> rookery.api.v1.RequestId
+	27,  // 62: rookery.api.v1.UnsubscribeRequest.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
+	59,  // 63: rookery.api.v1.UnsubscribeResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	19,  // 64: rookery.api.v1.UnsubscribeResponse.result:type_name -> rookery.api.v1.WriteResult
+	58,  // 65: rookery.api.v1.ListSubscriptionsRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 66: rookery.api.v1.ListSubscriptionsResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	58,  // 67: rookery.api.v1.ListVanishedRequest.consistency:type_name -> rookery.api.v1.Consistency
+	59,  // 68: rookery.api.v1.ListVanishedResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	48,  // 69: rookery.api.v1.ListVanishedResponse.vanished:type_name -> rookery.api.v1.Vanished
+	63,  // 70: rookery.api.v1.BatchRequest.request_id:type_name -> rookery.api.v1.RequestId
+	50,  // 71: rookery.api.v1.BatchRequest.items:type_name -> rookery.api.v1.BatchItem
+	20,  // 72: rookery.api.v1.BatchItem.assert:type_name -> rookery.api.v1.Assert
+	21,  // 73: rookery.api.v1.BatchItem.retract:type_name -> rookery.api.v1.Retract
+	22,  // 74: rookery.api.v1.BatchItem.reserve:type_name -> rookery.api.v1.Reserve
+	23,  // 75: rookery.api.v1.BatchItem.release:type_name -> rookery.api.v1.Release
+	24,  // 76: rookery.api.v1.BatchItem.deactivate:type_name -> rookery.api.v1.Deactivate
+	25,  // 77: rookery.api.v1.BatchItem.rename:type_name -> rookery.api.v1.Rename
+	26,  // 78: rookery.api.v1.BatchItem.subscribe:type_name -> rookery.api.v1.Subscribe
+	27,  // 79: rookery.api.v1.BatchItem.unsubscribe:type_name -> rookery.api.v1.Unsubscribe
+	59,  // 80: rookery.api.v1.BatchResponse.header:type_name -> rookery.api.v1.ResponseHeader
+	52,  // 81: rookery.api.v1.BatchResponse.results:type_name -> rookery.api.v1.BatchResult
+	19,  // 82: rookery.api.v1.BatchResult.result:type_name -> rookery.api.v1.WriteResult
+	60,  // 83: rookery.api.v1.BatchResult.error:type_name -> rookery.api.v1.Error
+	3,   // 84: rookery.api.v1.DirectoryService.Lookup:input_type -> rookery.api.v1.LookupRequest
+	5,   // 85: rookery.api.v1.DirectoryService.LookupMany:input_type -> rookery.api.v1.LookupManyRequest
+	7,   // 86: rookery.api.v1.DirectoryService.LookupUser:input_type -> rookery.api.v1.LookupUserRequest
+	9,   // 87: rookery.api.v1.DirectoryService.List:input_type -> rookery.api.v1.ListRequest
+	15,  // 88: rookery.api.v1.DirectoryService.Rights:input_type -> rookery.api.v1.RightsRequest
+	17,  // 89: rookery.api.v1.DirectoryService.Find:input_type -> rookery.api.v1.FindRequest
+	28,  // 90: rookery.api.v1.DirectoryService.Assert:input_type -> rookery.api.v1.AssertRequest
+	30,  // 91: rookery.api.v1.DirectoryService.Retract:input_type -> rookery.api.v1.RetractRequest
+	32,  // 92: rookery.api.v1.DirectoryService.Reserve:input_type -> rookery.api.v1.ReserveRequest
+	34,  // 93: rookery.api.v1.DirectoryService.Release:input_type -> rookery.api.v1.ReleaseRequest
+	36,  // 94: rookery.api.v1.DirectoryService.Deactivate:input_type -> rookery.api.v1.DeactivateRequest
+	38,  // 95: rookery.api.v1.DirectoryService.Rename:input_type -> rookery.api.v1.RenameRequest
+	40,  // 96: rookery.api.v1.DirectoryService.Subscribe:input_type -> rookery.api.v1.SubscribeRequest
+	42,  // 97: rookery.api.v1.DirectoryService.Unsubscribe:input_type -> rookery.api.v1.UnsubscribeRequest
+	44,  // 98: rookery.api.v1.DirectoryService.ListSubscriptions:input_type -> rookery.api.v1.ListSubscriptionsRequest
+	46,  // 99: rookery.api.v1.DirectoryService.ListVanished:input_type -> rookery.api.v1.ListVanishedRequest
+	49,  // 100: rookery.api.v1.DirectoryService.Batch:input_type -> rookery.api.v1.BatchRequest
+	64,  // 101: rookery.api.v1.DirectoryService.Watch:input_type -> rookery.api.v1.WatchRequest
+	4,   // 102: rookery.api.v1.DirectoryService.Lookup:output_type -> rookery.api.v1.LookupResponse
+	6,   // 103: rookery.api.v1.DirectoryService.LookupMany:output_type -> rookery.api.v1.LookupManyResponse
+	8,   // 104: rookery.api.v1.DirectoryService.LookupUser:output_type -> rookery.api.v1.LookupUserResponse
+	13,  // 105: rookery.api.v1.DirectoryService.List:output_type -> rookery.api.v1.ListResponse
+	16,  // 106: rookery.api.v1.DirectoryService.Rights:output_type -> rookery.api.v1.RightsResponse
+	18,  // 107: rookery.api.v1.DirectoryService.Find:output_type -> rookery.api.v1.FindResponse
+	29,  // 108: rookery.api.v1.DirectoryService.Assert:output_type -> rookery.api.v1.AssertResponse
+	31,  // 109: rookery.api.v1.DirectoryService.Retract:output_type -> rookery.api.v1.RetractResponse
+	33,  // 110: rookery.api.v1.DirectoryService.Reserve:output_type -> rookery.api.v1.ReserveResponse
+	35,  // 111: rookery.api.v1.DirectoryService.Release:output_type -> rookery.api.v1.ReleaseResponse
+	37,  // 112: rookery.api.v1.DirectoryService.Deactivate:output_type -> rookery.api.v1.DeactivateResponse
+	39,  // 113: rookery.api.v1.DirectoryService.Rename:output_type -> rookery.api.v1.RenameResponse
+	41,  // 114: rookery.api.v1.DirectoryService.Subscribe:output_type -> rookery.api.v1.SubscribeResponse
+	43,  // 115: rookery.api.v1.DirectoryService.Unsubscribe:output_type -> rookery.api.v1.UnsubscribeResponse
+	45,  // 116: rookery.api.v1.DirectoryService.ListSubscriptions:output_type -> rookery.api.v1.ListSubscriptionsResponse
+	47,  // 117: rookery.api.v1.DirectoryService.ListVanished:output_type -> rookery.api.v1.ListVanishedResponse
+	51,  // 118: rookery.api.v1.DirectoryService.Batch:output_type -> rookery.api.v1.BatchResponse
+	65,  // 119: rookery.api.v1.DirectoryService.Watch:output_type -> rookery.api.v1.WatchResponse
+	102, // [102:120] is the sub-list for method output_type
+	84,  // [84:102] is the sub-list for method input_type
+	84,  // [84:84] is the sub-list for extension type_name
+	84,  // [84:84] is the sub-list for extension extendee
+	0,   // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_api_v1_directory_proto_init() }
@@ -4160,7 +4367,7 @@ func file_api_v1_directory_proto_init() {
 		(*RightsRequest_ClientName)(nil),
 	}
 	file_api_v1_directory_proto_msgTypes[18].OneofWrappers = []any{}
-	file_api_v1_directory_proto_msgTypes[45].OneofWrappers = []any{
+	file_api_v1_directory_proto_msgTypes[48].OneofWrappers = []any{
 		(*BatchItem_Assert)(nil),
 		(*BatchItem_Retract)(nil),
 		(*BatchItem_Reserve)(nil),
@@ -4170,7 +4377,7 @@ func file_api_v1_directory_proto_init() {
 		(*BatchItem_Subscribe)(nil),
 		(*BatchItem_Unsubscribe)(nil),
 	}
-	file_api_v1_directory_proto_msgTypes[47].OneofWrappers = []any{
+	file_api_v1_directory_proto_msgTypes[50].OneofWrappers = []any{
 		(*BatchResult_Result)(nil),
 		(*BatchResult_Error)(nil),
 	}
@@ -4180,7 +4387,7 @@ func file_api_v1_directory_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_v1_directory_proto_rawDesc), len(file_api_v1_directory_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   48,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

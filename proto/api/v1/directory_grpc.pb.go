@@ -34,6 +34,7 @@ const (
 	DirectoryService_Subscribe_FullMethodName         = "/rookery.api.v1.DirectoryService/Subscribe"
 	DirectoryService_Unsubscribe_FullMethodName       = "/rookery.api.v1.DirectoryService/Unsubscribe"
 	DirectoryService_ListSubscriptions_FullMethodName = "/rookery.api.v1.DirectoryService/ListSubscriptions"
+	DirectoryService_ListVanished_FullMethodName      = "/rookery.api.v1.DirectoryService/ListVanished"
 	DirectoryService_Batch_FullMethodName             = "/rookery.api.v1.DirectoryService/Batch"
 	DirectoryService_Watch_FullMethodName             = "/rookery.api.v1.DirectoryService/Watch"
 )
@@ -98,6 +99,10 @@ type DirectoryServiceClient interface {
 	Unsubscribe(ctx context.Context, in *UnsubscribeRequest, opts ...grpc.CallOption) (*UnsubscribeResponse, error)
 	// A user's subscriptions in name order, paged. The names need not exist.
 	ListSubscriptions(ctx context.Context, in *ListSubscriptionsRequest, opts ...grpc.CallOption) (*ListSubscriptionsResponse, error)
+	// The names that are no more, while that is remembered, in name order, paged: some
+	// days of them. A name that was moved to another backend never went, and one that is
+	// there again is not among them.
+	ListVanished(ctx context.Context, in *ListVanishedRequest, opts ...grpc.CallOption) (*ListVanishedResponse, error)
 	// Several writes in one step: one revision, a result for each, in their order. A
 	// refused item changes nothing and stops nothing. At most 10,000 items.
 	Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error)
@@ -274,6 +279,16 @@ func (c *directoryServiceClient) ListSubscriptions(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *directoryServiceClient) ListVanished(ctx context.Context, in *ListVanishedRequest, opts ...grpc.CallOption) (*ListVanishedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListVanishedResponse)
+	err := c.cc.Invoke(ctx, DirectoryService_ListVanished_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *directoryServiceClient) Batch(ctx context.Context, in *BatchRequest, opts ...grpc.CallOption) (*BatchResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BatchResponse)
@@ -363,6 +378,10 @@ type DirectoryServiceServer interface {
 	Unsubscribe(context.Context, *UnsubscribeRequest) (*UnsubscribeResponse, error)
 	// A user's subscriptions in name order, paged. The names need not exist.
 	ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error)
+	// The names that are no more, while that is remembered, in name order, paged: some
+	// days of them. A name that was moved to another backend never went, and one that is
+	// there again is not among them.
+	ListVanished(context.Context, *ListVanishedRequest) (*ListVanishedResponse, error)
 	// Several writes in one step: one revision, a result for each, in their order. A
 	// refused item changes nothing and stops nothing. At most 10,000 items.
 	Batch(context.Context, *BatchRequest) (*BatchResponse, error)
@@ -424,6 +443,9 @@ func (UnimplementedDirectoryServiceServer) Unsubscribe(context.Context, *Unsubsc
 }
 func (UnimplementedDirectoryServiceServer) ListSubscriptions(context.Context, *ListSubscriptionsRequest) (*ListSubscriptionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSubscriptions not implemented")
+}
+func (UnimplementedDirectoryServiceServer) ListVanished(context.Context, *ListVanishedRequest) (*ListVanishedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListVanished not implemented")
 }
 func (UnimplementedDirectoryServiceServer) Batch(context.Context, *BatchRequest) (*BatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Batch not implemented")
@@ -715,6 +737,24 @@ func _DirectoryService_ListSubscriptions_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DirectoryService_ListVanished_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListVanishedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DirectoryServiceServer).ListVanished(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DirectoryService_ListVanished_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DirectoryServiceServer).ListVanished(ctx, req.(*ListVanishedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DirectoryService_Batch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(BatchRequest)
 	if err := dec(in); err != nil {
@@ -806,6 +846,10 @@ var DirectoryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListSubscriptions",
 			Handler:    _DirectoryService_ListSubscriptions_Handler,
+		},
+		{
+			MethodName: "ListVanished",
+			Handler:    _DirectoryService_ListVanished_Handler,
 		},
 		{
 			MethodName: "Batch",

@@ -1,0 +1,553 @@
+package mupdate
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/directory"
+)
+
+// dial logs in as name.
+func (m *murder) dial(name string, opts mupdateclient.Options) *mupdateclient.Client {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	c, err := mupdateclient.Dial(ctx, m.addr, opts)
+	if err != nil {
+		m.t.Fatalf("Dial: %v", err)
+	}
+	m.t.Cleanup(func() { c.Close() })
+	if err := c.Login(ctx, name, password); err != nil {
+		m.t.Fatalf("Login as %s: %v", name, err)
+	}
+	return c
+}
+
+// Both mechanisms, in the clear and over TLS; SCRAM proves both sides.
+func TestLogin(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.TLS = testTLS(t) })
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", ""} {
+		for _, secure := range []bool{false, true} {
+			opts := mupdateclient.Options{Mechanism: mechanism, RequireTLS: secure}
+			if secure {
+				opts.TLS = &tls.Config{InsecureSkipVerify: true}
+			}
+			c := m.dial("be1", opts)
+			if got := c.Greeting(); got.StartTLS == secure || len(got.Text) < 4 || got.Text[0] != "MUPDATE" {
+				t.Errorf("%s, TLS %v: greeting %+v", mechanism, secure, got)
+			}
+			if err := c.Noop(t.Context()); err != nil {
+				t.Errorf("%s, TLS %v: NOOP: %v", mechanism, secure, err)
+			}
+			if err := c.Logout(t.Context()); err != nil {
+				t.Errorf("%s, TLS %v: LOGOUT: %v", mechanism, secure, err)
+			}
+		}
+		for _, wrong := range [][2]string{{"be1", "wrong"}, {"nobody", password}, {"be1", ""}} {
+			c, err := mupdateclient.Dial(t.Context(), m.addr, mupdateclient.Options{Mechanism: mechanism})
+			if err != nil {
+				t.Fatalf("Dial: %v", err)
+			}
+			var refused *mupdateclient.Refused
+			if err := c.Login(t.Context(), wrong[0], wrong[1]); !errors.As(err, &refused) || refused.Word != "NO" {
+				t.Errorf("%s, %q: got %v, want NO", mechanism, wrong, err)
+			}
+			c.Close()
+		}
+	}
+}
+
+// Wrong passwords wait for their answer, and after some from one address they are not
+// looked at any more, while who has logged in before still can.
+func TestWrongPasswordsAreLimited(t *testing.T) {
+	m := newMurder(t)
+	m.dial("be1", mupdateclient.Options{Mechanism: "PLAIN"})
+	limited := false
+	for range refusalLimit + 2 {
+		c, err := mupdateclient.Dial(t.Context(), m.addr, mupdateclient.Options{Mechanism: "PLAIN"})
+		if err != nil {
+			t.Fatalf("Dial: %v", err)
+		}
+		begun := time.Now()
+		err = c.Login(t.Context(), "be2", "wrong")
+		if took := time.Since(begun); took < m.s.cfg.LoginPause {
+			t.Errorf("refused after %v, want %v at least", took, m.s.cfg.LoginPause)
+		}
+		limited = err != nil && strings.Contains(err.Error(), errLimited.Error())
+		c.Close()
+	}
+	if !limited {
+		t.Error("wrong passwords are looked at without end")
+	}
+	m.dial("be1", mupdateclient.Options{Mechanism: "PLAIN"})
+}
+
+// When there are as many connections as may be, the next is told and closed, and there
+// is room again when one ends.
+func TestBYEWhenFull(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.MaxConnections = 2 })
+	first := m.dial("be1", mupdateclient.Options{})
+	m.dial("be2", mupdateclient.Options{})
+	nc, err := net.Dial("tcp", m.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.SetDeadline(time.Now().Add(10 * time.Second))
+	line, err := bufio.NewReader(nc).ReadString('\n')
+	if line != "* BYE \"Server Unable\"\r\n" {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if err := first.Logout(t.Context()); err != nil {
+		t.Fatalf("LOGOUT: %v", err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := mupdateclient.Dial(t.Context(), m.addr, mupdateclient.Options{})
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("there is no room again: %v", err)
+		}
+	}
+}
+
+// follower keeps what an UPDATE tells.
+type follower struct {
+	mu     sync.Mutex
+	names  map[string]mupdateclient.Record
+	listed bool
+	noops  chan struct{}
+	done   chan error
+	c      *mupdateclient.Client
+}
+
+func (m *murder) follow(login string) *follower {
+	m.t.Helper()
+	f := &follower{names: map[string]mupdateclient.Record{}, noops: make(chan struct{}, 1), done: make(chan error, 1), c: m.dial(login, mupdateclient.Options{})}
+	listed := make(chan struct{})
+	last := ""
+	go func() {
+		f.done <- f.c.Update(context.Background(), func(r mupdateclient.Record) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if !f.listed {
+				if r.Kind == mupdateclient.Deleted {
+					return fmt.Errorf("DELETE %s before OK", r.Name)
+				}
+				if last != "" && directory.CompareNames(directory.MailboxName(last), directory.MailboxName(r.Name)) >= 0 {
+					return fmt.Errorf("%s after %s", r.Name, last)
+				}
+				last = r.Name
+			}
+			f.names[r.Name] = r
+			if r.Kind == mupdateclient.Deleted {
+				delete(f.names, r.Name)
+			}
+			return nil
+		}, func() error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.listed = true
+			close(listed)
+			return nil
+		}, 0, func() error { f.noops <- struct{}{}; return nil })
+	}()
+	select {
+	case <-listed:
+	case err := <-f.done:
+		m.t.Fatalf("UPDATE: %v", err)
+	case <-time.After(30 * time.Second):
+		m.t.Fatal("UPDATE is not answered")
+	}
+	return f
+}
+
+// noop waits until all is told that was committed before.
+func (f *follower) noop(t testing.TB) map[string]mupdateclient.Record {
+	t.Helper()
+	if err := f.c.Ping(); err != nil {
+		t.Fatalf("NOOP: %v", err)
+	}
+	select {
+	case <-f.noops:
+	case err := <-f.done:
+		t.Fatalf("the stream ended: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("NOOP is not answered")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.names)
+}
+
+// listing is what LIST says.
+func (m *murder) listing(login string) map[string]mupdateclient.Record {
+	m.t.Helper()
+	c := m.dial(login, mupdateclient.Options{})
+	all := map[string]mupdateclient.Record{}
+	for r, err := range c.List(m.t.Context(), "") {
+		if err != nil {
+			m.t.Fatalf("LIST: %v", err)
+		}
+		all[r.Name] = r
+	}
+	c.Logout(m.t.Context())
+	return all
+}
+
+// While backends create, rename, move, delete, and primaries switch, streams that begin
+// at any time tell the directory as it is: no gap, nothing told twice in a listing, no
+// DELETE before OK.
+func TestUpdateDuringWrites(t *testing.T) {
+	m := newMurder(t)
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.do([]string{"group", "g", string(be1), string(be2)}); err != nil {
+		t.Fatal(err)
+	}
+	var ops []client.Op
+	for i := range 3000 {
+		ops = append(ops, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.u%d", i)), Server: []directory.BackendName{be1, be3}[i%2], Statement: directory.Statement{Partition: "default", ACL: new("anyone\tlr\t")}})
+	}
+	if _, err := m.dir.Batch(t.Context(), ops); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range 3 {
+		writers.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(w)))
+			servers := []directory.BackendName{be1, be2, be3}
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				server := servers[r.IntN(3)]
+				name := fmt.Sprintf("user.u%d", r.IntN(3000))
+				if r.IntN(3) == 0 {
+					name += []string{".x", "-y", "^z"}[r.IntN(3)]
+				}
+				at := string(server) + "!default"
+				c := m.dial(map[directory.BackendName]string{be1: "be1", be2: "be2", be3: "be3"}[server], mupdateclient.Options{Mechanism: "PLAIN"})
+				ctx := context.Background()
+				switch r.IntN(6) {
+				case 0:
+					c.Reserve(ctx, name, at)
+					c.Activate(ctx, name, at, "anyone\tlrs\t")
+				case 1:
+					c.Delete(ctx, name)
+				case 2:
+					c.Delete(ctx, name)
+					if c.Reserve(ctx, name+"r", string(server)+"!") == nil {
+						c.Activate(ctx, name+"r", string(server)+"!", "anyone\tl\t")
+					}
+				case 3:
+					c.Deactivate(ctx, name, at)
+				case 4:
+					if n%20 == 0 {
+						m.do([]string{"primary", "g", string(servers[r.IntN(2)])})
+					}
+				case 5:
+					c.Reserve(ctx, name+"q", at)
+				}
+				c.Logout(ctx)
+			}
+		})
+	}
+	var followers []*follower
+	for range 6 {
+		followers = append(followers, m.follow("frontend"))
+		time.Sleep(150 * time.Millisecond)
+	}
+	close(stop)
+	writers.Wait()
+	time.Sleep(2 * m.s.cfg.OrphanGrace) // reservations are given back
+	want := m.listing("frontend")
+	for i, f := range followers {
+		got := f.noop(t)
+		for _, name := range slices.Sorted(maps.Keys(want)) {
+			if got[name] != want[name] {
+				t.Errorf("stream %d: %s is %+v, LIST says %+v", i, name, got[name], want[name])
+			}
+		}
+		for name, r := range got {
+			if _, ok := want[name]; !ok {
+				t.Errorf("stream %d: has %+v, which LIST has not", i, r)
+			}
+		}
+		f.c.Close()
+		<-f.done
+	}
+}
+
+// A switchover of more names than a stream tells one by one ends it; a barrier is not
+// said to be one meanwhile.
+func TestLargeSwitchoverEndsStreams(t *testing.T) {
+	m := newMurder(t)
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	m.do([]string{"group", "g", string(be1), string(be2)})
+	for _, server := range []directory.BackendName{be1, be2} {
+		var ops []client.Op
+		for i := range maxRefresh + 10 {
+			ops = append(ops, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.u%d", i)), Server: server})
+		}
+		if _, err := m.dir.Batch(t.Context(), ops); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := m.follow("frontend")
+	if err := m.do([]string{"primary", "g", string(be2)}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-f.done:
+	case <-time.After(stagger + 20*time.Second):
+		t.Fatal("the stream goes on")
+	}
+	for name, r := range m.listing("frontend") {
+		if !strings.HasPrefix(r.Location, string(be2)) {
+			t.Fatalf("%s is at %s", name, r.Location)
+		}
+	}
+}
+
+// A frontend that stops reading in the middle of a stream costs bounded room, and
+// disturbs nobody.
+func TestSlowReader(t *testing.T) {
+	m := newMurder(t)
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	acl := "anyone\t" + "lrs" + "\t"
+	var ops []client.Op
+	for i := range 5000 {
+		ops = append(ops, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.u%d", i)), Server: be1, Statement: directory.Statement{ACL: &acl}})
+	}
+	if _, err := m.dir.Batch(t.Context(), ops); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := net.Dial("tcp", m.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	nc.(*net.TCPConn).SetReadBuffer(4096)
+	fmt.Fprintf(nc, "A01 AUTHENTICATE \"PLAIN\" \"%s\"\r\n", plainOf("", "frontend", password))
+	fmt.Fprintf(nc, "U01 UPDATE\r\n") // and never reads
+	fast := m.follow("frontend")
+	for round := range 20 {
+		acl := fmt.Sprintf("anyone\tlrs\tuser%d\tl\t", round)
+		for i := range ops {
+			a := ops[i].(client.Assert)
+			a.Statement.ACL = &acl
+			ops[i] = a
+		}
+		if _, err := m.dir.Batch(t.Context(), ops); err != nil {
+			t.Fatalf("a write: %v", err)
+		}
+	}
+	got := fast.noop(t)
+	if r := got["user.u4999"]; !strings.Contains(r.ACL, "user19") {
+		t.Errorf("who reads is told %+v", r)
+	}
+	fast.c.Close()
+	<-fast.done
+}
+
+// Of 400 connections at once each is served.
+func TestManyConnections(t *testing.T) {
+	m := newMurder(t)
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 400 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			c, err := mupdateclient.Dial(ctx, m.addr, mupdateclient.Options{Mechanism: "PLAIN"})
+			if err != nil {
+				t.Errorf("Dial: %v", err)
+				return
+			}
+			defer c.Close()
+			if err := c.Login(ctx, "be1", password); err != nil {
+				t.Errorf("Login: %v", err)
+				return
+			}
+			name := fmt.Sprintf("user.u%d", i)
+			if err := errors.Join(c.Reserve(ctx, name, string(be1)+"!d"), c.Activate(ctx, name, string(be1)+"!d", ""), c.Logout(ctx)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	all.Wait()
+	if got := len(m.listing("frontend")); got != 400 {
+		t.Errorf("%d mailboxes, want 400", got)
+	}
+}
+
+// A users file is read again when it changes, and one that makes no sense is not taken.
+func TestUsersFile(t *testing.T) {
+	line := func(l Login) string {
+		text, err := l.Line()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	good := line(Login{Name: "be1", Password: "one", Server: be1})
+	for _, bad := range []string{
+		"", "# nothing\n", "be1\n", "be1 secret\n", good + "\n" + good + "\n", good + " server=be2\n", good + " colour=red\n",
+		strings.Replace(good, "$4096:", "$0:", 1), strings.Replace(good, "SCRAM-SHA-256", "SCRAM-SHA-1", 1),
+		good + "\n@10.0.0.1\n", good + "\n@host server=be1\n", good + "\n@10.0.0.1 server=be1 order=key\n",
+	} {
+		if _, _, err := parseUsers(strings.NewReader(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "users")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(good + "\n")
+	u, err := LoadUsers(path)
+	if err != nil {
+		t.Fatalf("LoadUsers: %v", err)
+	}
+	if got := u.user("be1"); got == nil || !got.check("one") || got.check("two") || got.Server != be1 {
+		t.Errorf("the login is %+v", got)
+	}
+	write(string(ReplaceLogin([]byte("# kept\n"+good), "be1", line(Login{Name: "be1", Password: "two"}))))
+	for end := time.Now().Add(10 * time.Second); !u.user("be1").check("two"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the new password is not known")
+		}
+	}
+	write("broken\n")
+	for end := time.Now().Add(10 * time.Second); u.Broken() == nil; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody says that the file is broken")
+		}
+	}
+	if !u.user("be1").check("two") {
+		t.Error("a broken file took the logins away")
+	}
+}
+
+// The spool gives back what it got, in either order, in memory and in its file.
+func TestSpool(t *testing.T) {
+	for _, order := range []Order{KeyOrder, OctetOrder} {
+		for _, n := range []int{0, 1, 100, 60_000} {
+			s := newSpool(order, t.TempDir())
+			var names []string
+			for i := range n {
+				names = append(names, fmt.Sprintf("user.%05d.%s", i/3, []string{"a", "a-b", "a.b"}[i%3]))
+			}
+			slices.SortFunc(names, func(a, b string) int {
+				return directory.CompareNames(directory.MailboxName(a), directory.MailboxName(b))
+			})
+			for _, name := range names {
+				if err := s.add(directory.MailboxName(name), []byte("line of "+name+strings.Repeat(".", 200))); err != nil {
+					t.Fatalf("add: %v", err)
+				}
+			}
+			if order == OctetOrder {
+				slices.Sort(names)
+			}
+			i := 0
+			err := s.each(func(name directory.MailboxName, line []byte) error {
+				if string(name) != names[i] || !strings.HasPrefix(string(line), "line of "+names[i]+".") {
+					return fmt.Errorf("record %d of %d is %s: %.40q, want %s", i, n, name, line, names[i])
+				}
+				i++
+				return nil
+			})
+			if err != nil || i != n {
+				t.Errorf("%s, %d records: %d, %v", order, n, i, err)
+			}
+			s.close()
+		}
+	}
+}
+
+// A literal that never comes, and an exchange that does not go on, end the connection,
+// with words.
+func TestLinesEnd(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.LineTime = 100 * time.Millisecond })
+	for _, text := range []string{"X0 FIND {10}\r\n", "X0 FIND {10+}\r\nuser", "X0 FI", "A01 AUTHENTICATE \"PLAIN\"\r\n"} {
+		nc, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(nc, text)
+		nc.SetDeadline(time.Now().Add(20 * time.Second))
+		b, err := io.ReadAll(nc)
+		if err != nil || !strings.HasSuffix(string(b), "* BYE \"nothing was heard for too long\"\r\n") {
+			t.Errorf("%q: got %q, %v", text, b, err)
+		}
+		nc.Close()
+	}
+}
+
+// BenchmarkUpdate is the listing of an UPDATE, read to its OK.
+func BenchmarkUpdate(b *testing.B) {
+	m := newMurder(b)
+	const facts = 100_000
+	acl := "anyone\tlrs\t"
+	for at := 0; at < facts; at += 10_000 {
+		var ops []client.Op
+		for i := range 10_000 {
+			ops = append(ops, client.Assert{Mailbox: directory.MailboxName(fmt.Sprintf("user.u%06d", at+i)), Server: be1, Statement: directory.Statement{Partition: "default", ACL: &acl}})
+		}
+		if _, err := m.dir.Batch(b.Context(), ops); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		f := m.follow("frontend")
+		f.c.Close()
+		<-f.done
+	}
+	b.ReportMetric(float64(facts)*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
+
+// BenchmarkFind is FIND on one connection.
+func BenchmarkFind(b *testing.B) {
+	m := newMurder(b)
+	if err := m.do([]string{"assert", string(be1), "user.a"}); err != nil {
+		b.Fatal(err)
+	}
+	c := m.dial("frontend", mupdateclient.Options{})
+	for b.Loop() {
+		if _, found, err := c.Find(b.Context(), "user.a"); !found || err != nil {
+			b.Fatal(found, err)
+		}
+	}
+}

@@ -1,0 +1,138 @@
+package mupdate
+
+import (
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Settings are the flags of a program that answers MUPDATE.
+type Settings struct {
+	Listen         string
+	Users          string
+	Cert, Key      string
+	Clear          bool
+	Hostname       string
+	Order          Order
+	Literals       Literals
+	MaxConnections int
+	MaxStreams     int
+	Spool          string
+}
+
+// Register puts the flags into fs.
+func (s *Settings) Register(fs *flag.FlagSet) {
+	fs.StringVar(&s.Listen, "listen-mupdate", "", "`address` for Cyrus (MUPDATE), such as 10.0.0.1:3905; none by default")
+	fs.StringVar(&s.Users, "mupdate-users", "", "`file` of the logins of --listen-mupdate; `rookeryctl mupdate passwd` makes its lines. Read again when it changes")
+	fs.StringVar(&s.Cert, "mupdate-cert", "", "certificate for STARTTLS, a PEM `file`; without it, and without --tls-cert, STARTTLS is not offered")
+	fs.StringVar(&s.Key, "mupdate-key", "", "the key of --mupdate-cert, a PEM `file`")
+	fs.BoolVar(&s.Clear, "mupdate-clear", false, "take logins, and so passwords, without TLS. On loopback that is so anyway")
+	fs.StringVar(&s.Hostname, "mupdate-name", "", "host `name` in the greeting; default this machine's")
+	fs.Var(&s.Order, "mupdate-order", "`order` of records: key, as Cyrus 3.6 and later keep their lists, or octet, as earlier ones do; for logins that do not say")
+	fs.Var(&s.Literals, "mupdate-literals", "`form` of literals: nonsync, as Cyrus sends them, or sync, which Cyrus 3.4.8, 3.6.5 and 3.8.3 need; for logins that do not say")
+	fs.IntVar(&s.MaxConnections, "mupdate-connections", DefaultMaxConnections, "how `many` connections there may be")
+	fs.IntVar(&s.MaxStreams, "mupdate-streams", DefaultMaxStreams, "how `many` of them may be frontends that follow")
+	fs.StringVar(&s.Spool, "mupdate-spool", "", "`directory` where listings wait to be sent, in files without names; default the system's for temporary files")
+}
+
+// Check refuses what cannot work. secured: there is a certificate for STARTTLS even
+// without --mupdate-cert.
+func (s *Settings) Check(secured bool) error {
+	if s.Listen == "" {
+		if s.Users != "" || s.Cert != "" {
+			return errors.New("--mupdate-users and --mupdate-cert are for --listen-mupdate, which is not given")
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
+		return fmt.Errorf("--listen-mupdate: %w", err)
+	}
+	if s.Users == "" {
+		return errors.New("--listen-mupdate needs --mupdate-users: nobody could log in")
+	}
+	if (s.Cert == "") != (s.Key == "") {
+		return errors.New("--mupdate-cert and --mupdate-key come together")
+	}
+	s.Clear = s.Clear || loopback(s.Listen)
+	if s.Cert == "" && !secured && !s.Clear {
+		return fmt.Errorf("--listen-mupdate %s is not on loopback: give --mupdate-cert and --mupdate-key for STARTTLS, or --mupdate-clear to take passwords in the clear", s.Listen)
+	}
+	return nil
+}
+
+func loopback(address string) bool {
+	if strings.HasPrefix(address, "localhost:") {
+		return true
+	}
+	a, err := netip.ParseAddrPort(address)
+	return err == nil && a.Addr().IsLoopback()
+}
+
+// Fill puts the settings into cfg: of TLS, what --mupdate-cert says.
+func (s *Settings) Fill(cfg *Config) error {
+	users, err := LoadUsers(s.Users)
+	if err != nil {
+		return err
+	}
+	cfg.Users, cfg.Clear, cfg.Hostname = users, s.Clear, s.Hostname
+	cfg.Order, cfg.Literals = s.Order, s.Literals
+	cfg.MaxConnections, cfg.MaxStreams, cfg.SpoolDir = s.MaxConnections, s.MaxStreams, s.Spool
+	if s.Cert == "" {
+		return nil
+	}
+	c := &certificate{cert: s.Cert, key: s.Key}
+	if _, err := c.get(nil); err != nil {
+		return err
+	}
+	cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: c.get}
+	return nil
+}
+
+// certificate is one that is read again when its files change.
+type certificate struct {
+	cert, key string
+
+	mu     sync.Mutex
+	looked time.Time
+	stamp  [2]fileStamp
+	held   *tls.Certificate
+}
+
+// get returns the certificate as it is, or, if it cannot be read, as it was.
+func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != nil && time.Since(c.looked) < lookAgain {
+		return c.held, nil
+	}
+	c.looked = time.Now()
+	var stamp [2]fileStamp
+	for i, path := range []string{c.cert, c.key} {
+		info, err := os.Stat(path)
+		if err != nil {
+			if c.held != nil {
+				return c.held, nil
+			}
+			return nil, fmt.Errorf("mupdate: %w", err)
+		}
+		stamp[i] = fileStamp{info.ModTime(), info.Size()}
+	}
+	if c.held != nil && stamp == c.stamp {
+		return c.held, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	switch {
+	case err == nil:
+		c.held, c.stamp = &pair, stamp
+	case c.held == nil:
+		return nil, fmt.Errorf("mupdate: %s and %s: %w", c.cert, c.key, err)
+	}
+	return c.held, nil
+}

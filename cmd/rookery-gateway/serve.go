@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/rookery-mail/rookery/adapter/mupdate"
+	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/mtls"
+	"github.com/rookery-mail/rookery/internal/obs"
+)
+
+// serve answers until ctx ends or something fails.
+func serve(ctx context.Context, s settings, log *slog.Logger) error {
+	registry := obs.NewRegistry()
+	var files *mtls.Files
+	if s.tls != (mtls.Paths{}) {
+		var err error
+		if files, err = mtls.Load(s.tls, nil, log); err != nil {
+			return err
+		}
+	}
+	var endpoints []string
+	for e := range strings.SplitSeq(s.endpoints, ",") {
+		if e = strings.TrimSpace(e); e != "" {
+			endpoints = append(endpoints, e)
+		}
+	}
+	dir, err := client.Dial(endpoints, client.WithCredentials(mtls.Client(files, log)))
+	if err != nil {
+		return fmt.Errorf("%w: --endpoints: %w", errUsage, err)
+	}
+	defer dir.Close()
+	cfg := mupdate.Config{Client: dir, Version: obs.Version(), Log: log, Metrics: registry}
+	if err := s.mupdate.Fill(&cfg); err != nil {
+		return err
+	}
+	if files != nil {
+		cfg.Holder = func(st tls.ConnectionState) string {
+			if id, ok := files.Named(st); ok && id.Role == mtls.Backend {
+				return id.Name
+			}
+			return ""
+		}
+	}
+	adapter, err := mupdate.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer adapter.Close()
+	l, err := net.Listen("tcp", s.mupdate.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen-mupdate: %w", err)
+	}
+	defer l.Close()
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	defer work.Wait()
+	if s.listenHTTP != "" {
+		h, err := net.Listen("tcp", s.listenHTTP)
+		if err != nil {
+			return fmt.Errorf("--listen-http: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", obs.MetricsHandler(registry, log))
+		mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+		work.Go(func() {
+			if err := obs.Serve(ctx, h, mux, log); err != nil {
+				cancel(err)
+			}
+		})
+		log.Info("serving HTTP", "http", h.Addr().String())
+	}
+	stop := context.AfterFunc(ctx, adapter.Close)
+	defer stop()
+	log.Info("serving MUPDATE", "addr", l.Addr().String(), "version", obs.Version())
+	err = adapter.Serve(l)
+	adapter.Close()
+	cause := context.Cause(ctx)
+	cancel(nil)
+	work.Wait()
+	if err == nil && cause != nil && cause != context.Canceled {
+		err = cause
+	}
+	if err == nil {
+		log.Info("closed")
+	}
+	return err
+}

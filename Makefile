@@ -33,6 +33,10 @@ POWER_DAMAGE ?= 3
 UPGRADETIME ?= 2s
 FACTS    ?= 1000000
 
+PEERS_SEEDS ?= 36
+PEERS_FIRST ?= 1
+ROTATION    ?= $(shell git rev-list --count HEAD 2>/dev/null || echo 1)
+
 SIMSEEDS ?= 100
 SIMFIRST ?= 1
 SIMTIME  ?= 1000s
@@ -52,7 +56,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
+.PHONY: help build man run test test-peers race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -93,16 +97,22 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
 
+test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss and mutants, in six minutes; needs Linux, root, ip, iptables, FUSE
+	$(call part,sim,$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(PEERS_SEEDS) -sim.first=$(PEERS_FIRST) -sim.time=1000s -sim.workers=$$(nproc))
+	$(call part,chaos,$(GO) test -tags peers ./internal/chaos -count 1 -timeout 0 -v)
+	$(call part,powerloss,$(GO) test -tags peers ./internal/powerloss -count 1 -timeout 0 -v -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl)
+	$(call part,mutants,$(MAKE) -s mutants ROTATE=$(ROTATION))
+
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
 	$(GO) -C internal/tools/powerfs test ./...
-	$(GO) test ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
+	$(GO) test -tags peers ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
 		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=$(POWER_DAMAGE)
 
 chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
-	$(GO) test ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
+	$(GO) test -tags peers ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
 
 leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
-	$(GO) test ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)
+	$(GO) test -tags peers ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)
 
 watch-load: build ## LOADWATCHERS (200) watchers in processes of their own at LOADRATE (5000) changes a second for LOADTIME (1m), with kills
 	$(GO) test ./cmd/rookeryd -run '^TestWatchLoad$$' -count 1 -timeout 30m -v -args -load.nodes=$(LOADNODES) \
@@ -118,7 +128,7 @@ soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); 
 	$(GO) test ./cmd/rookeryd -run '^TestElections$$' -count 1 -timeout 0 -v -args \
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
 
-mutants: ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
+mutants: $(if $(ROTATE),,$(POWERFS)) ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
 	$(GO) test ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
 		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
 

@@ -79,8 +79,8 @@ func TestMain(m *testing.M) {
 //	samefacts A B       two nodes have the same facts where both speak
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
-//	keep NAME           $NAME is the last stdout
 //	mupdate ...         see mupdateCommand
+//	keep NAME           $NAME is the last stdout
 //	flip FILE           turn a bit over in the middle of a file
 //	cut FILE            take the last octet of a file away
 func TestScripts(t *testing.T) {
@@ -106,8 +106,8 @@ func TestScripts(t *testing.T) {
 			"samefacts": sameFacts,
 			"shape":     shape,
 			"repeat":    repeat,
-			"keep":      keep,
 			"mupdate":   mupdateCommand,
+			"keep":      keep,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				damage(ts, args, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
 			},

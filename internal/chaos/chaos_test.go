@@ -1,3 +1,5 @@
+//go:build peers
+
 package chaos
 
 import (
@@ -20,7 +22,7 @@ import (
 )
 
 var (
-	chaosTime     = flag.Duration("chaos.time", 0, "how long TestChaos plays rounds; 0 and no -chaos.faults: not at all")
+	chaosTime     = flag.Duration("chaos.time", time.Minute, "how long TestChaos plays rounds, if -chaos.faults does not say how many faults it makes")
 	chaosFaults   = flag.Int("chaos.faults", 0, "how many faults TestChaos makes; 0: as many as there is time for")
 	chaosOps      = flag.Int("chaos.operations", 0, "how many operations must be answered in all for the run to count, each item of a batch being one")
 	chaosSeed     = flag.Uint64("chaos.seed", 0, "seed of TestChaos; 0 draws one")
@@ -33,11 +35,6 @@ var (
 	rookeryd      = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")
 	rookeryctl    = flag.String("rookeryctl", "", "the rookeryctl to check with; default likewise")
 )
-
-func flagNames() (names []string) {
-	flag.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	return names
-}
 
 // programs are what is run, built if they were not given.
 func programs(t *testing.T) (node, ctl string) {
@@ -60,9 +57,6 @@ func programs(t *testing.T) (node, ctl string) {
 
 // TestChaos plays rounds, see the package comment.
 func TestChaos(t *testing.T) {
-	if *chaosTime == 0 && *chaosFaults == 0 {
-		return
-	}
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64() >> 32
 	}
@@ -70,7 +64,7 @@ func TestChaos(t *testing.T) {
 	node, ctl := programs(t)
 	begun := time.Now()
 	end := begun.Add(100 * time.Hour)
-	if *chaosTime > 0 {
+	if *chaosFaults == 0 {
 		end = begun.Add(*chaosTime)
 	}
 	var sum totals

@@ -1,3 +1,5 @@
+//go:build peers
+
 package chaos
 
 import (
@@ -14,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
@@ -280,13 +281,4 @@ func (c *cluster) saveLogs(dir string) error {
 		}
 	}
 	return nil
-}
-
-// TestNothingWithoutAFlag: the names of the flags are those of the documents.
-func TestNothingWithoutAFlag(t *testing.T) {
-	for _, name := range []string{"chaos.time", "chaos.faults", "chaos.seed", "chaos.losses", "rookeryd", "rookeryctl"} {
-		if !slices.ContainsFunc(flagNames(), func(f string) bool { return f == name }) {
-			t.Errorf("there is no flag -%s", name)
-		}
-	}
 }

@@ -1,9 +1,10 @@
 // Package chaos breaks real rookeryd processes while clients use them, and judges
-// afterwards every answer that any client was ever given. All of it is tests:
+// afterwards every answer that any client was ever given. All of it is tests, with
+// the build tag peers, for they need root and network namespaces:
 //
 //	make chaos                      # CHAOS_FAULTS (1000) faults, two million operations
 //	make leader-loss                # LOSSES (100) each of kill, pause and partition of the leader
-//	go test ./internal/chaos -args -chaos.time 60s -chaos.seed 7
+//	go test -tags peers ./internal/chaos -args -chaos.time 60s -chaos.seed 7
 //
 // # A round
 //

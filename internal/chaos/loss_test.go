@@ -1,3 +1,5 @@
+//go:build peers
+
 package chaos
 
 import (
@@ -19,7 +21,7 @@ import (
 )
 
 var (
-	losses    = flag.Int("chaos.losses", 0, "how often TestLeaderLoss takes the leader away by each of kill, pause and partition; 0: not at all")
+	losses    = flag.Int("chaos.losses", 1, "how often TestLeaderLoss takes the leader away by each of kill, pause and partition")
 	lossRate  = flag.Int("chaos.loss-rate", 200, "writes a second that TestLeaderLoss makes, whether or not the earlier ones were answered")
 	lossAfter = flag.Duration("chaos.loss-attempt", 0, "how long its clients wait for one node before they ask another; 0: their default")
 )
@@ -173,9 +175,6 @@ func (r *reader) run(stop <-chan struct{}, report func(error)) {
 // SIGSTOP and by a partition, under an open load of writes and with readers at every
 // node, and measures how long it takes until a write is acknowledged again.
 func TestLeaderLoss(t *testing.T) {
-	if *losses == 0 {
-		return
-	}
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64() >> 32
 	}

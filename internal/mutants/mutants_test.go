@@ -184,10 +184,7 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 		build("build", "-o", daemon, "./cmd/rookeryd")
 		build("build", "-o", ctl, "./cmd/rookeryctl")
 		flags = nil
-		if harness == "upgrade" {
-			flags = []string{"-tags", "upgrade"}
-		}
-		build("test", "-c", "-o", bin, "./"+in)
+		build("test", "-c", "-tags", "peers,upgrade", "-o", bin, "./"+in)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), *budget)
 	defer cancel()

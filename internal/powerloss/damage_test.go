@@ -1,3 +1,5 @@
+//go:build peers
+
 package powerloss
 
 import (
@@ -26,7 +28,7 @@ import (
 )
 
 var (
-	damages = flag.Int("power.damage", 0, "how many places of each kind TestPowerDamage damages")
+	damages = flag.Int("power.damage", 1, "how many places of each kind TestPowerDamage damages")
 	only    = flag.String("power.only", "", "`text` in the names of the kinds of damage to do; all if empty")
 )
 
@@ -71,10 +73,6 @@ func (o outcomes) print(title string, columns ...string) {
 // TestPowerDamage damages the files of a stopped node and starts it. It is for
 // who asks for it: without -power.damage it damages nothing.
 func TestPowerDamage(t *testing.T) {
-	if *damages == 0 {
-		t.Log("no damage was asked for: make powerloss")
-		return
-	}
 	d := &damager{
 		harness: &harness{programs: built(t), report: &report{}, spawn: newSpawner(), dir: t.TempDir(), seed: *seed, net: fmt.Sprintf("127.%d.", 2+rand.IntN(250))},
 		counts:  outcomes{},

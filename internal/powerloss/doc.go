@@ -1,5 +1,5 @@
 // Package powerloss cuts the power of real nodes and damages their disks. It has
-// tests alone, which run when they are asked for: make powerloss.
+// tests alone, with the build tag peers, for they need root and FUSE: make powerloss.
 //
 // # How
 //

@@ -526,11 +526,10 @@ func (w *World) damage() {
 	what := "a bit of the state flipped"
 	if w.rnd.IntN(2) == 0 || !n.disk.state.Damage(w.rnd.IntN) {
 		what = "the end of the log cut off"
-		if n.disk.log.Records() < 2 || n.disk.log.Unsynced() > 0 {
+		if !n.disk.log.Cut() {
 			n.down(false)
 			return
 		}
-		n.disk.log.Cut(1)
 	}
 	n.fate = errDamaged
 	w.hit("%s: %s", n.name, what)

@@ -69,12 +69,21 @@ func (m *Memory) Copy() *Memory {
 	return &c
 }
 
-// Cut loses the last n records although they were synced, as a disk does that
-// lies: Replay refuses what is left if it was promised.
-func (m *Memory) Cut(n int) {
+// Cut loses the last entry although it was synced, as a disk does that lies. It
+// reports false where that entry is not what was promised, so that its loss could
+// go unnoticed, and cuts nothing. Else Replay refuses what is left.
+func (m *Memory) Cut() bool {
 	m.Crash()
-	m.synced = max(0, m.synced-n)
+	i := len(m.records) - 1
+	for i >= 0 && m.records[i].entry == nil {
+		i--
+	}
+	if i < 0 || position(m.records[i].entry) != m.promise {
+		return false
+	}
+	m.synced = i
 	m.Crash()
+	return true
 }
 
 // Replay returns what Open would after the mark at index, or nil where Open

@@ -52,9 +52,19 @@ func TestMemoryCrashAfter(t *testing.T) {
 }
 
 func TestMemoryCut(t *testing.T) {
-	m := memoryLog(t, 3, 0)
-	m.Cut(1)
+	m := memoryLog(t, 3, 1)
+	if err := m.Mark(Mark{Position: m.end}); err != nil { // what is behind the last entry goes with it
+		t.Fatal(err)
+	}
+	m.promise = m.end
+	if !m.Cut() {
+		t.Fatal("the last entry was promised, and not cut")
+	}
 	if r := m.Replay(1); r != nil {
 		t.Errorf("a log that ends before its promise was opened: %+v", r)
+	}
+	m = memoryLog(t, 0, 0)
+	if m.Cut() || m.Replay(1) == nil {
+		t.Error("a log without entries was cut")
 	}
 }

@@ -478,13 +478,12 @@ func TestNewerVersion(t *testing.T) {
 // no alarm is raised, and nobody's state has to take its place.
 func TestNewerState(t *testing.T) {
 	next, present := build(t, Next), build(t, Present)
-	nodes := found(t, next)
-	must(t, next, nodes, "cluster-version", "finalize", "--yes")
+	nodes := found(t, next) // with version 3
 	n := leaderLast(t, nodes)[0]
 	n.stop()
 	for range 2 {
 		n.start(present)
-		n.refuses("cluster version 3", "put release next")
+		n.refuses("of a newer release", "cluster version 3", "put back the release")
 		if strings.Contains(n.log.String(), "not to be used") {
 			t.Errorf("%s took its state for a damaged one:\n%s", n.name, n.log.String())
 		}

@@ -27,6 +27,7 @@ var (
 	simTime   = flag.String("mutants.sim-time", "1000s", "how long each seed of the simulation lasts, of its own time")
 	workers   = flag.Int("mutants.workers", 2, "how many seeds the simulation plays at once")
 	faults    = flag.Int("mutants.faults", 400, "how many faults the chaos test may need")
+	damages   = flag.Int("mutants.damages", 12, "how many places of each kind are damaged")
 	cuts      = flag.Int("mutants.cuts", 600, "how many power cuts may be needed")
 	bare      = flag.Bool("mutants.bare", true, "each harness must also pass without a mutant, over what the mutants needed")
 )
@@ -113,7 +114,7 @@ func choose(all []*mutant) (chosen []*mutant, err error) {
 
 // counts is how much of its own each harness may need: seeds, faults, cuts, runs.
 func counts() map[string]int {
-	return map[string]int{"sim": *seeds, "chaos": *faults, "power": *cuts, "soak": 1, "upgrade": 1}
+	return map[string]int{"sim": *seeds, "chaos": *faults, "power": *cuts, "damage": *damages, "soak": 1, "upgrade": 1}
 }
 
 // result is how a harness did.
@@ -128,7 +129,7 @@ type result struct {
 }
 
 func (r result) needed() string {
-	unit := map[string]string{"sim": "seeds", "chaos": "faults", "power": "cuts", "soak": "run", "upgrade": "run"}[r.harness]
+	unit := map[string]string{"sim": "seeds", "chaos": "faults", "power": "cuts", "damage": "places of each kind", "soak": "run", "upgrade": "run"}[r.harness]
 	return fmt.Sprintf("%d %s", r.done, unit)
 }
 
@@ -170,6 +171,9 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 	case "power":
 		in = "internal/powerloss"
 		args = []string{"-test.run", "^TestPowerLoss$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.cuts", strconv.Itoa(most), "-power.seed", strconv.Itoa(*first)}
+	case "damage":
+		in = "internal/powerloss"
+		args = []string{"-test.run", "^TestPowerDamage$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.damage", strconv.Itoa(most), "-power.seed", strconv.Itoa(*first)}
 	case "soak":
 		in = "cmd/rookeryd"
 		args = []string{"-test.run", "^TestSoak$", "-rookeryd", daemon, "-soak.time", soakJudged.String()}
@@ -216,7 +220,7 @@ var (
 	progress  = map[string]*regexp.Regexp{
 		"sim":   regexp.MustCompile(`seed (\d+)\b`),
 		"chaos": regexp.MustCompile(`(\d+) faults`),
-		"power": regexp.MustCompile(`(\d+) cuts`),
+		"power": regexp.MustCompile(`(\d+) (?:power )?cuts`),
 	}
 )
 
@@ -273,8 +277,11 @@ func watch(harness string, cmd *exec.Cmd) (r result) {
 		r.took = time.Since(begun)
 	}
 	r.caught = r.err != nil && r.said != ""
-	if harness == "soak" || harness == "upgrade" {
+	switch harness {
+	case "soak", "upgrade":
 		r.done = 1
+	case "damage":
+		r.done = *damages
 	}
 	return r
 }

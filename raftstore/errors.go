@@ -49,6 +49,9 @@ var (
 	// ErrDiverged: this node's state is not what the others' is, or not what it
 	// was, and it serves it no more. It must be replaced by another node's.
 	ErrDiverged = errors.New("raftstore: diverged")
+	// ErrNewer: the machine cannot read its state, for a newer release has written it.
+	// The state is as it should be: it is kept, and that release has to be put back.
+	ErrNewer = errors.New("raftstore: the state is of a newer release")
 )
 
 // NotLeaderError says that another node is the leader, so that the caller can

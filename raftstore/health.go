@@ -266,6 +266,10 @@ func (s *Store) sleep(d time.Duration) bool {
 // another voter was heard that can give it a new one it is quarantined; the
 // last node that has a state must keep it, for people to save what they can.
 func (s *Store) damaged(err error) {
+	if errors.Is(err, ErrNewer) {
+		s.halt(err) // the others' is no other
+		return
+	}
 	if !errors.Is(err, ErrCorrupt) {
 		err = corrupt(s.files.state.path, "%w", err)
 	}

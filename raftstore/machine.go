@@ -28,7 +28,7 @@ type Machine interface {
 
 // Verifier is what a Machine implements that can tell a damaged record. Verify
 // is called when the store opens, or soon after if the state is large; an
-// error stops the node.
+// error stops the node. One that is not ErrNewer says that the state is damaged.
 type Verifier interface {
 	Verify(r kv.Reader) error
 }

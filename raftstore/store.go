@@ -217,7 +217,9 @@ func (s *Store) verifyMachine() (err error) {
 	defer guard(path, &err)()
 	v := s.node.View()
 	defer v.Release()
-	if err := m.Verify(&stoppableReader{v, s.stop}); err != nil && !s.stopping() {
+	if err := m.Verify(&stoppableReader{v, s.stop}); errors.Is(err, ErrNewer) {
+		return fmt.Errorf("%s: %w", path, err)
+	} else if err != nil && !s.stopping() {
 		return corrupt(path, "%w", err)
 	}
 	return nil

@@ -39,7 +39,13 @@ func (a applied) Due(r kv.Reader, elapsed uint64) (wait int64, command []byte) {
 	return wait, command
 }
 
-func (a applied) Verify(r kv.Reader) error { return a.m.Verify(r) }
+func (a applied) Verify(r kv.Reader) error {
+	err := a.m.Verify(r)
+	if errors.Is(err, machine.ErrRelease) || errors.Is(err, machine.ErrFormat) {
+		return fmt.Errorf("%w: %w", raftstore.ErrNewer, err)
+	}
+	return err
+}
 
 // Forward has another node, which leads, put an encoded command into the log. It
 // returns the result and an index by which that node has applied it. Its errors

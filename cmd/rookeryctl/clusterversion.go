@@ -154,7 +154,7 @@ nothing.`,
 		}
 		r, err := c.FinalizeClusterVersion(ctx, version)
 		if errors.Is(err, client.ErrUnsupported) {
-			return refusedf("the leader's release supports cluster version 1 alone: upgrade that node; `rookeryctl cluster-version` shows the others")
+			return refusedf("the node that answered is of a release that supports cluster version 1 alone: upgrade it; `rookeryctl cluster-version` shows which")
 		}
 		if err != nil {
 			return err

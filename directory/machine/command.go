@@ -57,8 +57,8 @@ type Retract struct {
 	Server  directory.BackendName
 	Epoch   uint64 // the epoch the sender believes in; 0: none stated
 	// Tentative: a rename may be under way. The fact becomes Withdrawing and
-	// routes as Moving until it is retracted or asserted again, or ReserveGrace is
-	// over and it is active again.
+	// routes as Moving until it is retracted or asserted again, or, from cluster
+	// version 2 on, ReserveGrace is over and it is active again.
 	Tentative bool
 	// Since is Assert's.
 	Since directory.Revision

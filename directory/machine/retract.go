@@ -34,7 +34,9 @@ func (a *apply) retract(op Retract) (Result, error) {
 	case op.Tentative && f.State == directory.Active:
 		f.State = directory.Withdrawing
 		a.touch(f)
-		a.schedule(a.clk.Time+a.settings.ReserveGrace, dueWithdrawing, serverNameKey(b.ID, op.Mailbox))
+		if a.cluster.Version >= versionLapse {
+			a.schedule(a.clk.Time+a.settings.ReserveGrace, dueWithdrawing, serverNameKey(b.ID, op.Mailbox))
+		}
 		return Result{Effect: Changed}, a.save(e, directory.ChangeMailbox, b.ID)
 	case op.Tentative:
 		return Result{Effect: Unchanged}, nil
@@ -82,7 +84,8 @@ func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how direct
 
 // lapseWithdrawing ends an announcement that nothing followed: who made it, or who
 // made it for its server, is gone. The fact is active again, for a mailbox that may
-// be there is not to be absent. Of a later announcement, or after the grace has
+// be there is not to be absent. It was made since versionLapse is in force; one from
+// before has no end. Of a later announcement, or after the grace has
 // grown, its time has not come.
 func (a *apply) lapseWithdrawing(key []byte) error {
 	if len(key) < 4 {

@@ -25,6 +25,9 @@ const (
 	// versionFull: a backend can be full, and the cluster row is a value of format
 	// 2, which stops the releases that know version 1 alone before they read on.
 	versionFull uint32 = 2
+	// versionLapse: a withdrawal that was announced ends by itself. The deadline is a
+	// row that older releases do not know.
+	versionLapse uint32 = 2
 )
 
 // ErrRelease: the cluster is of a version that this release does not support. The
@@ -39,6 +42,7 @@ func TurnsOn(from, to uint32) (lines []string) {
 		case versionFull:
 			lines = append(lines,
 				"`rookeryctl backends set B --state full`: a backend that takes no new users and is not being emptied",
+				"a withdrawal that was announced and not made (MUPDATE's DELETE before a rename) ends after the grace of reservations: the mailbox is active again",
 				"the state says its version so that releases before v0.4.0 stop at it")
 		}
 	}

@@ -205,8 +205,9 @@ var House = []Row{
 	{From: "internal/mtls", Libraries: []string{"grpc"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{
-		From:  "internal/upgrade",
-		Tests: []string{"server", "client", "raftstore", "directory", "directory/machine", "internal/kv"},
+		From:          "internal/upgrade",
+		Tests:         []string{"server", "client", "raftstore", "raftstore/wal", "directory", "directory/machine", "internal/kv", "internal/oracle"},
+		TestLibraries: []string{"raft"},
 	},
 	{
 		From: "internal/sim",

@@ -27,7 +27,7 @@ type mutant struct {
 type edit struct{ file, old, new string }
 
 // harnesses are who can catch one.
-var harnesses = []string{"sim", "chaos", "power", "damage", "soak"}
+var harnesses = []string{"sim", "chaos", "power", "damage", "soak", "upgrade"}
 
 // readMutants reads all of testdata, by name.
 func readMutants() (all []*mutant, err error) {

@@ -114,7 +114,7 @@ func choose(all []*mutant) (chosen []*mutant, err error) {
 
 // counts is how much of its own each harness may need: seeds, faults, cuts, runs.
 func counts() map[string]int {
-	return map[string]int{"sim": *seeds, "chaos": *faults, "power": *cuts, "damage": *damages, "soak": 1}
+	return map[string]int{"sim": *seeds, "chaos": *faults, "power": *cuts, "damage": *damages, "soak": 1, "upgrade": 1}
 }
 
 // result is how a harness did.
@@ -129,7 +129,7 @@ type result struct {
 }
 
 func (r result) needed() string {
-	unit := map[string]string{"sim": "seeds", "chaos": "faults", "power": "cuts", "damage": "places of each kind", "soak": "run"}[r.harness]
+	unit := map[string]string{"sim": "seeds", "chaos": "faults", "power": "cuts", "damage": "places of each kind", "soak": "run", "upgrade": "run"}[r.harness]
 	return fmt.Sprintf("%d %s", r.done, unit)
 }
 
@@ -177,6 +177,9 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 	case "soak":
 		in = "cmd/rookeryd"
 		args = []string{"-test.run", "^TestSoak$", "-rookeryd", daemon, "-soak.time", soakJudged.String()}
+	case "upgrade":
+		in = "internal/upgrade"
+		args = []string{"-test.run", upgradeTests, "-test.failfast", "-rookeryd", daemon, "-rookeryctl", ctl, "-upgrade.programs", releases(t)}
 	}
 	if harness == "sim" {
 		build("test", "-c", "-o", bin, "./"+in)
@@ -185,7 +188,7 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 		build("build", "-o", daemon, "./cmd/rookeryd")
 		build("build", "-o", ctl, "./cmd/rookeryctl")
 		flags = nil
-		build("test", "-c", "-tags", "peers", "-o", bin, "./"+in)
+		build("test", "-c", "-tags", "peers,upgrade", "-o", bin, "./"+in)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), *budget)
 	defer cancel()
@@ -197,9 +200,23 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 // soakJudged is long enough for a soak to judge.
 const soakJudged = 100 * time.Second
 
+// upgradeTests are those that run programs of several releases.
+const upgradeTests = "^Test(FoundMixed|UnknownCommand|NewerVersion|NewerState|OlderStops|Rolling)$"
+
+// releases is where the programs of earlier releases are kept, as make upgrade does.
+func releases(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join(root, "bin", "releases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // What harnesses print: a violation, and how far they have come.
 var (
 	violation = regexp.MustCompile(`VIOLATION|not flat: |^panic: |^fatal error: `)
+	told      = regexp.MustCompile(`^\w+_test\.go:\d+: `)
 	progress  = map[string]*regexp.Regexp{
 		"sim":   regexp.MustCompile(`seed (\d+)\b`),
 		"chaos": regexp.MustCompile(`(\d+) faults`),
@@ -222,6 +239,7 @@ func watch(harness string, cmd *exec.Cmd) (r result) {
 		lines := bufio.NewScanner(out)
 		lines.Buffer(nil, 16<<20)
 		var last []string
+		before := ""
 		for lines.Scan() {
 			line := strings.TrimSpace(lines.Text())
 			if last = append(last, line); len(last) > 40 {
@@ -237,8 +255,13 @@ func watch(harness string, cmd *exec.Cmd) (r result) {
 					}
 				}
 			}
-			if r.said == "" && violation.MatchString(line) {
-				r.said = clip(line, 220)
+			if told.MatchString(line) {
+				before = line
+			}
+			if r.said == "" && (violation.MatchString(line) || harness == "upgrade" && strings.HasPrefix(line, "--- FAIL: ")) {
+				if r.said = clip(line, 220); harness == "upgrade" {
+					r.said = clip(line+" "+before, 220) // which names no violation, but what it wants
+				}
 				r.took = time.Since(begun)
 			}
 		}
@@ -255,7 +278,7 @@ func watch(harness string, cmd *exec.Cmd) (r result) {
 	}
 	r.caught = r.err != nil && r.said != ""
 	switch harness {
-	case "soak":
+	case "soak", "upgrade":
 		r.done = 1
 	case "damage":
 		r.done = *damages

@@ -47,7 +47,8 @@ type Oracle struct {
 	joining map[directory.ServerID]map[directory.MailboxName]bool
 	regroup map[directory.ServerID]bool // its group or state changed
 	// left holds what each server that left a group had at home there until then.
-	left map[directory.ServerID]map[directory.MailboxName]bool
+	left   map[directory.ServerID]map[directory.MailboxName]bool
+	lapses map[announcement]bool // withdrawals announced since cluster version 2
 	// decided is when each decision was made.
 	decided map[directory.ServerID]directory.Revision
 	// followed is what the machine said of the command that is being applied; nil:
@@ -69,6 +70,12 @@ type holdID struct {
 type alarmID struct {
 	kind directory.AlarmKind
 	node string
+}
+
+// announcement is of a withdrawal that ends by itself.
+type announcement struct {
+	name   directory.MailboxName
+	server directory.ServerID
 }
 
 type subID struct {
@@ -107,6 +114,7 @@ func New() *Oracle {
 		joining:  map[directory.ServerID]map[directory.MailboxName]bool{},
 		regroup:  map[directory.ServerID]bool{},
 		left:     map[directory.ServerID]map[directory.MailboxName]bool{},
+		lapses:   map[announcement]bool{},
 		decided:  map[directory.ServerID]directory.Revision{},
 		set:      directory.DefaultSettings(),
 	}
@@ -784,6 +792,9 @@ func (o *Oracle) retract(op machine.Retract) machine.Result {
 			return effect(machine.Unchanged)
 		}
 		f.State = directory.Withdrawing
+		if o.version >= 2 {
+			o.lapses[announcement{op.Mailbox, be.ID}] = true
+		}
 		o.touch(f)
 		return effect(machine.Changed)
 	}
@@ -1632,9 +1643,9 @@ func (o *Oracle) tick() machine.Result {
 			r.Effect = machine.Changed
 		}
 	}
-	for _, b := range o.boxes {
+	for name, b := range o.boxes {
 		for _, f := range b.facts {
-			if f.State == directory.Withdrawing && f.Changed+o.set.ReserveGrace <= o.now {
+			if f.State == directory.Withdrawing && o.lapses[announcement{name, f.Server}] && f.Changed+o.set.ReserveGrace <= o.now {
 				f.State = directory.Active
 				o.touch(f)
 				r.Effect = machine.Changed

@@ -235,8 +235,27 @@ func (w *world) beginMoment(ctx context.Context, m moment, victim *node, arm fun
 		if err := w.stop(victim); err != nil {
 			return err
 		}
-		if err := spoil(victim.data()); err != nil {
-			return err
+		// A world may be so young that no mailbox has come to the file yet.
+		for begun := time.Now(); ; {
+			spoilt, err := spoil(victim.data())
+			if err != nil {
+				return err
+			}
+			if spoilt {
+				break
+			}
+			if time.Since(begun) > patience {
+				return fmt.Errorf("no mailbox came to the state of %s in %v", victim.name, patience)
+			}
+			if err := victim.start(w.spawn); err != nil {
+				return err
+			}
+			if err := w.outgrow(ctx, victim); err != nil {
+				return err
+			}
+			if err := w.stop(victim); err != nil {
+				return err
+			}
 		}
 	}
 	if err := arm(); err != nil {
@@ -487,25 +506,22 @@ func (w *world) outgrow(ctx context.Context, x *node) error {
 	return &trouble{errors.New("the writers are too slow")}
 }
 
-// spoil damages the state file of a stopped node, which is to notice.
-func spoil(data string) error {
+// spoil damages the state file of a stopped node, which is to notice; false if
+// there is no mailbox in it to damage.
+func spoil(data string) (bool, error) {
 	path := filepath.Join(data, "shard-1", "state.db")
 	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	i := strings.LastIndex(string(b), "lrswipkxtecdan")
-	if i < 0 {
-		return fmt.Errorf("no ACL in %s", path)
+	if err != nil || !strings.Contains(string(b), "lrswipkxtecdan") {
+		return false, err
 	}
 	// Everywhere: one of the places may be a page that is not in use.
 	b = []byte(strings.ReplaceAll(string(b), "lrswipkxtecdan", "lrswipkxtecdaX"))
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return err
+		return false, err
 	}
 	_, err = f.WriteAt(b, 0)
-	return errors.Join(err, f.Sync(), f.Close())
+	return true, errors.Join(err, f.Sync(), f.Close())
 }
 
 // ctl runs rookeryctl on the files of a stopped node until it succeeds; its power

@@ -37,23 +37,25 @@ func (d *disk) copy() *disk { return &disk{log: d.log.Copy(), state: d.state.Cop
 // that makes it. A crash while it waits is one between two durable steps.
 func (l *life) io(write bool, takes time.Duration) error {
 	d := l.n.disk
-	for {
-		if takes >= raftstore.WatchEvery {
-			l.slow++
-			l.watch()
-			defer func() { l.slow-- }()
-		}
-		if err := l.w.sleep(takes); err != nil {
+	if takes >= raftstore.WatchEvery || d.hung > l.w.now {
+		l.slow++
+		l.watch()
+		defer func() { l.slow-- }()
+	}
+	if err := l.w.sleep(takes); err != nil {
+		return err
+	}
+	// What the disk has finished, a process that is stopped does not hear.
+	for max(d.hung, l.pausedUntil) > l.w.now {
+		q := l.w.wait()
+		l.stuck = append(l.stuck, q)
+		if err := q.until(max(d.hung, l.pausedUntil)); errors.Is(err, errEnded) {
 			return err
 		}
-		// What the disk has finished, a process that is stopped does not hear.
-		wake := max(d.hung, l.pausedUntil)
-		if wake <= l.w.now {
-			break
-		}
-		takes = wake - l.w.now
 	}
 	switch {
+	case l.dead: // while it was being stopped in order
+		return errPower
 	case write && d.fails != 0:
 		err := d.fails
 		d.fails = 0

@@ -458,7 +458,7 @@ func (w *World) pauseOne() {
 	if n.life == nil {
 		return
 	}
-	n.life.pausedUntil = w.now + w.some(50*time.Millisecond, 30*time.Second)
+	n.life.pause(w.now + w.some(50*time.Millisecond, 30*time.Second))
 	w.hit("%s until %v", n.name, n.life.pausedUntil)
 }
 
@@ -559,7 +559,7 @@ func (w *World) calm() bool {
 			d.slow, d.hung, d.fails, d.full, d.low = 0, 0, 0, false, false
 		}
 		if n.life != nil {
-			n.life.pausedUntil = min(n.life.pausedUntil, w.now)
+			n.life.resume()
 		}
 		if n.life == nil && n.disk != nil && n.fate == nil {
 			n.startAt(w.now)

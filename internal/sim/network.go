@@ -123,11 +123,9 @@ func (n *node) receive(of clusterOf, m *raftpb.Message) {
 		n.w.counts.Lost++
 		return
 	}
-	if l.pausedUntil > n.w.now {
-		n.w.at(l.pausedUntil, func() { n.receive(of, m) })
-		return
-	}
-	n.w.mix(uint64(m.GetType())<<32 ^ m.GetIndex() ^ m.GetTerm()<<16 ^ m.GetFrom())
-	l.raft.Receive(m)
-	l.poke()
+	l.unpaused(func() {
+		n.w.mix(uint64(m.GetType())<<32 ^ m.GetIndex() ^ m.GetTerm()<<16 ^ m.GetFrom())
+		l.raft.Receive(m)
+		l.poke()
+	})
 }

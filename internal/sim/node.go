@@ -52,6 +52,8 @@ type life struct {
 	coreAt, applyAt time.Duration // when these steps are due; far: not
 	append, flush   *thread
 	pausedUntil     time.Duration
+	held            []func() // what waits until it goes on
+	stuck           []*wait  // accesses of a disk that hangs, or whose process is stopped
 	dead, stopping  bool
 	watchdog        raftstore.Watchdog
 	probing         bool
@@ -188,17 +190,36 @@ func (l *life) stepApplyAt(now bool, at time.Duration) {
 	})
 }
 
+// pause stops a process as SIGSTOP does, until a time or until resume.
+func (l *life) pause(until time.Duration) {
+	l.pausedUntil = max(l.pausedUntil, until)
+	l.w.at(until, func() {
+		if l.pausedUntil <= l.w.now {
+			l.resume()
+		}
+	})
+}
+
+// resume lets a process go on with what has come up meanwhile.
+func (l *life) resume() {
+	l.pausedUntil = 0
+	wakeAll(&l.stuck)
+	held := l.held
+	l.held = nil
+	for _, do := range held {
+		if !l.dead {
+			do()
+		}
+	}
+}
+
 // unpaused does something when the process runs, unless it ends before.
 func (l *life) unpaused(do func()) {
 	if l.pausedUntil <= l.w.now {
 		do()
 		return
 	}
-	l.w.at(l.pausedUntil, func() {
-		if !l.dead {
-			l.unpaused(do)
-		}
-	})
+	l.held = append(l.held, do)
 }
 
 func (l *life) stepCore() {

@@ -180,7 +180,11 @@ func describe(t *testing.T, m *machine.Machine, r kv.Reader) string {
 	check(m.Verify(r))
 	st, err := m.Status(r)
 	check(err)
-	say("incarnation %d, cluster version %d, revision %d, complete %t, missing %v", st.Incarnation, st.Version, st.Revision, st.Complete, st.Missing)
+	revision := fmt.Sprint(st.Revision)
+	if lives := st.Revision >> 32; lives > 0 {
+		revision = fmt.Sprintf("%d<<32 and some", lives) // how many ticks the sweeps took is the clock's to say
+	}
+	say("incarnation %d, cluster version %d, revision %s, complete %t, missing %v", st.Incarnation, st.Version, revision, st.Complete, st.Missing)
 	say("settings: guard-count=%d admission-open=%t automation-paused=%t", st.Settings.GuardCount, st.Settings.AdmissionOpen, st.Settings.AutomationPaused)
 	say("counts: mailboxes %d listed %d inboxes %d forked %d reservations %d held %d subscriptions %d postings %d deactivated %d",
 		st.Mailboxes, st.Listed, st.Inboxes, st.Forked, st.Reservations, st.Held, st.Subscriptions, st.Postings, st.Deactivated)

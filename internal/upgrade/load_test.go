@@ -13,13 +13,20 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/directory/machine"
 )
 
-// load is writers that go on while nodes are exchanged, each with mailboxes of its
-// own and what it was told of them.
+// load is writers that go on while nodes are exchanged: some with mailboxes of their
+// own and what they were told of them, and some that ask for everything there is
+// (commands_test.go).
 type load struct {
 	t       *testing.T
+	nodes   []*node // the founders
 	writers []*writer
+	busy    []*busy
+	windows []window
+	raised  atomic.Bool   // the cluster version is: what came with it is asked for too
+	newest  atomic.Uint64 // the highest revision that busy was told
 	stop    chan struct{}
 	once    sync.Once // closes stop
 	ended   sync.WaitGroup
@@ -33,6 +40,23 @@ type writer struct {
 	rng   *rand.Rand
 	truth map[directory.MailboxName]string // the ACL last acknowledged; absent: retracted
 	n     int
+}
+
+// window is a stretch of the log while the cluster was of these releases.
+type window struct {
+	what     string
+	mixed    bool
+	from, to uint64 // revisions, the first one excluded
+}
+
+// seen keeps the highest revision.
+func (l *load) seen(rev directory.Revision) {
+	for {
+		was := l.newest.Load()
+		if uint64(rev) <= was || l.newest.CompareAndSwap(was, uint64(rev)) {
+			return
+		}
+	}
 }
 
 const loadTimeout = time.Minute
@@ -54,14 +78,57 @@ func dial(t *testing.T, nodes ...*node) *client.Client {
 	return c
 }
 
-// startLoad starts writers, in a directory whose guard is out of the way.
-func startLoad(t *testing.T, nodes []*node, count int, seed uint64) *load {
+// How many there are of each kind; busy has one operator more.
+const (
+	loadWriters  = 3
+	loadBackends = 3
+	loadServers  = 3
+)
+
+func loadServer(i int) directory.BackendName {
+	return directory.BackendName(fmt.Sprintf("be%d.load.test", i%loadServers))
+}
+
+// startLoad starts all.
+func startLoad(t *testing.T, nodes []*node, seed uint64) *load {
 	t.Helper()
-	if _, err := dial(t, nodes...).SetSettings(t.Context(), client.SettingsChange{GuardCount: new(uint32(1 << 30))}); err != nil {
+	l := &load{t: t, nodes: nodes, stop: make(chan struct{})}
+	for i := range loadBackends + 1 {
+		c, err := client.Dial(endpointsOf(nodes), client.WithTimeout(loadTimeout), client.WithLanes(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		l.busy = append(l.busy, &busy{l: l, id: i, c: c, rng: rand.New(rand.NewPCG(seed, uint64(i)+100))})
+	}
+	operator := l.busy[loadBackends]
+	// The guard is out of the way of the writers' backends: it counts nothing that is
+	// withdrawn in an approved drain, and nothing that is imported.
+	for i := range loadServers {
+		for _, op := range []machine.Op{
+			machine.SetBackend{Server: loadServer(i), Create: true, State: new(directory.BackendDraining), DrainApproved: new(true)},
+			machine.Confirm{Server: loadServer(i), How: directory.ByOperator},
+		} {
+			if err := operator.do(t.Context(), op); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := operator.prepare(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l := &load{t: t, stop: make(chan struct{})}
-	for i := range count {
+	for _, b := range l.busy {
+		step := b.backend
+		if b == operator {
+			step = b.operator
+		}
+		l.ended.Go(func() {
+			if err := b.run(step); err != nil {
+				t.Errorf("busy %d: %v", b.id, err)
+			}
+		})
+	}
+	for i := range loadWriters {
 		w := &writer{id: i, c: dial(t, nodes...), rng: rand.New(rand.NewPCG(seed, uint64(i))), truth: map[directory.MailboxName]string{}}
 		l.writers = append(l.writers, w)
 		l.ended.Go(func() {
@@ -106,7 +173,7 @@ func (l *load) write(w *writer) error {
 
 func (w *writer) one(ctx context.Context) error {
 	name := directory.MailboxName(fmt.Sprintf("user.k%d.f%d", w.id, w.rng.IntN(40)))
-	server := directory.BackendName(fmt.Sprintf("be%d.load.test", w.id%3))
+	server := loadServer(w.id)
 	old, held := w.truth[name]
 	if held && w.rng.IntN(5) == 0 {
 		r, err := w.c.Retract(ctx, client.Retract{Mailbox: name, Server: server})
@@ -122,7 +189,7 @@ func (w *writer) one(ctx context.Context) error {
 	if held {
 		want = client.Changed
 	}
-	r, err := w.c.Assert(ctx, client.Assert{Mailbox: name, Server: server, Statement: directory.Statement{Partition: "default", ACL: &acl}})
+	r, err := w.c.Assert(ctx, client.Assert{Mailbox: name, Server: server, Imported: true, Statement: directory.Statement{Partition: "default", ACL: &acl}})
 	if err != nil || r.Effect != want {
 		return fmt.Errorf("assert %s %q over %q: got %v, %v, want %v", name, acl, old, r.Effect, err, want)
 	}
@@ -130,20 +197,38 @@ func (w *writer) one(ctx context.Context) error {
 	return nil
 }
 
-// goesOn makes sure that writes are acknowledged for a while.
+// goesOn makes sure that writes are acknowledged for a while, and that no node finds
+// its state to be another than the others'.
 func (l *load) goesOn(what string) {
 	l.t.Helper()
 	was := l.acked.Load()
+	w := window{what: what, from: l.newest.Load()}
+	for _, n := range l.nodes {
+		w.mixed = w.mixed || n.release != l.nodes[0].release
+	}
+	if last := len(l.windows) - 1; last >= 0 && l.windows[last].mixed && w.mixed {
+		l.windows[last].to = w.from // it was all the while
+	}
 	begun := time.Now()
 	time.Sleep(*mixedFor)
-	until(l.t, loadTimeout, what+": writes to go on", func() bool { return l.acked.Load() >= was+20 })
-	l.t.Logf("%s: %d writes acknowledged in %s", what, l.acked.Load()-was, time.Since(begun).Truncate(100*time.Millisecond))
+	until(l.t, loadTimeout, what+": writes to go on", func() bool { return l.acked.Load() >= was+20 && l.newest.Load() >= w.from+20 })
+	w.to = l.newest.Load()
+	l.windows = append(l.windows, w)
+	l.t.Logf("%s: %d writes acknowledged in %s, %d commands", what, l.acked.Load()-was, time.Since(begun).Truncate(100*time.Millisecond), w.to-w.from)
+	for _, n := range l.nodes {
+		if n.cmd != nil {
+			alike(l.t, n)
+		}
+	}
 }
 
 // end ends the load and holds what each node says against what was acknowledged.
 func (l *load) end(nodes []*node) {
 	l.t.Helper()
 	l.halt()
+	if l.t.Failed() {
+		l.t.FailNow()
+	}
 	want := map[directory.MailboxName]string{}
 	for _, w := range l.writers {
 		for name, acl := range w.truth {

@@ -23,6 +23,8 @@ import (
 var (
 	mixedFor    = flag.Duration("upgrade.time", 2*time.Second, "how long a mixed cluster is under load in each of its states")
 	programsDir = flag.String("upgrade.programs", "", "where built releases are kept; default: for this run only")
+	givenDaemon = flag.String("rookeryd", "", "the present release's rookeryd; default: built from these sources")
+	givenCtl    = flag.String("rookeryctl", "", "and its rookeryctl")
 )
 
 // programs are the two of one release.
@@ -65,8 +67,8 @@ func run(t *testing.T, dir, name string, args ...string) string {
 	return string(out)
 }
 
-// build returns the programs of a release: Present, one of Releases by its name, or
-// Next.
+// build returns the programs of a release: Present, one of Releases by its name, Next
+// or Hasty.
 func build(t *testing.T, name string) programs {
 	t.Helper()
 	built.Lock()
@@ -94,8 +96,11 @@ func build(t *testing.T, name string) programs {
 	args := []string{"build", "-trimpath", "-ldflags", "-X github.com/rookery-mail/rookery/internal/obs.version=" + name, "-o", dir + "/"}
 	switch name {
 	case Present:
-	case Next:
-		args = append(args, "-overlay", nextOverlay(t, dir))
+		if *givenDaemon != "" && *givenCtl != "" {
+			return programs{name, *givenDaemon, *givenCtl}
+		}
+	case Next, Hasty:
+		args = append(args, "-overlay", overlay(t, dir, edits[name]))
 	default:
 		if _, err := os.Stat(p.rookeryd); err == nil {
 			built.of[name] = p
@@ -105,7 +110,7 @@ func build(t *testing.T, name string) programs {
 		checkout(t, commitOf(t, name), source)
 	}
 	run(t, source, "go", append(args, "./cmd/rookeryd", "./cmd/rookeryctl")...)
-	if name != Present && name != Next {
+	if source != root(t) {
 		_ = os.RemoveAll(source)
 	}
 	t.Logf("%s built in %s", name, time.Since(begun).Truncate(time.Millisecond))

@@ -126,12 +126,12 @@ func rolling(t *testing.T, name string) {
 	old, present := build(t, name), build(t, Present)
 	begun := time.Now()
 	nodes := found(t, old)
-	l := startLoad(t, nodes, 4, 1)
+	l := startLoad(t, nodes, 1)
 	l.goesOn(names(nodes))
 
-	notYet := func() {
+	notYet := func(ask ...*node) {
 		t.Helper()
-		refused(t, present, nodes, []string{"not in force yet"}, "backends", "set", "be0.load.test", "--state", "full")
+		refused(t, present, ask, []string{"not in force yet"}, "backends", "set", "be1.busy.test", "--state", "full")
 	}
 	mixed := func() {
 		t.Helper()
@@ -151,19 +151,19 @@ func rolling(t *testing.T, name string) {
 		mixed()
 		other := lastOf(nodes, name)
 		lead(t, present, nodes, n)
-		refused(t, present, nodes, []string{other.name + " runs release " + name, "upgrade it"}, "cluster-version", "finalize", "--yes")
-		notYet()
+		refused(t, present, []*node{n}, []string{other.name + " runs release " + name, "upgrade it"}, "cluster-version", "finalize", "--yes")
+		notYet(n)
 		if i == 0 {
 			join(t, present, nodes, "n5", old, l)
 		}
 		lead(t, present, nodes, other)
-		refused(t, present, nodes, []string{"the leader's release supports cluster version 1 alone"}, "cluster-version", "finalize", "--yes")
-		notYet()
+		refused(t, present, []*node{other}, []string{"the node that answered is of a release that supports cluster version 1 alone"}, "cluster-version", "finalize", "--yes")
+		notYet(n) // forwarded to a leader that knows no such gate
 		if i == 0 {
 			join(t, present, nodes, "n4", present, l)
 		}
 	}
-	notYet()
+	notYet(nodes...)
 	out := must(t, present, nodes, "cluster-version")
 	if !strings.Contains(out, "cluster version 1 is in force") || !strings.Contains(out, "finalize") {
 		t.Errorf("all upgraded: cluster-version says\n%s", out)
@@ -180,7 +180,7 @@ func rolling(t *testing.T, name string) {
 		exchange(n, present)
 		l.goesOn(names(nodes))
 	}
-	notYet()
+	notYet(nodes...)
 	away := leaderLast(t, nodes)[0]
 	away.stop()
 	left := without(nodes, away)
@@ -188,24 +188,17 @@ func rolling(t *testing.T, name string) {
 	away.start(present)
 	away.ready()
 	must(t, present, nodes, "cluster-version", "finalize", "--yes")
+	l.raised.Store(true)
 	l.goesOn("cluster version 2")
-	must(t, present, nodes, "backends", "set", "be0.load.test", "--state", "full")
+	must(t, present, nodes, "backends", "set", "be1.busy.test", "--state", "full")
 
-	// The way back is closed: with what is new in the log, and with it in the state.
-	away.kill()
-	away.start(old)
-	away.refuses("newer release")
-	away.start(present)
-	away.ready()
-	until(t, time.Minute, "it to have caught up", func() bool {
-		_, err := dial(t, away).Lookup(t.Context(), "user.k0", client.Linearizable())
-		return err == nil
-	})
+	// The way back is closed.
 	away.stop()
 	away.start(old)
-	away.refuses("newer release")
+	away.refuses(fromState)
 	away.start(present)
 	away.ready()
+	calm(t, nodes)
 
 	// Nor can the old one come in anew.
 	late := newNode(t, "n6", "--join", nodes[0].peer+","+nodes[1].peer)
@@ -221,7 +214,66 @@ func rolling(t *testing.T, name string) {
 	l.goesOn(names(nodes))
 	l.end(nodes)
 	same(t, nodes)
+	for _, n := range nodes {
+		n.stop()
+	}
+	judge(t, l)
 	t.Logf("%s and back: %s", name, time.Since(begun).Truncate(time.Second))
+}
+
+// What v0.3.0 says when it meets version 2, in the log and in its state file.
+const (
+	fromLog   = "unknown operation 25"
+	fromState = "version 2 was written by a newer release"
+)
+
+// TestOlderStops raises the version under a node of an older release, as if it had
+// become one between the look and the entry. It stops at the entry, out of the log,
+// and again when it is started. The present release goes on where it stopped; once
+// that has written its state, the older one stops out of the state file.
+func TestOlderStops(t *testing.T) {
+	for _, r := range Releases() {
+		if !r.Nodes {
+			continue
+		}
+		t.Run(r.Name, func(t *testing.T) {
+			old, hasty, present := build(t, r.Name), build(t, Hasty), build(t, Present)
+			nodes := found(t, old)
+			n1, n2, n3 := nodes[0], nodes[1], nodes[2]
+			assert := func(name directory.MailboxName) {
+				t.Helper()
+				if _, err := dial(t, n1, n2).Assert(t.Context(), client.Assert{Mailbox: name, Server: "be1.test"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			assert("user.before")
+			exchange(n1, hasty)
+			exchange(n2, hasty)
+			lead(t, present, nodes, n1)
+			must(t, present, []*node{n1}, "cluster-version", "finalize", "--yes")
+			n3.refuses(fromLog)
+			n3.start(old)
+			n3.refuses(fromLog)
+			assert("user.after")
+			n3.start(present)
+			n3.ready()
+			for _, name := range []string{"user.before", "user.after"} {
+				if out := must(t, present, []*node{n3}, "where", name); !strings.Contains(out, "be1.test") {
+					t.Errorf("%s, afterwards: where %s: got\n%s", n3.name, name, out)
+				}
+			}
+			n3.stop()
+			n3.start(old)
+			n3.refuses(fromState)
+			if strings.Contains(n3.log.String(), fromLog) {
+				t.Errorf("%s stopped out of the log, want out of the state file:\n%s", n3.name, n3.log.String())
+			}
+			n3.start(present)
+			n3.ready()
+			calm(t, nodes)
+			same(t, nodes)
+		})
+	}
 }
 
 func without(nodes []*node, n *node) (others []*node) {
@@ -243,23 +295,43 @@ func lastOf(nodes []*node, release string) *node {
 	return nodes[0]
 }
 
+// calm waits until no alarm stands. v0.3.0 takes a state that it cannot read for a
+// damaged one and raises an alarm; the node lowers it as the release that can.
+func calm(t *testing.T, nodes []*node) {
+	t.Helper()
+	c := dial(t, nodes...)
+	until(t, time.Minute, "all alarms to be lowered", func() bool {
+		a, err := c.ListAlarms(t.Context(), client.Linearizable())
+		return err == nil && len(a.List) == 0
+	})
+}
+
 // same waits until every node has compared its state with the others' and found it
 // the same.
 func same(t *testing.T, nodes []*node) {
 	t.Helper()
 	for _, n := range nodes {
-		c := dial(t, n)
-		until(t, time.Minute, n.name+" to have compared its state", func() bool {
-			st, err := c.Status(t.Context(), client.Stale(0))
-			if err != nil || st.Health == nil {
-				return false
-			}
-			if st.Health.Verdict == client.VerdictOdd || st.Health.Verdict == client.VerdictSplit || slices.ContainsFunc(st.Alarms, func(a client.Alarm) bool { return a.Kind != directory.AlarmNoSpace }) {
-				t.Fatalf("%s: its state is not the others': %v, alarms %v", n.name, st.Health.Verdict, st.Alarms)
-			}
-			return st.Health.Verdict == client.VerdictSame
-		})
+		until(t, time.Minute, n.name+" to have compared its state", func() bool { return alike(t, n) == client.VerdictSame })
 	}
+}
+
+// alike makes sure that no node has found its state, or this one's, to be another
+// than the others', and returns what n has found.
+func alike(t *testing.T, n *node) client.StateVerdict {
+	t.Helper()
+	c, err := client.Dial([]string{n.client}, client.WithTimeout(loadTimeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	st, err := c.Status(t.Context(), client.Stale(0))
+	if err != nil || st.Health == nil {
+		return client.VerdictUnknown
+	}
+	if st.Health.Verdict == client.VerdictOdd || st.Health.Verdict == client.VerdictSplit || slices.ContainsFunc(st.Alarms, func(a client.Alarm) bool { return a.Kind != directory.AlarmNoSpace }) {
+		t.Fatalf("%s: its state is not the others': %v, alarms %v", n.name, st.Health.Verdict, st.Alarms)
+	}
+	return st.Health.Verdict
 }
 
 // TestFoundMixed: a cluster that nodes of two releases found is of the version that
@@ -274,9 +346,20 @@ func TestFoundMixed(t *testing.T) {
 		if !r.Nodes {
 			continue
 		}
-		nodes := found(t, build(t, r.Name), present, present)
-		if out := must(t, present, nodes[1:], "cluster-version"); !strings.Contains(out, "cluster version 1 is in force\n") {
-			t.Errorf("with %s: got\n%s\nwant version 1", r.Name, out)
+		// Whoever leads first begins the cluster: of interest is that this release does.
+		begun := false
+		for try := 0; try < 8 && !begun; try++ {
+			nodes := found(t, build(t, r.Name), present, present)
+			if out := must(t, present, nodes[1:], "cluster-version"); !strings.Contains(out, "cluster version 1 is in force\n") {
+				t.Errorf("with %s: got\n%s\nwant version 1", r.Name, out)
+			}
+			begun = leaderOf(t, nodes).release == Present
+			for _, n := range nodes {
+				n.kill()
+			}
+		}
+		if !begun {
+			t.Errorf("with %s: it began every cluster", r.Name)
 		}
 	}
 }
@@ -292,13 +375,24 @@ func TestUnknownCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	n1, n2, n3 := nodes[0], nodes[1], nodes[2]
+	// While a node of this release leads, it takes no such command from the other.
 	exchange(n1, next)
-	lead(t, present, nodes, n1)
-	// An alarm of its own disk is the later release's to raise, and it leads.
+	lead(t, present, nodes, n2)
 	n1.kill()
-	n1.flags = append(n1.flags, "--low-space", "100TiB")
+	n1.flags = append(n1.flags, "--low-space", "100TiB", "--log-level", "debug")
 	n1.start(next)
 	n1.ready()
+	until(t, time.Minute, "n1 to have asked for its alarm in vain", func() bool { return strings.Contains(n1.log.String(), "alarms were not updated") })
+	for line := range strings.Lines(n1.log.String()) {
+		if strings.Contains(line, "alarms were not updated") {
+			t.Logf("n1: %s", line)
+			break
+		}
+	}
+	if _, err := c.Assert(t.Context(), client.Assert{Mailbox: "user.meanwhile", Server: "be1.test"}); err != nil {
+		t.Errorf("a write meanwhile: %v", err)
+	}
+	// It leads, and an alarm of its own disk is its to raise.
 	until(t, time.Minute, "n1 to lead and the others to end", func() bool {
 		select {
 		case <-n2.ended:
@@ -377,4 +471,30 @@ func TestNewerVersion(t *testing.T) {
 	late := newNode(t, "n2", "--join", n.peer)
 	late.start(present)
 	late.refuses("the cluster's version is 3", "supports 1 to 2")
+}
+
+// TestNewerState: a node of a cluster that is started as this release on a state of a
+// later one ends, and does no more: it does not take the state for a damaged one, so
+// no alarm is raised, and nobody's state has to take its place.
+func TestNewerState(t *testing.T) {
+	next, present := build(t, Next), build(t, Present)
+	nodes := found(t, next) // with version 3
+	n := leaderLast(t, nodes)[0]
+	n.stop()
+	for range 2 {
+		n.start(present)
+		n.refuses("of a newer release", "cluster version 3", "put back the release")
+		if strings.Contains(n.log.String(), "not to be used") {
+			t.Errorf("%s took its state for a damaged one:\n%s", n.name, n.log.String())
+		}
+	}
+	n.start(next)
+	n.ready()
+	if strings.Contains(n.log.String(), "another node's state") {
+		t.Errorf("%s had to get another node's state:\n%s", n.name, n.log.String())
+	}
+	if a, err := dial(t, nodes...).ListAlarms(t.Context(), client.Linearizable()); err != nil || len(a.List) > 0 {
+		t.Errorf("alarms: got %+v, %v, want none", a.List, err)
+	}
+	same(t, nodes)
 }

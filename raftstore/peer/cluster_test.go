@@ -108,7 +108,13 @@ func TestThreeStores(t *testing.T) {
 	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); !ok || e.Leader != id {
 		t.Fatalf("a proposal to a follower: got %v, want node %x named", err, id)
 	}
-	result, index, err := others[0].Propose(t.Context(), id, []byte("b"))
+	// There may be no connection yet, and a forwarded command waits only briefly for one.
+	var result []byte
+	var index uint64
+	until(t, "a connection to the leader", func() bool {
+		result, index, err = others[0].Propose(t.Context(), id, []byte("b"))
+		return !errors.Is(err, raftstore.ErrNoLeader)
+	})
 	if err != nil || string(result) != "b 2" {
 		t.Fatalf("forwarded: got %q, %v", result, err)
 	}

@@ -1863,7 +1863,8 @@ type Retract struct {
 	// The group's epoch the sender believes in; 0: none stated.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// A rename may be under way: the fact routes as MOVING until it is retracted or
-	// asserted again, or the grace of reservations is over and it is active again.
+	// asserted again, or, from cluster version 2 on, the grace of reservations is over
+	// and it is active again.
 	Tentative bool `protobuf:"varint,4,opt,name=tentative,proto3" json:"tentative,omitempty"`
 	// As in Assert.
 	SinceRevision uint64 `protobuf:"varint,5,opt,name=since_revision,json=sinceRevision,proto3" json:"since_revision,omitempty"`

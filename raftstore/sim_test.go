@@ -58,7 +58,7 @@ func TestSimulationIsDeterministic(t *testing.T) {
 const (
 	simNodes = 3
 	simTime  = 20 * time.Second // of faults
-	simHeal  = 4 * time.Second  // without
+	simHeal  = 8 * time.Second  // without: a node may need several snapshots, of which some are lost or damaged
 	simQuiet = time.Second      // and without commands, to converge in
 )
 

@@ -57,6 +57,7 @@ type core struct {
 	restored       uint64
 	// Snapshots on their way to other nodes; what else the log is kept for.
 	sending map[uint64]*sending
+	givenUp int // of them, because they were too slow for the log
 	pinned  func() uint64
 }
 

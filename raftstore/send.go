@@ -61,6 +61,7 @@ func (c *core) keep(limit uint64) uint64 {
 			c.log.Warn("a snapshot is too slow on its way, the log cannot be kept for it any longer", "peer", node, "index", c.sending[node].index)
 			c.rn.ReportSnapshot(node, raft.SnapshotFailure)
 			delete(c.sending, node)
+			c.givenUp++
 		}
 		return limit
 	}

@@ -51,6 +51,7 @@ type Usage struct {
 	Reads                 int    // linearizable reads without one
 	LogAfter              uint64 // the entry that the log in memory begins after
 	LogEntries            int
+	GivenUp               int // snapshots that the log could not be kept for, since the start
 	LogBytes              int64
 	Queued                int // items between the steps
 	OverlayKeys           int // applied and not on disk
@@ -62,7 +63,7 @@ func (n *Node) Usage() Usage {
 	r := &n.core.reads
 	u := Usage{
 		Waiting: n.admit.count.Load(), WaitingBytes: n.admit.bytes.Load(), Reads: len(r.waiting),
-		LogAfter: n.core.entries.before.Index, LogEntries: len(n.core.entries.entries), LogBytes: n.core.entries.bytes,
+		LogAfter: n.core.entries.before.Index, GivenUp: n.core.givenUp, LogEntries: len(n.core.entries.entries), LogBytes: n.core.entries.bytes,
 		Queued:  n.events.len() + n.appends.len() + n.applies.len() + n.flushes.len(),
 		Readers: n.Held(),
 	}

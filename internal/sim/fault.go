@@ -24,6 +24,7 @@ type plan struct {
 	flushKeys, logEntries int
 	markBytes             int64
 	badSnapshots          float64
+	transfer              time.Duration // of a snapshot, at most, on a link that is not slow
 
 	faults   []fault       // that this seed knows
 	every    time.Duration // between two of them in a storm, about
@@ -68,6 +69,7 @@ func drawPlan(r *rand.Rand) plan {
 	}
 	p.flushKeys = []int{20, 100, 400}[r.IntN(3)]
 	p.logEntries = []int{10, 50, 200}[r.IntN(3)]
+	p.transfer = one(p.unit/4, p.unit, 4*p.unit)
 	p.markBytes = []int64{2000, 10_000, 50_000}[r.IntN(3)]
 	if r.IntN(2) == 0 {
 		p.badSnapshots = 0.3

@@ -291,13 +291,13 @@ func (g *ledger) flushed(n *node, before, after raftstore.Meta) {
 
 // useful judges a snapshot that has just become a node's state: what follows it
 // must still be in the log of who has sent it, or the node needs another at once,
-// and so on for ever. One that took so long that the log could not be kept for it
-// does not count.
-func (g *ledger) useful(from *life, index uint64) {
-	if from.dead || !from.status.Leading || from.status.Applied > index+uint64(3*g.w.plan.logEntries) {
+// and so on for ever. One that the log could not be kept for any longer does not
+// count.
+func (g *ledger) useful(from *life, index uint64, givenUp int) {
+	if from.dead || !from.status.Leading {
 		return
 	}
-	if u := from.raft.Usage(); u.LogAfter > index {
+	if u := from.raft.Usage(); u.LogAfter > index && u.GivenUp == givenUp {
 		g.w.Fail("I8: node %s has sent a snapshot of index %d and keeps its log after %d only", from.n.name, index, u.LogAfter)
 	}
 }

@@ -57,8 +57,8 @@ type life struct {
 	dead, stopping  bool
 	watchdog        raftstore.Watchdog
 	probing         bool
-	sends           map[uint64]int // snapshots begun, by the id that they are for
-	slow            int            // accesses of the disk that the watchdog looks at
+	sends           map[uint64]bool // a snapshot is under way to that id
+	slow            int             // accesses of the disk that the watchdog looks at
 	status          raftstore.Status
 
 	changed, led []*wait // who waits for an apply, for another leader
@@ -79,7 +79,7 @@ func (n *node) start() error {
 	if replay == nil {
 		return fmt.Errorf("%w: the log", raftstore.ErrCorrupt)
 	}
-	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far, sends: map[uint64]int{}}
+	l := &life{w: w, n: n, machine: machine.New(), coreAt: far, applyAt: far, sends: map[uint64]bool{}}
 	l.cluster = clusterOf{meta.Identity.Cluster, meta.Identity.Incarnation}
 	applied := &replica{server.Applied(l.machine), l}
 	if err := raftstore.Verify(n.disk.state, applied); err != nil {
@@ -546,13 +546,16 @@ func (l *life) members() server.Members {
 // which may be later than what the message says, sends it, and reports in any case.
 func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 	w := l.w
+	id, term, cluster, givenUp := m.GetTo(), m.GetTerm(), l.cluster, l.raft.Usage().GivenUp
+	if l.sends[id] {
+		return // it is being sent, and will be reported once
+	}
+	l.sends[id] = true
 	w.counts.Sent++
-	id, term, cluster := m.GetTo(), m.GetTerm(), l.cluster
-	l.sends[id]++
-	turn := l.sends[id]
 	report := func(ok bool) {
 		if !l.dead {
 			l.unpaused(func() {
+				delete(l.sends, id)
 				l.raft.ReportSnapshot(id, ok)
 				l.poke()
 			})
@@ -580,7 +583,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			w.counts.Fault("snapshot damaged", 1)
 			data[w.rnd.IntN(len(data))] ^= 1 << w.rnd.IntN(8)
 		}
-		took := w.some(0, w.plan.unit/4)
+		took := w.some(0, w.plan.transfer)
 		if rate := w.net.links[l.n.slot][to.slot].rate; rate > 0 {
 			took += time.Duration(int64(len(data)) * int64(time.Second) / rate)
 		}
@@ -606,8 +609,8 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 				}
 				there.unpaused(func() {
 					there.takeSnapshot(data, l, term, func(ok bool) {
-						if ok && !answered && turn == l.sends[id] {
-							w.ledger.useful(l, h.Index)
+						if ok && !answered && term == l.status.Term {
+							w.ledger.useful(l, h.Index, givenUp)
 						}
 						if !w.net.carry(to.slot, l.n.slot, func() { answer(ok) }) {
 							lost()

@@ -129,7 +129,7 @@ soak-elections: build ## three nodes at 60 % of what they can do for SOAK (2h); 
 		-soak.time=$(SOAK) -soak.probe=10s -soak.mailboxes=100000 -soak.false=0
 
 mutants: $(if $(ROTATE),,$(POWERFS)) ## plant each bug of internal/mutants and see that simulation, chaos or power cuts catch it, in hours; MUTANT=expression for some, ROTATE=number for two
-	$(GO) test ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
+	$(GO) test -tags peers ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
 		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
 
 soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat

@@ -31,9 +31,10 @@
 // TestMutants builds and runs what it is asked for, and prints for each how long
 // the harness needed and what it said first:
 //
-//	go test ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.only '^guard'
-//	go test ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.all
-//	go test ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.rotate 20261126
+//	go test -tags peers ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.only '^guard'
+//	go test -tags peers ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.all
+//	go test -tags peers ./internal/mutants -run TestMutants -timeout 0 -v -args -mutants.rotate 20261126
 //
-// make mutants runs all; CI rotates through them, two for each number it is given.
+// make mutants runs all. CI rotates through those that are "caught by: sim at once", in a
+// seed or two; two for each number it is given.
 package mutants

@@ -20,6 +20,7 @@ type mutant struct {
 	why     string // what goes wrong, for people
 	breaks  string // the rule
 	harness string // that must catch it
+	quick   bool   // within a seed or two
 	edits   []edit
 }
 
@@ -72,7 +73,7 @@ func parseMutant(name, text string) (*mutant, error) {
 			case "breaks":
 				m.breaks = value
 			case "caught by":
-				m.harness = value
+				m.harness, m.quick = strings.CutSuffix(value, " at once")
 			default:
 				return nil, fmt.Errorf("%q is neither a comment nor one of \"breaks:\" and \"caught by:\"", bare)
 			}

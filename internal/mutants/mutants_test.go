@@ -1,3 +1,5 @@
+//go:build peers
+
 package mutants
 
 import (
@@ -98,10 +100,9 @@ func choose(all []*mutant) (chosen []*mutant, err error) {
 		}
 		return chosen, err
 	case *runRotate >= 0:
-		// Those of the simulation, which needs nothing but a processor.
 		var quick []*mutant
 		for _, m := range all {
-			if m.harness == "sim" {
+			if m.quick {
 				quick = append(quick, m)
 			}
 		}

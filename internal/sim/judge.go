@@ -273,8 +273,7 @@ func (j *judge) listed(q *query, user directory.UserID, groups []string, l *list
 	}
 	j.x.truth.listed(q, user, groups, got, rev)
 	if !j.current(l.header) || j.o.Sweeping() {
-		// The listing follows a backend that comes to count by the sweep's steps.
-		return
+		return // while a sweep is under way, what is derived follows
 	}
 	if want := j.o.List(user, groups); !slices.Equal(names(got), want) {
 		j.x.w.Fail("LIST of %s in %v at revision %d shows %v; it is %v", user, groups, rev, names(got), want)

@@ -14,8 +14,8 @@ func TestApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 30 {
-		t.Fatalf("%d mutants, want 30 and more", len(all))
+	if len(all) < 60 {
+		t.Fatalf("%d mutants, want 60 and more", len(all))
 	}
 	type group struct {
 		o       overlay

@@ -54,8 +54,15 @@ func TestMutants(t *testing.T) {
 	fmt.Fprintf(&table, "%-34s %-6s %-10s %8s  %s\n", "mutant", "by", "after", "seconds", "what it said first")
 	needed := map[string]int{}
 	for _, m := range chosen {
-		r := play(t, m.harness, m, counts()[m.harness])
+		r := play(t, m.harness, m, *first, counts()[m.harness])
 		after := "NOT CAUGHT"
+		if r.caught && m.harness == "sim" {
+			// A seed is the same run again: it must be the mutant that it fails for.
+			if alone := play(t, "sim", nil, r.seed(), 1); alone.failed() {
+				t.Errorf("seed %d fails without mutant %s too: %s (%v)", r.seed(), m.name, alone.said, alone.err)
+				r.caught, r.said = false, "the seed fails without it too: "+r.said
+			}
+		}
 		if r.caught {
 			after = r.needed()
 			needed[m.harness] = max(needed[m.harness], r.done)
@@ -70,10 +77,10 @@ func TestMutants(t *testing.T) {
 		if !*bare || needed[h] == 0 {
 			continue
 		}
-		r := play(t, h, nil, needed[h])
+		r := play(t, h, nil, *first, needed[h])
 		line := fmt.Sprintf("%-34s %-6s %-10s %8.0f  %s", "none", h, r.needed(), r.took.Seconds(), r.said)
 		table.WriteString(line + "\n")
-		if r.caught || r.err != nil {
+		if r.failed() {
 			t.Errorf("without a mutant %s finds something too, after %s: %s (%v)\n%s", h, r.needed(), r.said, r.err, r.tail)
 		}
 	}
@@ -121,6 +128,7 @@ func counts() map[string]int {
 // result is how a harness did.
 type result struct {
 	harness string
+	from    int // the first seed
 	caught  bool
 	done    int // seeds, faults or cuts, as far as it told
 	took    time.Duration
@@ -129,13 +137,32 @@ type result struct {
 	err     error
 }
 
+// failed says that a run without a mutant was not as it should be. A harness that
+// says no more than that it was too short was asked for so little.
+func (r result) failed() bool {
+	return r.caught || r.err != nil && !strings.Contains(r.tail, "too little happened")
+}
+
+// seed is the one that the simulation failed at.
+func (r result) seed() int {
+	if at := violated.FindStringSubmatch(r.said); at != nil {
+		if n, err := strconv.Atoi(at[1]); err == nil {
+			return n
+		}
+	}
+	return r.from + max(0, r.done-1)
+}
+
+var violated = regexp.MustCompile(`seed (\d+): VIOLATION`)
+
 func (r result) needed() string {
 	unit := map[string]string{"sim": "seeds", "chaos": "faults", "power": "cuts", "damage": "places of each kind", "soak": "run", "upgrade": "run"}[r.harness]
 	return fmt.Sprintf("%d %s", r.done, unit)
 }
 
-// play builds what a harness tests with m in it, nil for none, and runs it.
-func play(t *testing.T, harness string, m *mutant, most int) (r result) {
+// play builds what a harness tests with m in it, nil for none, and runs it, from a
+// seed on.
+func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	t.Helper()
 	dir := t.TempDir()
 	var flags []string
@@ -165,16 +192,16 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 	switch harness {
 	case "sim":
 		in = "internal/sim"
-		args = []string{"-test.run", "^TestSim$", "-sim.seeds", strconv.Itoa(most), "-sim.first", strconv.Itoa(*first), "-sim.time", *simTime, "-sim.workers", strconv.Itoa(*workers)}
+		args = []string{"-test.run", "^TestSim$", "-sim.seeds", strconv.Itoa(most), "-sim.first", strconv.Itoa(from), "-sim.time", *simTime, "-sim.workers", strconv.Itoa(*workers)}
 	case "chaos":
 		in = "internal/chaos"
 		args = []string{"-test.run", "^TestChaos$", "-rookeryd", daemon, "-rookeryctl", ctl, "-chaos.faults", strconv.Itoa(most), "-chaos.least", "1"}
 	case "power":
 		in = "internal/powerloss"
-		args = []string{"-test.run", "^TestPowerLoss$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.cuts", strconv.Itoa(most), "-power.seed", strconv.Itoa(*first)}
+		args = []string{"-test.run", "^TestPowerLoss$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.cuts", strconv.Itoa(most), "-power.seed", strconv.Itoa(from)}
 	case "damage":
 		in = "internal/powerloss"
-		args = []string{"-test.run", "^TestPowerDamage$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.damage", strconv.Itoa(most), "-power.seed", strconv.Itoa(*first)}
+		args = []string{"-test.run", "^TestPowerDamage$", "-rookeryd", daemon, "-rookeryctl", ctl, "-power.damage", strconv.Itoa(most), "-power.seed", strconv.Itoa(from)}
 	case "soak":
 		in = "cmd/rookeryd"
 		args = []string{"-test.run", "^TestSoak$", "-rookeryd", daemon, "-soak.time", soakJudged.String()}
@@ -195,7 +222,7 @@ func play(t *testing.T, harness string, m *mutant, most int) (r result) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, append(args, "-test.v", "-test.timeout", "0")...)
 	cmd.Dir = filepath.Join(root, in)
-	return watch(harness, cmd)
+	return watch(harness, from, cmd)
 }
 
 // soakJudged is long enough for a soak to judge.
@@ -226,8 +253,8 @@ var (
 )
 
 // watch runs a harness to its end and reads what it says.
-func watch(harness string, cmd *exec.Cmd) (r result) {
-	r.harness = harness
+func watch(harness string, from int, cmd *exec.Cmd) (r result) {
+	r.harness, r.from = harness, from
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
 	cmd.WaitDelay = 5 * time.Second
@@ -250,7 +277,7 @@ func watch(harness string, cmd *exec.Cmd) (r result) {
 				for _, found := range p.FindAllStringSubmatch(line, -1) {
 					if n, err := strconv.Atoi(found[1]); err == nil {
 						if harness == "sim" {
-							n -= *first - 1
+							n -= from - 1
 						}
 						r.done = max(r.done, n)
 					}
@@ -307,7 +334,7 @@ func TestWatch(t *testing.T) {
 		{"echo 'it did not even start'; exit 2", false, 0, ""},
 		{"echo 'panic: boom'; exit 2", true, 0, "panic: boom"},
 	} {
-		r := watch("sim", exec.CommandContext(t.Context(), "sh", "-c", tt.script))
+		r := watch("sim", 1, exec.CommandContext(t.Context(), "sh", "-c", tt.script))
 		if r.caught != tt.caught || r.done != tt.done || r.said != tt.said {
 			t.Errorf("%s: got %+v, want caught %v after %d: %q", tt.script, r, tt.caught, tt.done, tt.said)
 		}

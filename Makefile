@@ -161,8 +161,8 @@ check: $(BUF) $(GENERATORS) $(STATICCHECK) ## what may not drift: generated code
 	$(call part,buf lint,$(BUF) lint)
 	$(call part,buf breaking,internal/tools/check-breaking.sh $(BUF))
 	$(call part,gofmt,$(MAKE) -s gofmt)
-	$(call part,go vet,$(GO) vet ./...)
-	$(call part,staticcheck,$(STATICCHECK) ./...)
+	$(call part,go vet,$(GO) vet ./... && $(GO) vet -tags peers,upgrade ./internal/...)
+	$(call part,staticcheck,$(STATICCHECK) -tags peers,upgrade ./...)
 	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff && $(GO) -C internal/tools/etcd mod tidy -diff && $(GO) -C internal/tools/powerfs mod tidy -diff)
 	$(call part,arrows,$(GO) test ./internal/archtest)
 

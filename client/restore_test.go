@@ -128,16 +128,20 @@ func TestTwoLives(t *testing.T) {
 	// If only the node of before is there, nothing is done there.
 	c := l.dial(t, "before")
 	s := c.NewSession(fresh.Token())
-	short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-	defer cancel()
-	_, err := s.Assert(short, client.Assert{Mailbox: "user.bob", Server: be1})
-	if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
-		t.Errorf("a write: got %v, want ErrUnavailable, and that it was not done", err)
-	}
-	short, cancel = context.WithTimeout(ctx, 200*time.Millisecond)
-	defer cancel()
-	if _, err := c.NewSession(nil).Assert(short, client.Assert{Mailbox: "user.bob", Server: be1}); !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
-		t.Errorf("a write in another session: got %v, want ErrUnavailable, and that it was not done", err)
+	for what, s := range map[string]*client.Session{"a write": s, "a write in another session": c.NewSession(nil)} {
+		var err error
+		for range 20 {
+			short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+			_, err = s.Assert(short, client.Assert{Mailbox: "user.bob", Server: be1})
+			cancel()
+			if !errors.Is(err, client.ErrUndecided) {
+				break
+			}
+			// The time ended while a call was under way, which nobody can know the end of.
+		}
+		if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
+			t.Errorf("%s: got %v, want ErrUnavailable, and that it was not done", what, err)
+		}
 	}
 	if r, err := old.Lookup(ctx, "user.bob", client.Details()); err != nil || len(r.Facts) != 0 {
 		t.Errorf("it was done: %+v, %v", r, err)

@@ -193,19 +193,21 @@ func calls(pid int, addr net.Addr) bool {
 	if pid == 0 || !ok || err != nil {
 		return false
 	}
-	inode := ""
+	// Several connections may have the port, to other addresses: ended ones too,
+	// which have no inode.
+	inodes := map[string]bool{}
 	for line := range strings.Lines(string(text)) {
 		// sl local remote st queues timer retransmits uid timeout inode
-		if f := strings.Fields(line); len(f) > 9 && f[1] == fmt.Sprintf("0100007F:%04X", at.Port) {
-			inode = f[9]
+		if f := strings.Fields(line); len(f) > 9 && f[1] == fmt.Sprintf("0100007F:%04X", at.Port) && f[9] != "0" {
+			inodes["socket:["+f[9]+"]"] = true
 		}
 	}
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	if inode == "" || err != nil {
+	if err != nil {
 		return false
 	}
 	for _, file := range files {
-		if to, err := os.Readlink(file); err == nil && to == "socket:["+inode+"]" {
+		if to, err := os.Readlink(file); err == nil && inodes[to] {
 			return true
 		}
 	}

@@ -19,6 +19,9 @@ STATICCHECK := $(TOOLS)/staticcheck
 ETCD        := $(TOOLS)/etcd
 POWERFS     := $(TOOLS)/powerfs
 
+# The build tags of tests that need more than Go.
+TAGS := peers,upgrade
+
 DATA     ?= data
 BENCHDIR ?= bin/bench
 CLUSTERSIZE ?= 1M
@@ -100,7 +103,7 @@ crash-leader: build ## kill -9 the leader of three nodes KILLS times under load;
 test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss and mutants, in six minutes; needs Linux, root, ip, iptables, FUSE
 	$(call part,sim,$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(PEERS_SEEDS) -sim.first=$(PEERS_FIRST) -sim.time=1000s -sim.workers=$$(nproc))
 	$(call part,chaos,$(GO) test -tags peers ./internal/chaos -count 1 -timeout 0 -v)
-	$(call part,powerloss,$(GO) test -tags peers ./internal/powerloss -count 1 -timeout 0 -v -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl)
+	$(call part,powerloss,$(GO) test -tags peers ./internal/powerloss -run '^TestPowerLoss$$' -count 1 -timeout 0 -v -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl)
 	$(call part,mutants,$(MAKE) -s mutants ROTATE=$(ROTATION))
 
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
@@ -161,8 +164,8 @@ check: $(BUF) $(GENERATORS) $(STATICCHECK) ## what may not drift: generated code
 	$(call part,buf lint,$(BUF) lint)
 	$(call part,buf breaking,internal/tools/check-breaking.sh $(BUF))
 	$(call part,gofmt,$(MAKE) -s gofmt)
-	$(call part,go vet,$(GO) vet ./... && $(GO) vet -tags peers,upgrade ./internal/...)
-	$(call part,staticcheck,$(STATICCHECK) -tags peers,upgrade ./...)
+	$(call part,go vet,$(GO) vet ./... && $(GO) vet -tags $(TAGS) ./internal/...)
+	$(call part,staticcheck,$(STATICCHECK) -tags $(TAGS) ./...)
 	$(call part,go mod tidy,$(GO) mod tidy -diff && $(GO) -C internal/tools mod tidy -diff && $(GO) -C internal/tools/buf mod tidy -diff && $(GO) -C internal/tools/etcd mod tidy -diff && $(GO) -C internal/tools/powerfs mod tidy -diff)
 	$(call part,arrows,$(GO) test ./internal/archtest)
 

@@ -209,7 +209,6 @@ type plan struct {
 
 	ops  []told // nil if there are more than mostKept
 	many bool
-	size int
 
 	looked  []directory.MailboxName // some that are lacking
 	twice   map[uint64]bool

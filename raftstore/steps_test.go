@@ -124,14 +124,14 @@ func TestRecoverAndRestoreMemory(t *testing.T) {
 	d := rowsDisk(t)
 	before := d.Meta()
 	log := NewMemoryLog(before)
-	got, l, err := RecoverMemory(d, log.Replay(before.Mark.Index))
-	if err == nil {
+	if _, _, err := RecoverMemory(d, log.Replay(before.Mark.Index)); err == nil {
 		t.Fatal("a log that lacks the last entry applied was taken")
 	}
 	before.Mark = before.Applied
 	_ = d.Write(before, nil)
 	log = NewMemoryLog(before)
-	if got, l, err = RecoverMemory(d, log.Replay(before.Mark.Index)); err != nil {
+	got, l, err := RecoverMemory(d, log.Replay(before.Mark.Index))
+	if err != nil {
 		t.Fatal(err)
 	}
 	m := got.Meta()

@@ -21,9 +21,8 @@ type link struct {
 	delay   time.Duration // added to what is usual
 	loss    float64
 	double  float64
-	reorder float64       // of messages that are overtaken
-	rate    int64         // octets a second of snapshots; 0: any
-	busy    time.Duration // until when a snapshot takes the link up
+	reorder float64 // of messages that are overtaken
+	rate    int64   // octets a second of snapshots; 0: any
 }
 
 func newNetwork(w *World, nodes int) network {

@@ -89,6 +89,7 @@ func (w *world) begin(ctx context.Context, n int) error {
 	if err := w.settings(ctx); err != nil {
 		return err
 	}
+	w.load.gate.let() // shut, if power was cut in the first start
 	w.load.run(ctx)
 	return nil
 }

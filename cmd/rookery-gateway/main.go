@@ -10,31 +10,16 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"strings"
-	"syscall"
 
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/obs"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	switch {
-	case err == nil || errors.Is(err, flag.ErrHelp):
-	case errors.Is(err, errUsage):
-		fmt.Fprintln(os.Stderr, "rookery-gateway:", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "rookery-gateway:", err)
-		os.Exit(1)
-	}
+	os.Exit(daemon.Main("rookery-gateway", run))
 }
 
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
@@ -42,13 +27,13 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if s.version {
+	if s.Version {
 		fmt.Fprintln(out, "rookery-gateway", obs.Version())
 		return nil
 	}
-	log, err := obs.NewLogger(errOut, strings.ToLower(s.logLevel.String()), s.logFormat)
+	log, err := s.Logger(errOut)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return err
 	}
 	return serve(ctx, s, log)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/rookery-mail/rookery/adapter/mupdate"
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 )
@@ -34,7 +35,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	}
 	dir, err := client.Dial(endpoints, client.WithCredentials(mtls.Client(files, log)))
 	if err != nil {
-		return fmt.Errorf("%w: --endpoints: %w", errUsage, err)
+		return fmt.Errorf("%w: --endpoints: %w", daemon.ErrUsage, err)
 	}
 	defer dir.Close()
 	cfg := mupdate.Config{Client: dir, Version: obs.Version(), Log: log, Metrics: registry}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/raftstore/peer"
 	"github.com/rookery-mail/rookery/server"
@@ -21,15 +22,15 @@ func parseFounders(list, self string) ([]peer.Founder, error) {
 		name, address, ok := strings.Cut(strings.TrimSpace(part), "=")
 		switch {
 		case !ok || name == "" || address == "":
-			return nil, fmt.Errorf("%w: --initial-cluster: %q is no name=peer-address", errUsage, part)
+			return nil, fmt.Errorf("%w: --initial-cluster: %q is no name=peer-address", daemon.ErrUsage, part)
 		case names[name]:
-			return nil, fmt.Errorf("%w: --initial-cluster names %s twice", errUsage, name)
+			return nil, fmt.Errorf("%w: --initial-cluster names %s twice", daemon.ErrUsage, name)
 		}
 		names[name] = true
 		founders = append(founders, peer.Founder{Name: name, Address: address})
 	}
 	if !names[self] {
-		return nil, fmt.Errorf("%w: --initial-cluster does not name this node, %s", errUsage, self)
+		return nil, fmt.Errorf("%w: --initial-cluster does not name this node, %s", daemon.ErrUsage, self)
 	}
 	return founders, nil
 }

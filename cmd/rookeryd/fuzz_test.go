@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rookery-mail/rookery/internal/daemon"
 )
 
 // FuzzConfig: a settings file is taken or refused as usage; and a flag beats it.
@@ -26,16 +28,16 @@ func FuzzConfig(f *testing.F) {
 		}
 		s, err := parseSettings([]string{"--name", "n1", "--data", "/d", "--config", path}, io.Discard)
 		if err != nil {
-			if !errors.Is(err, errUsage) {
-				t.Errorf("%q: got %v, want errUsage", text, err)
+			if !errors.Is(err, daemon.ErrUsage) {
+				t.Errorf("%q: got %v, want ErrUsage", text, err)
 			}
 			return
 		}
 		if s.name != "n1" || s.data != "/d" {
 			t.Errorf("%q: the file beats a flag: %q, %q", text, s.name, s.data)
 		}
-		if s.version || s.config != path {
-			t.Errorf("%q: set what no file may: %v, %q", text, s.version, s.config)
+		if s.Version || s.Config != path {
+			t.Errorf("%q: set what no file may: %v, %q", text, s.Version, s.Config)
 		}
 		for _, founder := range s.founders {
 			if founder.Name == "" || founder.Address == "" {
@@ -57,8 +59,8 @@ func FuzzFlags(f *testing.F) {
 			return // it would read a file
 		}
 		_, err := parseSettings(strings.Fields(line), io.Discard)
-		if err != nil && !errors.Is(err, errUsage) && !errors.Is(err, flag.ErrHelp) {
-			t.Errorf("%q: got %v, want errUsage or flag.ErrHelp", line, err)
+		if err != nil && !errors.Is(err, daemon.ErrUsage) && !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%q: got %v, want ErrUsage or flag.ErrHelp", line, err)
 		}
 	})
 }
@@ -91,8 +93,8 @@ func FuzzFounders(f *testing.F) {
 	f.Fuzz(func(t *testing.T, list, self string) {
 		founders, err := parseFounders(list, self)
 		if err != nil {
-			if !errors.Is(err, errUsage) {
-				t.Errorf("%q: got %v, want errUsage", list, err)
+			if !errors.Is(err, daemon.ErrUsage) {
+				t.Errorf("%q: got %v, want ErrUsage", list, err)
 			}
 			return
 		}

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/internal/obs"
 	"github.com/rookery-mail/rookery/raftstore"
@@ -340,7 +341,7 @@ func (n *node) advertised() (peer.Info, error) {
 		}
 		*a.address = a.l.Addr().String()
 		if at, err := netip.ParseAddrPort(*a.address); err == nil && at.Addr().IsUnspecified() {
-			return i, fmt.Errorf("%w: --listen-%s %s is every address of this machine: say with --advertise-%s which one the others can reach", errUsage, a.flag, *a.address, a.flag)
+			return i, fmt.Errorf("%w: --listen-%s %s is every address of this machine: say with --advertise-%s which one the others can reach", daemon.ErrUsage, a.flag, *a.address, a.flag)
 		}
 	}
 	return i, nil

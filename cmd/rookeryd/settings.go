@@ -1,27 +1,25 @@
 package main
 
 import (
-	"bufio"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate"
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 	"github.com/rookery-mail/rookery/raftstore/peer"
 )
 
-// settings are what rookeryd is told, by flags and by the file of -config. A
+// settings are what rookeryd is told, by flags and by the file of --config. A
 // flag beats the file.
 type settings struct {
+	daemon.Settings
 	name            string
 	data            string
 	listenClient    string
@@ -45,14 +43,7 @@ type settings struct {
 	logSegment      octets
 	snapshotRate    int64 // octets a second
 	scrubInterval   time.Duration
-	config          string
-	logLevel        slog.Level
-	logFormat       string
-	version         bool
 }
-
-// errUsage: the command line or the file is wrong; the text says how.
-var errUsage = errors.New("usage")
 
 const synopsis = `rookeryd - one node of a Rookery directory
 
@@ -78,7 +69,6 @@ Flags:
 func parseSettings(args []string, out io.Writer) (settings, error) {
 	var s settings
 	fs := flag.NewFlagSet("rookeryd", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
 	fs.StringVar(&s.name, "name", "", "this node's `name`; fixed when the data directory is made")
 	fs.StringVar(&s.data, "data", "", "the data `directory`; made if missing")
 	fs.StringVar(&s.listenClient, "listen-client", "127.0.0.1:7905", "`address` for clients (gRPC)")
@@ -107,83 +97,20 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Var(&s.logSegment, "log-segment", "`size` of one file of the log, allocated before it is needed, and how much log is written between two points from which a start can read it; 0 for 64MiB")
 	s.identityFlags(fs)
 	s.mupdate.Register(fs)
-	fs.StringVar(&s.config, "config", "", "`file` with more settings")
-	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
-	fs.BoolVar(&s.version, "version", false, "print the version and exit")
-	usage := func() {
-		fmt.Fprint(out, synopsis)
-		fs.SetOutput(out)
-		fs.PrintDefaults()
-	}
-	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			usage()
-			return s, err
-		}
-		return s, fmt.Errorf("%w: %w; `rookeryd --help` lists the flags", errUsage, err)
-	}
-	if fs.NArg() > 0 {
-		return s, fmt.Errorf("%w: %q is no flag; `rookeryd --help` lists them", errUsage, fs.Arg(0))
-	}
-	if s.version {
-		return s, nil
-	}
-	if s.config != "" {
-		if err := readConfig(fs, s.config); err != nil {
-			return s, err
-		}
+	s.Register(fs)
+	if err := s.Parse(fs, args, synopsis, out); err != nil || s.Version {
+		return s, err
 	}
 	return s, s.check()
-}
-
-// readConfig sets from file what no flag has set.
-func readConfig(fs *flag.FlagSet, file string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
-	}
-	defer f.Close()
-	given := map[string]bool{"config": true}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	lines := bufio.NewScanner(f)
-	seen := map[string]bool{}
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		name, value, ok := strings.Cut(line, ":")
-		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		switch {
-		case !ok:
-			return fmt.Errorf("%w: %s:%d: %q is no \"name: value\" line", errUsage, file, n, line)
-		case fs.Lookup(name) == nil || name == "config" || name == "version":
-			return fmt.Errorf("%w: %s:%d: no setting is called %q; `rookeryd --help` lists them", errUsage, file, n, name)
-		case seen[name]:
-			return fmt.Errorf("%w: %s:%d: %s stands twice", errUsage, file, n, name)
-		}
-		seen[name] = true
-		if given[name] {
-			continue
-		}
-		if err := fs.Set(name, value); err != nil {
-			return fmt.Errorf("%w: %s:%d: %s: %w", errUsage, file, n, name, err)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%w: %s: %w", errUsage, file, err)
-	}
-	return nil
 }
 
 // check refuses what cannot work before anything is opened.
 func (s *settings) check() error {
 	if s.name == "" || strings.ContainsAny(s.name, " \t=,/") {
-		return fmt.Errorf("%w: --name is needed: a word without blanks, '=', ',' and '/'", errUsage)
+		return fmt.Errorf("%w: --name is needed: a word without blanks, '=', ',' and '/'", daemon.ErrUsage)
 	}
 	if s.data == "" {
-		return fmt.Errorf("%w: --data is needed: the directory for this node's state", errUsage)
+		return fmt.Errorf("%w: --data is needed: the directory for this node's state", daemon.ErrUsage)
 	}
 	var err error
 	if s.founders, err = parseFounders(s.initialCluster, s.name); err != nil {
@@ -195,23 +122,20 @@ func (s *settings) check() error {
 		}
 	}
 	if len(s.join) > 0 && len(s.founders) > 0 {
-		return fmt.Errorf("%w: --initial-cluster founds a cluster and --join enters one: give one of them", errUsage)
+		return fmt.Errorf("%w: --initial-cluster founds a cluster and --join enters one: give one of them", daemon.ErrUsage)
 	}
 	for _, a := range []struct{ flag, address string }{{"advertise-peer", s.advertisePeer}, {"advertise-client", s.advertiseClient}} {
 		if _, port, err := net.SplitHostPort(a.address); a.address != "" && (err != nil || port == "" || port == "0") {
-			return fmt.Errorf("%w: --%s: %q is no host:port", errUsage, a.flag, a.address)
+			return fmt.Errorf("%w: --%s: %q is no host:port", daemon.ErrUsage, a.flag, a.address)
 		}
 	}
 	for _, text := range []string{s.advertisePeer, s.advertiseClient, s.site} {
 		if !utf8.ValidString(text) {
-			return fmt.Errorf("%w: %q is not UTF-8", errUsage, text)
+			return fmt.Errorf("%w: %q is not UTF-8", daemon.ErrUsage, text)
 		}
 	}
-	if s.logFormat != "text" && s.logFormat != "json" {
-		return fmt.Errorf("%w: --log-format %q: text or json", errUsage, s.logFormat)
-	}
 	if err := s.mupdate.Check(s.secured()); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return fmt.Errorf("%w: %w", daemon.ErrUsage, err)
 	}
 	return s.checkIdentity()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
@@ -37,10 +38,10 @@ func (s *settings) secured() bool { return s.tls != (mtls.Paths{}) }
 // could be overheard.
 func (s *settings) checkIdentity() error {
 	if s.tls.Map != "" && s.tls.Cert == "" {
-		return fmt.Errorf("%w: --cert-map is about certificates, and there is no --tls-cert", errUsage)
+		return fmt.Errorf("%w: --cert-map is about certificates, and there is no --tls-cert", daemon.ErrUsage)
 	}
 	if err := s.tls.Complete(); err != nil {
-		return fmt.Errorf("%w: %s", errUsage, strings.TrimPrefix(err.Error(), "mtls: "))
+		return fmt.Errorf("%w: %s", daemon.ErrUsage, strings.TrimPrefix(err.Error(), "mtls: "))
 	}
 	for _, l := range []struct{ flag, address string }{
 		{"listen-client", s.listenClient}, {"listen-peer", s.listenPeer}, {"listen-http", s.listenHTTP}, {"listen-debug", s.listenDebug},
@@ -53,7 +54,7 @@ func (s *settings) checkIdentity() error {
 			_, _, err = net.SplitHostPort(l.address)
 		}
 		if err != nil {
-			return fmt.Errorf("%w: --%s: %w", errUsage, l.flag, err)
+			return fmt.Errorf("%w: --%s: %w", daemon.ErrUsage, l.flag, err)
 		}
 	}
 	return nil

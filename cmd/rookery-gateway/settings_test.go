@@ -1,0 +1,38 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/rookery-mail/rookery/internal/daemon"
+)
+
+// What cannot work is refused before anything is opened, saying what to give.
+func TestSettings(t *testing.T) {
+	answering := []string{"--listen-mupdate", "127.0.0.1:3905", "--mupdate-users", "users"}
+	for _, tt := range []struct {
+		what string
+		args []string
+		want string // of the error; empty: it is taken
+	}{
+		{what: "MUPDATE", args: answering},
+		{what: "with certificates", args: append([]string{"--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"}, answering...)},
+		{what: "nothing", want: "give --listen-mupdate"},
+		{what: "nobody", args: answering[:2], want: "--mupdate-users"},
+		{what: "no key", args: append([]string{"--tls-cert", "c", "--tls-ca", "a"}, answering...), want: "--tls-key is missing"},
+		{what: "metrics for all", args: append([]string{"--listen-http", "0.0.0.0:7907"}, answering...), want: "loopback"},
+		{what: "an order there is not", args: append([]string{"--mupdate-order", "random"}, answering...), want: "-mupdate-order"},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			_, err := parseSettings(tt.args, &bytes.Buffer{})
+			switch {
+			case tt.want == "" && err != nil:
+				t.Errorf("got %v, want no error", err)
+			case tt.want != "" && (!errors.Is(err, daemon.ErrUsage) || !strings.Contains(err.Error(), tt.want)):
+				t.Errorf("got %v, want a usage error with %q", err, tt.want)
+			}
+		})
+	}
+}

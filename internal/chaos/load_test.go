@@ -14,6 +14,7 @@ import (
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/calls"
 )
 
 // The small world that the clients live in: small, so that things meet.
@@ -175,18 +176,14 @@ func (w *worker) do(op machine.Op, timeout time.Duration) *call {
 	return w.record(c, timeout, func(ctx context.Context) (err error) {
 		switch op := op.(type) {
 		case machine.Batch:
-			items := make([]client.Op, len(op.Ops))
-			for i, item := range op.Ops {
-				items[i] = clientOp(item)
-			}
-			if c.items, err = w.c.Batch(ctx, items); err == nil {
+			if c.items, err = calls.Batch(ctx, w.c, op); err == nil {
 				for _, item := range c.items {
 					c.rev = max(c.rev, item.Revision)
 				}
 			}
 			return err
 		default:
-			c.result, err = w.send(ctx, op)
+			c.result, err = calls.Do(ctx, w.c, op)
 			c.rev = c.result.Revision
 			return err
 		}
@@ -202,70 +199,6 @@ func (w *worker) settings(change client.SettingsChange) *call {
 		c.rev = c.result.Revision
 		return err
 	})
-}
-
-// send makes the call that asks for op.
-func (w *worker) send(ctx context.Context, op machine.Op) (client.Result, error) {
-	switch op := op.(type) {
-	case machine.Assert:
-		return w.c.Assert(ctx, clientOp(op).(client.Assert))
-	case machine.Retract:
-		return w.c.Retract(ctx, clientOp(op).(client.Retract))
-	case machine.Reserve:
-		return w.c.Reserve(ctx, clientOp(op).(client.Reserve))
-	case machine.Release:
-		return w.c.Release(ctx, clientOp(op).(client.Release))
-	case machine.Deactivate:
-		return w.c.Deactivate(ctx, clientOp(op).(client.Deactivate))
-	case machine.Rename:
-		return w.c.Rename(ctx, clientOp(op).(client.Rename))
-	case machine.Subscribe:
-		return w.c.Subscribe(ctx, op.User, op.Mailbox)
-	case machine.Unsubscribe:
-		return w.c.Unsubscribe(ctx, op.User, op.Mailbox)
-	case machine.SetPrimary:
-		return w.c.SetPrimary(ctx, client.SetPrimary{Group: op.Group, To: op.To, Epoch: op.Epoch, Reason: op.Reason, AcceptMissing: op.AcceptMissing})
-	case machine.SetGroup:
-		return w.c.SetGroup(ctx, client.SetGroup{Group: op.Group, Members: op.Members, Mode: op.Mode, AcceptMissing: op.AcceptMissing})
-	case machine.SetBackend:
-		return w.c.SetBackend(ctx, op.Server, client.BackendChange{Weight: op.Weight, State: op.State, DrainApproved: op.DrainApproved, Create: op.Create})
-	case machine.Admit:
-		return w.c.AdmitBackend(ctx, op.Server)
-	case machine.Confirm:
-		return w.c.ConfirmBackend(ctx, op.Server, op.How)
-	case machine.Settle:
-		return w.c.Settle(ctx, op.Mailbox, op.Keep)
-	case machine.Hold:
-		return w.c.PutHold(ctx, op.Kind, op.Key, time.Duration(op.For)*time.Millisecond, op.Why)
-	case machine.ReleaseHold:
-		return w.c.ReleaseHold(ctx, op.Kind, op.Key)
-	case machine.DecideHeld:
-		return w.c.DecideHeld(ctx, op.Server, op.Approve)
-	}
-	return client.Result{}, fmt.Errorf("chaos: no call asks for %T", op)
-}
-
-// clientOp is an operation as the client library has it.
-func clientOp(op machine.Op) client.Op {
-	switch op := op.(type) {
-	case machine.Assert:
-		return client.Assert{Mailbox: op.Mailbox, Server: op.Server, Statement: op.Statement, Imported: op.Imported, Deactivated: op.Deactivated, Since: op.Since}
-	case machine.Retract:
-		return client.Retract{Mailbox: op.Mailbox, Server: op.Server, Epoch: op.Epoch, Tentative: op.Tentative, Since: op.Since}
-	case machine.Reserve:
-		return client.Reserve{Mailbox: op.Mailbox, Server: op.Server, Partition: op.Partition, Grace: time.Duration(op.Grace) * time.Millisecond}
-	case machine.Release:
-		return client.Release{Mailbox: op.Mailbox, Server: op.Server}
-	case machine.Deactivate:
-		return client.Deactivate{Mailbox: op.Mailbox, Server: op.Server}
-	case machine.Rename:
-		return client.Rename{From: op.From, To: op.To, Recursive: op.Recursive, Server: op.Server}
-	case machine.Subscribe:
-		return client.Subscribe{User: op.User, Mailbox: op.Mailbox}
-	case machine.Unsubscribe:
-		return client.Unsubscribe{User: op.User, Mailbox: op.Mailbox}
-	}
-	return nil
 }
 
 // timeout is mostly ample.

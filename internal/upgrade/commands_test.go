@@ -11,6 +11,7 @@ import (
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 	"github.com/rookery-mail/rookery/directory/machine"
+	"github.com/rookery-mail/rookery/internal/calls"
 	"github.com/rookery-mail/rookery/internal/oracle"
 )
 
@@ -77,16 +78,12 @@ func (b *busy) run(step func(ctx context.Context) error) error {
 func (b *busy) do(ctx context.Context, op machine.Op) error {
 	a := asked{op: op}
 	if batch, ok := op.(machine.Batch); ok {
-		items := make([]client.Op, len(batch.Ops))
-		for i, item := range batch.Ops {
-			items[i] = clientOp(item)
-		}
-		a.items, a.err = b.c.Batch(ctx, items)
+		a.items, a.err = calls.Batch(ctx, b.c, batch)
 		for _, item := range a.items {
 			a.result.Revision = max(a.result.Revision, item.Revision)
 		}
 	} else {
-		a.result, a.err = b.send(ctx, op)
+		a.result, a.err = calls.Do(ctx, b.c, op)
 	}
 	return b.keep(a)
 }
@@ -103,74 +100,6 @@ func (b *busy) keep(a asked) error {
 	}
 	b.asked = append(b.asked, a)
 	b.l.seen(a.result.Revision)
-	return nil
-}
-
-// send makes the call that asks for op.
-func (b *busy) send(ctx context.Context, op machine.Op) (client.Result, error) {
-	switch op := op.(type) {
-	case machine.Assert:
-		return b.c.Assert(ctx, clientOp(op).(client.Assert))
-	case machine.Retract:
-		return b.c.Retract(ctx, clientOp(op).(client.Retract))
-	case machine.Reserve:
-		return b.c.Reserve(ctx, clientOp(op).(client.Reserve))
-	case machine.Release:
-		return b.c.Release(ctx, clientOp(op).(client.Release))
-	case machine.Deactivate:
-		return b.c.Deactivate(ctx, clientOp(op).(client.Deactivate))
-	case machine.Rename:
-		return b.c.Rename(ctx, clientOp(op).(client.Rename))
-	case machine.Subscribe:
-		return b.c.Subscribe(ctx, op.User, op.Mailbox)
-	case machine.Unsubscribe:
-		return b.c.Unsubscribe(ctx, op.User, op.Mailbox)
-	case machine.SetPrimary:
-		return b.c.SetPrimary(ctx, client.SetPrimary{Group: op.Group, To: op.To, Epoch: op.Epoch, Reason: op.Reason, AcceptMissing: op.AcceptMissing})
-	case machine.SetGroup:
-		return b.c.SetGroup(ctx, client.SetGroup{Group: op.Group, Members: op.Members, Mode: op.Mode, AcceptMissing: op.AcceptMissing})
-	case machine.SetBackend:
-		return b.c.SetBackend(ctx, op.Server, client.BackendChange{Addresses: op.Addresses, Weight: op.Weight, State: op.State, DrainApproved: op.DrainApproved, Create: op.Create})
-	case machine.Admit:
-		return b.c.AdmitBackend(ctx, op.Server)
-	case machine.Confirm:
-		return b.c.ConfirmBackend(ctx, op.Server, op.How)
-	case machine.RenameBackend:
-		return b.c.RenameBackend(ctx, op.From, op.To)
-	case machine.Settle:
-		return b.c.Settle(ctx, op.Mailbox, op.Keep)
-	case machine.Hold:
-		return b.c.PutHold(ctx, op.Kind, op.Key, time.Duration(op.For)*time.Millisecond, op.Why)
-	case machine.ReleaseHold:
-		return b.c.ReleaseHold(ctx, op.Kind, op.Key)
-	case machine.DecideHeld:
-		return b.c.DecideHeld(ctx, op.Server, op.Approve)
-	case machine.SetAlarm:
-		return b.c.DisarmAlarm(ctx, op.Kind, op.Node)
-	}
-	return client.Result{}, fmt.Errorf("upgrade: no call asks for %T", op)
-}
-
-// clientOp is an operation of a batch as the client library has it.
-func clientOp(op machine.Op) client.Op {
-	switch op := op.(type) {
-	case machine.Assert:
-		return client.Assert{Mailbox: op.Mailbox, Server: op.Server, Statement: op.Statement, Imported: op.Imported, Deactivated: op.Deactivated, Since: op.Since}
-	case machine.Retract:
-		return client.Retract{Mailbox: op.Mailbox, Server: op.Server, Epoch: op.Epoch, Tentative: op.Tentative, Since: op.Since}
-	case machine.Reserve:
-		return client.Reserve{Mailbox: op.Mailbox, Server: op.Server, Partition: op.Partition, Grace: time.Duration(op.Grace) * time.Millisecond}
-	case machine.Release:
-		return client.Release{Mailbox: op.Mailbox, Server: op.Server}
-	case machine.Deactivate:
-		return client.Deactivate{Mailbox: op.Mailbox, Server: op.Server}
-	case machine.Rename:
-		return client.Rename{From: op.From, To: op.To, Recursive: op.Recursive, Server: op.Server}
-	case machine.Subscribe:
-		return client.Subscribe{User: op.User, Mailbox: op.Mailbox}
-	case machine.Unsubscribe:
-		return client.Unsubscribe{User: op.User, Mailbox: op.Mailbox}
-	}
 	return nil
 }
 

@@ -221,9 +221,10 @@ type Listing struct {
 	Answer
 	Rows      []ListRow // nil from ListEach
 	Separator string
-	// Complete: every backend has been heard, so nothing can be missing from it.
+	// Complete: every backend has been heard, and all that it states has entered the
+	// listing, so nothing can be missing from it.
 	Complete bool
-	Missing  []directory.BackendName // those not heard, at most 100
+	Missing  []directory.BackendName // those of which that is not so, at most 100
 }
 
 // RightsQuery asks what a user may do with one mailbox.

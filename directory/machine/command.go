@@ -58,7 +58,8 @@ type Retract struct {
 	Epoch   uint64 // the epoch the sender believes in; 0: none stated
 	// Tentative: a rename may be under way. The fact becomes Withdrawing and
 	// routes as Moving until it is retracted or asserted again, or, from cluster
-	// version 2 on, ReserveGrace is over and it is active again.
+	// version 2 on, as long as ReserveGrace was then, or is when that is over: it is
+	// active again.
 	Tentative bool
 	// Since is Assert's.
 	Since directory.Revision

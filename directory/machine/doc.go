@@ -71,8 +71,9 @@
 // # Retract
 //
 // Unknown backend or no fact: NotHeld. Since is as for Assert. A HeldWithdrawal
-// stays so. Tentative makes an active fact withdrawing, from cluster version 2 on for
-// ReserveGrace at most: it is active again then, for who announced it has died. Otherwise the withdrawal
+// stays so. Tentative makes an active fact withdrawing, from cluster version 2 on for as
+// long as ReserveGrace was when it was announced, or is when that is over: it is active
+// again then, for who announced it has died. Otherwise the withdrawal
 // guard counts it (not below DELETED, not a HeldReturn or a fact that is not in
 // force, not an unconfirmed one outside the home, not while the backend is draining with approval): one too many is kept
 // as HeldWithdrawal. Otherwise the fact goes, with a verdict about that server.

@@ -64,9 +64,10 @@ const MaxPatterns = 100
 
 // ListSummary ends a LIST that answered to its end.
 type ListSummary struct {
-	// Complete: every backend was heard whole, so that nothing can be missing.
+	// Complete: every backend was heard whole, and all that it states has entered the
+	// listing, so that nothing can be missing.
 	Complete bool
-	Missing  []directory.BackendName // those not heard, by name
+	Missing  []directory.BackendName // those of which that is not so, by name
 }
 
 // List calls emit with each row of the answer: INBOX, own mailboxes, other
@@ -105,7 +106,25 @@ func (m *Machine) List(r kv.Reader, q ListQuery, emit func(*ListRow) error) (Lis
 	}
 	var sum ListSummary
 	sum.Missing, sum.Complete = s.missing()
-	return sum, nil
+	entering, err := s.entering()
+	if err != nil || len(entering) == 0 {
+		return sum, err
+	}
+	sum.Missing = append(slices.Clone(sum.Missing), entering...)
+	slices.Sort(sum.Missing)
+	return ListSummary{Missing: slices.Compact(sum.Missing)}, nil
+}
+
+// entering returns the servers whose facts a sweep goes over: one that has just come
+// to count, or that a group has just taken in, enters the listing in its steps.
+func (s *state) entering() (servers []directory.BackendName, err error) {
+	return servers, eachRow(s.r, bucketSweep, nil, func(_, b []byte) error {
+		w, err := decodeSweep(b)
+		if err == nil && w.Server != 0 {
+			servers = append(servers, s.name(w.Server))
+		}
+		return err
+	})
 }
 
 // lister answers one LIST.

@@ -465,6 +465,41 @@ func TestListSummary(t *testing.T) {
 	if err != nil || !sum.Complete || sum.Missing != nil {
 		t.Errorf("when be1 was heard whole: %+v, %v", sum, err)
 	}
+
+	// What a backend stated while it was lost enters the listing by a sweep, when it
+	// counts again.
+	lost, active := directory.BackendLost, directory.BackendActive
+	settle := func() {
+		t.Helper()
+		for range 10 {
+			if wait, _, err := s.m.Due(s.store.Snapshot(), 0); err != nil || wait != 0 {
+				return
+			}
+			s.do(Tick{})
+		}
+		t.Fatal("ten ticks did not end what is due")
+	}
+	list := func() (rows int, sum ListSummary) {
+		t.Helper()
+		sum, err := s.m.List(s.store.Snapshot(), aliceLists("*"), func(*ListRow) error { rows++; return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rows, sum
+	}
+	s.do(SetBackend{Server: "be1", State: &lost})
+	settle()
+	s.do(assertion("be1", "user.late.Team", "alice\tlrs\t"))
+	settle()
+	before, _ := list()
+	s.do(SetBackend{Server: "be1", State: &active})
+	if rows, sum := list(); rows != before || sum.Complete || !slices.Equal(sum.Missing, []directory.BackendName{"be1"}) {
+		t.Errorf("before the sweep: %d rows after %d, %+v", rows, before, sum)
+	}
+	settle()
+	if rows, sum := list(); rows != before+1 || !sum.Complete || sum.Missing != nil {
+		t.Errorf("after the sweep: %d rows after %d, %+v", rows, before, sum)
+	}
 }
 
 func TestListRowIMAP(t *testing.T) {

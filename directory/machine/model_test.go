@@ -542,7 +542,7 @@ func (g *generator) settings() machine.SetSettings {
 	s.GuardWindow = directory.Time(1+g.r.IntN(5)) * 60_000
 	s.AdmissionOpen = g.r.IntN(3) > 0
 	s.ReadOnly = g.r.IntN(8) == 0
-	s.ReserveGrace = 10_000
+	s.ReserveGrace = directory.Time(1+g.r.IntN(3)) * 5_000
 	s.ReserveMax = 600_000
 	if g.r.IntN(2) == 0 {
 		s.GuardCount = 500

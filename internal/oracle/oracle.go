@@ -47,8 +47,9 @@ type Oracle struct {
 	joining map[directory.ServerID]map[directory.MailboxName]bool
 	regroup map[directory.ServerID]bool // its group or state changed
 	// left holds what each server that left a group had at home there until then.
-	left   map[directory.ServerID]map[directory.MailboxName]bool
-	lapses map[announcement]bool // withdrawals announced since cluster version 2
+	left map[directory.ServerID]map[directory.MailboxName]bool
+	// lapses is when to look whether withdrawals announced since cluster version 2 end.
+	lapses map[announcement]map[directory.Time]bool
 	// decided is when each decision was made.
 	decided map[directory.ServerID]directory.Revision
 	// followed is what the machine said of the command that is being applied; nil:
@@ -114,7 +115,7 @@ func New() *Oracle {
 		joining:  map[directory.ServerID]map[directory.MailboxName]bool{},
 		regroup:  map[directory.ServerID]bool{},
 		left:     map[directory.ServerID]map[directory.MailboxName]bool{},
-		lapses:   map[announcement]bool{},
+		lapses:   map[announcement]map[directory.Time]bool{},
 		decided:  map[directory.ServerID]directory.Revision{},
 		set:      directory.DefaultSettings(),
 	}
@@ -793,7 +794,7 @@ func (o *Oracle) retract(op machine.Retract) machine.Result {
 		}
 		f.State = directory.Withdrawing
 		if o.version >= 2 {
-			o.lapses[announcement{op.Mailbox, be.ID}] = true
+			o.look(announcement{op.Mailbox, be.ID}, o.now+o.set.ReserveGrace)
 		}
 		o.touch(f)
 		return effect(machine.Changed)
@@ -1261,6 +1262,13 @@ func (o *Oracle) setBackend(op machine.SetBackend) machine.Result {
 	if _, err := directory.ParseBackend(string(op.Server)); err != nil {
 		return refused(err)
 	}
+	b := o.backend(op.Server)
+	if b == nil && !op.Create {
+		return refused(directory.ErrNotFound)
+	}
+	if b == nil && o.noGrowth() {
+		return refused(directory.ErrReadOnly)
+	}
 	if op.State != nil && (*op.State < directory.BackendActive || *op.State > directory.BackendRetired) && (*op.State != directory.BackendFull || o.version < 2) {
 		return refused(directory.ErrInvalid)
 	}
@@ -1271,15 +1279,8 @@ func (o *Oracle) setBackend(op machine.SetBackend) machine.Result {
 			}
 		}
 	}
-	b := o.backend(op.Server)
 	e := machine.Unchanged
 	if b == nil {
-		if !op.Create {
-			return refused(directory.ErrNotFound)
-		}
-		if o.noGrowth() {
-			return refused(directory.ErrReadOnly)
-		}
 		b = o.addBackend(op.Server, true)
 		e = machine.Added
 	}
@@ -1643,13 +1644,24 @@ func (o *Oracle) tick() machine.Result {
 			r.Effect = machine.Changed
 		}
 	}
-	for name, b := range o.boxes {
-		for _, f := range b.facts {
-			if f.State == directory.Withdrawing && o.lapses[announcement{name, f.Server}] && f.Changed+o.set.ReserveGrace <= o.now {
-				f.State = directory.Active
-				o.touch(f)
-				r.Effect = machine.Changed
+	for a, ends := range o.lapses {
+		for end := range ends {
+			if end > o.now {
+				continue
 			}
+			delete(ends, end)
+			b := o.boxes[a.name]
+			if b == nil || b.facts[a.server] == nil || b.facts[a.server].State != directory.Withdrawing {
+				continue
+			}
+			f := b.facts[a.server]
+			if end := f.Changed + o.set.ReserveGrace; end > o.now {
+				o.look(a, end) // announced again since, or the grace has grown
+				continue
+			}
+			f.State = directory.Active
+			o.touch(f)
+			r.Effect = machine.Changed
 		}
 	}
 	if o.forgetAt <= o.now {
@@ -1658,6 +1670,14 @@ func (o *Oracle) tick() machine.Result {
 	}
 	o.sweepOne()
 	return r
+}
+
+// look notes when to look whether an announced withdrawal ends.
+func (o *Oracle) look(a announcement, at directory.Time) {
+	if o.lapses[a] == nil {
+		o.lapses[a] = map[directory.Time]bool{}
+	}
+	o.lapses[a][at] = true
 }
 
 // sweepOne carries one sweep to its end: memberships, then admissions, then

@@ -272,8 +272,15 @@ func (j *judge) listed(q *query, user directory.UserID, groups []string, l *list
 		}
 	}
 	j.x.truth.listed(q, user, groups, got, rev)
-	if !j.current(l.header) || j.o.Sweeping() {
-		return // while a sweep is under way, what is derived follows
+	if !j.current(l.header) {
+		return
+	}
+	if j.o.Sweeping() {
+		// What is derived follows a sweep, and the answer has to say so.
+		if l.summary.GetComplete() {
+			j.x.w.Fail("LIST of %s at revision %d says that it is complete, and a sweep is under way", user, rev)
+		}
+		return
 	}
 	if want := j.o.List(user, groups); !slices.Equal(names(got), want) {
 		j.x.w.Fail("LIST of %s in %v at revision %d shows %v; it is %v", user, groups, rev, names(got), want)

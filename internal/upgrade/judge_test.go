@@ -164,9 +164,9 @@ func judge(t *testing.T, l *load) {
 			compared++
 			alikeToTheOctet(t, n, states[n], rules, memory.Snapshot())
 		}
-		if (i%5000 == 4999 || i == len(log)-1) && !naive.Sweeping() {
+		if (i%500 == 499 || i == len(log)-1) && !naive.Sweeping() {
 			if d, err := naive.Difference(rules, memory.Snapshot()); err != nil || d != "" {
-				t.Fatalf("revision %d: the state of the rules and the model's differ: %s, %v", rev, d, err)
+				t.Fatalf("revision %d: the state of the rules and the model's differ: %s, %v\n%s", rev, d, err, ledTo(log[:i+1], d))
 			}
 		}
 	}
@@ -180,6 +180,26 @@ func judge(t *testing.T, l *load) {
 	counts.judge(t)
 	t.Logf("judged: %d commands of the log, %d answers, the states of %d nodes", len(log), answers, compared)
 	t.Logf("commands, of them taken, of those while releases were mixed:\n%s", counts)
+}
+
+// ledTo lists the last commands about what a difference is about, and those about
+// backends and groups between them.
+func ledTo(log []logged, difference string) string {
+	_, name, _ := strings.Cut(difference, "got  ")
+	name, _, _ = strings.Cut(name, ":")
+	var lines []string
+	for i := len(log) - 1; i >= 0 && len(lines) < 60; i-- {
+		text := oracle.FormatOp(log[i].command.Op)
+		_, batch := log[i].command.Op.(machine.Batch)
+		for line := range strings.SplitSeq(text, "\n") {
+			about := strings.Contains(line+" ", " "+name+" ")
+			if about || !batch && !strings.Contains(line, " user.") && !strings.HasPrefix(line, "tick") {
+				lines = append(lines, fmt.Sprintf("%d +%d %s", i+1, log[i].stamp.Elapsed, line))
+			}
+		}
+	}
+	slices.Reverse(lines)
+	return strings.Join(lines, "\n")
 }
 
 // judge holds what one client was told against what it should have been.

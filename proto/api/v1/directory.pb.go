@@ -1232,9 +1232,10 @@ type ListSummary struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many rows there were.
 	Rows uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	// Every admitted backend has been heard in this incarnation, so nothing can be missing.
+	// Every admitted backend has been heard in this incarnation, and all that it states
+	// has entered the listing, so nothing can be missing.
 	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
-	// Those not heard, by name, at most 100.
+	// Those of which that is not so, by name, at most 100.
 	Missing []string `protobuf:"bytes,3,rep,name=missing,proto3" json:"missing,omitempty"`
 	// The separator of the names answered.
 	Separator     string `protobuf:"bytes,4,opt,name=separator,proto3" json:"separator,omitempty"`

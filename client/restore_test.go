@@ -125,14 +125,20 @@ func TestTwoLives(t *testing.T) {
 		}
 	}
 
-	// If only the node of before is there, nothing is done there.
+	// If only the node of before is there, nothing is done there: not for the session
+	// that holds a token of after, nor, once that has been refused, for another.
 	c := l.dial(t, "before")
-	s := c.NewSession(fresh.Token())
-	for what, s := range map[string]*client.Session{"a write": s, "a write in another session": c.NewSession(nil)} {
+	for _, write := range []struct {
+		what string
+		by   *client.Session
+	}{
+		{"a write", c.NewSession(fresh.Token())},
+		{"a write in another session", c.NewSession(nil)},
+	} {
 		var err error
 		for range 20 {
 			short, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-			_, err = s.Assert(short, client.Assert{Mailbox: "user.bob", Server: be1})
+			_, err = write.by.Assert(short, client.Assert{Mailbox: "user.bob", Server: be1})
 			cancel()
 			if !errors.Is(err, client.ErrUndecided) {
 				break
@@ -140,7 +146,7 @@ func TestTwoLives(t *testing.T) {
 			// The time ended while a call was under way, which nobody can know the end of.
 		}
 		if !errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided) {
-			t.Errorf("%s: got %v, want ErrUnavailable, and that it was not done", what, err)
+			t.Errorf("%s: got %v, want ErrUnavailable, and that it was not done", write.what, err)
 		}
 	}
 	if r, err := old.Lookup(ctx, "user.bob", client.Details()); err != nil || len(r.Facts) != 0 {

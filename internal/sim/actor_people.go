@@ -237,8 +237,10 @@ func (o *operator) do(ctx context.Context, what string) {
 		}
 	case "rename":
 		switch {
-		case x.rnd.IntN(3) == 0: // to a name that is taken, or of nobody
-			_, _ = o.tell(ctx, machine.RenameBackend{From: b.name, To: x.backends[0].name})
+		case x.rnd.IntN(3) == 0: // to a name that is taken
+			if to := x.backends[0].name; x.truth.server(to).counts {
+				_, _ = o.tell(ctx, machine.RenameBackend{From: b.name, To: to})
+			}
 		case b.kind == kindBackend:
 			b.rebaptize = true // when it is idle
 		}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -50,6 +51,7 @@ func TestMutants(t *testing.T) {
 	if len(chosen) == 0 {
 		return // nobody asked for any
 	}
+	bareDir = t.TempDir()
 	var table strings.Builder
 	fmt.Fprintf(&table, "%-34s %-6s %-10s %8s  %s\n", "mutant", "by", "after", "seconds", "what it said first")
 	needed := map[string]int{}
@@ -164,9 +166,10 @@ func (r result) needed() string {
 // seed on.
 func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := bareDir
 	var flags []string
 	if m != nil {
+		dir = t.TempDir()
 		o := overlay{}
 		if err := o.plant(m); err != nil {
 			t.Fatal(err)
@@ -179,6 +182,9 @@ func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	}
 	build := func(args ...string) {
 		t.Helper()
+		if _, err := os.Stat(args[slices.Index(args, "-o")+1]); err == nil {
+			return // for an earlier run
+		}
 		cmd := exec.Command("go", append(args[:1:1], append(flags, args[1:]...)...)...)
 		cmd.Dir = root
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -224,6 +230,10 @@ func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	cmd.Dir = filepath.Join(root, in)
 	return watch(harness, from, cmd)
 }
+
+// bareDir is where TestMutants keeps what is built without a mutant, which is the
+// same every time.
+var bareDir string
 
 // soakJudged is long enough for a soak to judge.
 const soakJudged = 100 * time.Second

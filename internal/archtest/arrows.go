@@ -199,8 +199,8 @@ var House = []Row{
 		// Whole programs on disks that lose their power, asked by the client.
 		From:  "internal/powerloss",
 		Tests: []string{"client", "directory"},
-		// What damages a page of a state file has to find it.
-		TestLibraries: []string{"bbolt", "sync"},
+		// What damages a page of a state file, or an entry of the log, has to find it.
+		TestLibraries: []string{"bbolt", "etcd-wal", "protobuf", "raft", "sync"},
 	},
 	// Commands drawn by tests, asked for by the library; tests alone import it.
 	{From: "internal/calls", May: []string{"client", "directory/machine"}},

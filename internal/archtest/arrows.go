@@ -104,7 +104,7 @@ var House = []Row{
 		From: "cmd/rookery-bench",
 		// The generated stubs are what it measures by: a figure of the client
 		// library would be of two programs.
-		May: []string{"client", "directory", "proto/api/v1", "internal/obs", "internal/mtls"},
+		May: []string{"client", "directory", "proto/api/v1", "adapter/mupdate", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls"},
 		// grpc and bbolt are the ceilings that it measures beside our figures, etcd's
 		// API is what it asks etcd by.
 		Libraries: []string{"bbolt", "etcd-api", "grpc", "hdrhistogram", "plot"},

@@ -85,6 +85,7 @@ var statusTable = []statusRow{
 	{directory.ErrMissingAtTarget, codes.FailedPrecondition, apiv1.Reason_REASON_MISSING_AT_TARGET},
 	{directory.ErrNotHolder, codes.FailedPrecondition, apiv1.Reason_REASON_NOT_HOLDER},
 	{directory.ErrBusy, codes.FailedPrecondition, apiv1.Reason_REASON_BUSY},
+	{raftstore.ErrBusy, codes.FailedPrecondition, apiv1.Reason_REASON_BUSY},
 	{directory.ErrReadOnly, codes.FailedPrecondition, apiv1.Reason_REASON_READ_ONLY},
 	{directory.ErrVersion, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},
 	{raftstore.ErrNotInForce, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},

@@ -87,6 +87,7 @@ var statusTable = []statusRow{
 	{directory.ErrBusy, codes.FailedPrecondition, apiv1.Reason_REASON_BUSY},
 	{raftstore.ErrBusy, codes.FailedPrecondition, apiv1.Reason_REASON_BUSY},
 	{directory.ErrReadOnly, codes.FailedPrecondition, apiv1.Reason_REASON_READ_ONLY},
+	{raftstore.ErrNoRoom, codes.FailedPrecondition, apiv1.Reason_REASON_READ_ONLY},
 	{directory.ErrVersion, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},
 	{raftstore.ErrNotInForce, codes.FailedPrecondition, apiv1.Reason_REASON_VERSION},
 	{directory.ErrStaleRequest, codes.Aborted, apiv1.Reason_REASON_STALE_REQUEST},

@@ -45,6 +45,7 @@ var clientSentinels = map[error]error{
 	errSlowWatcher:           client.ErrSlowWatcher,
 	raftstore.ErrTooLarge:    directory.ErrTooLarge,
 	raftstore.ErrBusy:        directory.ErrBusy,
+	raftstore.ErrNoRoom:      directory.ErrReadOnly,
 	machine.ErrCorrupt:       client.ErrBroken,
 	machine.ErrFormat:        client.ErrBroken,
 	machine.ErrRelease:       client.ErrBroken,

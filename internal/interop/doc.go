@@ -1,0 +1,2 @@
+// Package interop
+package interop

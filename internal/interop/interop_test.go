@@ -1,0 +1,108 @@
+//go:build peers
+
+package interop
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	nodesFlag    = flag.Int("interop.nodes", 3, "how many nodes stand where the MUPDATE master stood")
+	repeatsFlag  = flag.Int("interop.repeats", 0, "how often each script is played with the leader killed at a random command")
+	seedFlag     = flag.Uint64("interop.seed", 0, "the seed of those commands; 0: a new one")
+	onlyFlag     = flag.String("interop.only", "", "only scripts whose names contain this")
+	programsFlag = flag.String("interop.programs", "", "the directory of rookeryd and rookeryctl")
+	logsFlag     = flag.String("interop.logs", "", "a directory for the logs of all servers, kept whatever the result")
+)
+
+// TestInterop plays the scripts of testdata to Debian's Cyrus and our nodes: once in
+// peace, and then as often as it is told with the leader killed at a random command of
+// each.
+func TestInterop(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var scripts []*script
+	for _, file := range files {
+		s, err := readScript(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(s.name, *onlyFlag) {
+			scripts = append(scripts, s)
+		}
+	}
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("%d nodes, %d scripts, seed %d", *nodesFlag, len(scripts), seed)
+	counts := map[string]int{}
+	for repeat := range *repeatsFlag + 1 {
+		if !t.Run(fmt.Sprintf("pass%d", repeat), func(t *testing.T) { pass(t, scripts, seed, repeat, counts) }) {
+			break
+		}
+	}
+}
+
+// pass plays all scripts in one lab.
+func pass(t *testing.T, scripts []*script, seed uint64, repeat int, counts map[string]int) {
+	begun := time.Now()
+	l, err := newLab(*programsFlag, *nodesFlag)
+	defer func() {
+		if t.Failed() || *logsFlag != "" {
+			dir := *logsFlag
+			if dir == "" {
+				dir, _ = os.MkdirTemp("", prefix+"logs-")
+			}
+			if err := l.saveLogs(filepath.Join(dir, fmt.Sprint("pass", repeat))); err != nil {
+				t.Error(err)
+			}
+			t.Logf("the logs are in %s", dir)
+		}
+		l.close()
+		for _, problem := range l.failures() {
+			t.Error(problem)
+		}
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ledger.started("fe")
+	l.ledger.probe()
+	t.Logf("%6.2fs  the lab stands", time.Since(begun).Seconds())
+	for _, s := range scripts {
+		t.Run(s.name, func(t *testing.T) {
+			r := &run{lab: l, script: s, trace: t.Logf}
+			before := l.watch(nil)
+			if repeat > 0 {
+				r.killer = newKiller(l, random(seed, s.name, repeat), counts[s.name])
+			}
+			err := r.play()
+			if err != nil {
+				t.Error(err)
+			}
+			for _, problem := range l.failures() {
+				t.Error(problem)
+			}
+			if n := l.watch(nil) - before; repeat == 0 {
+				counts[s.name] = n
+				t.Logf("%d commands on the wire", n)
+			}
+			if r.killer != nil {
+				t.Logf("the leader was killed at command %d, %s; %d steps done again; mended by ctl_mboxlist -m: %d", r.killer.at, r.killer.what, r.repeated, r.mended)
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}

@@ -40,8 +40,9 @@ type ledger struct {
 // existing is a mailbox that is there under one of some names: two while a rename is
 // under way.
 type existing struct {
-	names []string
-	since time.Time
+	names  []string
+	since  time.Time
+	misled bool // the directory was told what is not so
 }
 
 // mail is one that a server took.
@@ -71,7 +72,7 @@ func (g *ledger) made(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.exists[name] == nil {
-		g.exists[name] = &existing{[]string{name}, time.Now()}
+		g.exists[name] = &existing{names: []string{name}, since: time.Now()}
 	}
 }
 
@@ -167,6 +168,23 @@ func (g *ledger) lost(name string) {
 	for id, m := range g.mails {
 		if isBelow(m.mailbox, name) {
 			delete(g.mails, id)
+		}
+	}
+}
+
+// misled: the directory is told what is not so, and no answer about it is judged until
+// it is trusted again.
+func (g *ledger) misled(name string) { g.mislead(name, true) }
+
+func (g *ledger) trusted(name string) { g.mislead(name, false) }
+
+func (g *ledger) mislead(top string, so bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for name, e := range g.exists {
+		if isBelow(name, top) {
+			e.misled = so
+			e.names = slices.Clone(e.names)
 		}
 	}
 }
@@ -349,7 +367,7 @@ func (g *ledger) any(fit func(name string, e *existing) bool) (*existing, []stri
 	defer g.mu.Unlock()
 	var all []*existing
 	for name, e := range g.exists {
-		if fit(name, e) {
+		if !e.misled && fit(name, e) {
 			all = append(all, e)
 		}
 	}
@@ -367,7 +385,7 @@ func (g *ledger) still(e *existing, names []string) bool {
 	g.probes++
 	for _, other := range g.exists {
 		if other == e {
-			return slices.Equal(e.names, names)
+			return !e.misled && slices.Equal(e.names, names)
 		}
 	}
 	return false

@@ -195,7 +195,7 @@ func (r *run) do(s step, again bool) (got []string, err error) {
 		if s.want == nil {
 			s.want = []string{}
 		}
-	case "start", "stop", "crash", "empty", "copy", "restore", "clone", "nodes", "lost", "allow", "log", "replicated":
+	case "start", "stop", "crash", "empty", "copy", "restore", "clone", "nodes", "lost", "misled", "trusted", "allow", "log", "replicated":
 		err = r.operate(word, on, args)
 	default:
 		if on = l.servers[word]; on == nil || len(args) < 2 {
@@ -480,6 +480,12 @@ func (r *run) operate(word string, on *server, args []string) error {
 		return r.clone(l.servers[args[0]], l.servers[args[1]], args[2:])
 	case "lost":
 		l.ledger.lost(args[0])
+		return nil
+	case "misled":
+		l.ledger.misled(args[0])
+		return nil
+	case "trusted":
+		l.ledger.trusted(args[0])
 		return nil
 	case "allow":
 		r.allowed[on.name] = append(r.allowed[on.name], strings.Join(args[1:], " "))

@@ -204,9 +204,14 @@ func (s *server) start() error {
 	if !s.frontend {
 		return nil
 	}
-	// Until its first listing a frontend serves what it knew before.
-	return wait(s.name+" has a listing", func() (bool, error) {
-		return s.log.has("mailbox list synchronization complete", since), nil
+	return s.follows(since)
+}
+
+// follows waits until a frontend has a listing and is told what changes. Before, and
+// after the node that it follows is gone, it serves what it knew, for some seconds.
+func (s *server) follows(since int) error {
+	return wait(s.name+" follows a node", func() (bool, error) {
+		return s.log.last(since, "mailbox list synchronization complete", "retrying connection to mupdate server") == 0, nil
 	})
 }
 
@@ -348,6 +353,18 @@ func (l *serverLog) has(text string, since int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.lines[since:], func(line string) bool { return strings.Contains(line, text) })
+}
+
+// last says which of some texts came last, behind a place; -1: none.
+func (l *serverLog) last(since int, texts ...string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := len(l.lines) - 1; i >= since; i-- {
+		if which := slices.IndexFunc(texts, func(text string) bool { return strings.Contains(l.lines[i], text) }); which >= 0 {
+			return which
+		}
+	}
+	return -1
 }
 
 func (l *serverLog) length() int {

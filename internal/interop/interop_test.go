@@ -45,16 +45,27 @@ func TestInterop(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("%d nodes, %d scripts, seed %d", *nodesFlag, len(scripts), seed)
-	counts := map[string]int{}
+	all := &tally{commands: map[string]int{}, kills: map[string]int{}}
 	for repeat := range *repeatsFlag + 1 {
-		if !t.Run(fmt.Sprintf("pass%d", repeat), func(t *testing.T) { pass(t, scripts, seed, repeat, counts) }) {
+		if !t.Run(fmt.Sprintf("pass%d", repeat), func(t *testing.T) { pass(t, scripts, seed, repeat, all) }) {
 			break
 		}
 	}
+	t.Logf("%d scripts played; the leader was killed %d times: %v; %d steps were refused and done again, ctl_mboxlist -m mended facts %d times",
+		all.played, all.killed, all.kills, all.repeated, all.mended)
+	t.Logf("%d mails, all there; %d answers about mailboxes that exist, none of them no, and %d times later", all.mails, all.probes, all.later)
+}
+
+// tally is what all passes came to.
+type tally struct {
+	commands                         map[string]int // of each script in peace
+	kills                            map[string]int // by the command that they were at
+	played, killed, repeated, mended int
+	mails, probes, later             int
 }
 
 // pass plays all scripts in one lab.
-func pass(t *testing.T, scripts []*script, seed uint64, repeat int, counts map[string]int) {
+func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) {
 	begun := time.Now()
 	l, err := newLab(*programsFlag, *nodesFlag)
 	defer func() {
@@ -82,9 +93,9 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, counts map[s
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
 			r := &run{lab: l, script: s, trace: t.Logf}
-			before := l.watch(nil)
+			before := l.counted()
 			if repeat > 0 {
-				r.killer = newKiller(l, random(seed, s.name, repeat), counts[s.name])
+				r.killer = newKiller(l, random(seed, s.name, repeat), all.commands[s.name])
 			}
 			err := r.play()
 			if err != nil {
@@ -93,16 +104,26 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, counts map[s
 			for _, problem := range l.failures() {
 				t.Error(problem)
 			}
-			if n := l.watch(nil) - before; repeat == 0 {
-				counts[s.name] = n
-				t.Logf("%d commands on the wire", n)
+			all.played++
+			all.repeated += r.repeated
+			all.mended += r.mended
+			if r.killer == nil {
+				all.commands[s.name] = l.counted() - before
+				t.Logf("%d commands on the wire", l.counted()-before)
+				return
 			}
-			if r.killer != nil {
-				t.Logf("the leader was killed at command %d, %s; %d steps done again; mended by ctl_mboxlist -m: %d", r.killer.at, r.killer.what, r.repeated, r.mended)
+			what := r.killer.end()
+			if what == "" {
+				t.Logf("there was no command %d at which the leader could be killed", r.killer.at)
+				return
 			}
+			all.killed++
+			all.kills[what]++
+			t.Logf("the leader was killed at command %d of %d, %s; %d steps done again, mended by ctl_mboxlist -m: %d", r.killer.at, all.commands[s.name], what, r.repeated, r.mended)
 		})
 		if t.Failed() {
 			return
 		}
 	}
+	l.ledger.tell(all)
 }

@@ -35,8 +35,9 @@ func newKiller(l *lab, rng *rand.Rand, commands int) *killer {
 	if len(l.cluster.nodes) == 1 {
 		k.back = 300 * time.Millisecond
 	}
-	k.base = l.watch(nil)
-	l.watch(k.command)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k.base, l.killer = l.commands, k
 	return k
 }
 
@@ -56,7 +57,8 @@ func (k *killer) aim() {
 	}
 }
 
-func (k *killer) command(n int, host, word string) {
+// command is told of a command, before a node is.
+func (k *killer) command(n int, word string) {
 	k.mu.Lock()
 	if n-k.base < k.at || !k.done.IsZero() || k.off || k.leader == nil {
 		k.mu.Unlock()
@@ -124,14 +126,23 @@ func (k *killer) rest() {
 	}
 }
 
-// also has f called for each command as well; nil for nobody.
-func (k *killer) also(f func(host, word string), l *lab) {
-	l.watch(func(n int, host, word string) {
-		if f != nil {
-			f(host, word)
-		}
-		if k != nil {
-			k.command(n, host, word)
-		}
-	})
+// resume has it go on after a rest.
+func (k *killer) resume() {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.off = false
+}
+
+// end is how it went: the command that it killed at, empty if it did not come so far.
+func (k *killer) end() string {
+	k.rest()
+	k.lab.mu.Lock()
+	k.lab.killer = nil
+	k.lab.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.what
 }

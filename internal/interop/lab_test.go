@@ -24,8 +24,10 @@ type lab struct {
 
 	mu       sync.Mutex
 	problems []string
-	commands int                            // on the wire since the lab began
-	when     func(n int, host, word string) // called for each of them, under mu
+	counting bool
+	commands int                     // of Cyrus to the nodes, counted
+	killer   *killer                 // is told of them; may be nil
+	other    func(host, word string) // so is this
 }
 
 // fail notes a violation. What runs goes on: what else is found may tell more.
@@ -46,29 +48,49 @@ func (l *lab) failures() []string {
 	return found
 }
 
-// onCommand is called by the relays before a command reaches a node.
+// onCommand is called by the relays before a command reaches a node. Of those that count,
+// which are all but the first and the last of a connection, n is the number.
 func (l *lab) onCommand(host, word string) {
 	l.mu.Lock()
-	l.commands++
-	n, when := l.commands, l.when
+	n := 0
+	if l.counting && word != "AUTHENTICATE" && word != "LOGOUT" {
+		l.commands++
+		n = l.commands
+	}
+	killer, other := l.killer, l.other
 	l.mu.Unlock()
-	if when != nil {
-		when(n, host, word)
+	if other != nil {
+		other(host, word)
+	}
+	if killer != nil && n > 0 {
+		killer.command(n, word)
 	}
 }
 
-// watch has f called for each command on the wire; nil for nobody. It returns how many
-// there were before.
-func (l *lab) watch(f func(n int, host, word string)) int {
+// count has commands counted, or not.
+func (l *lab) count(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.when = f
+	l.counting = on
+}
+
+// counted is how many commands were counted.
+func (l *lab) counted() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return l.commands
+}
+
+// also has f called for each command; nil for nobody.
+func (l *lab) also(f func(host, word string)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.other = f
 }
 
 // newLab makes and starts a murder.
 func newLab(programs string, nodes int) (l *lab, err error) {
-	l = &lab{servers: map[string]*server{}}
+	l = &lab{servers: map[string]*server{}, counting: true}
 	l.ledger = newLedger(l)
 	defer func() {
 		if err != nil {

@@ -29,8 +29,8 @@ type ledger struct {
 	exists  map[string]*existing
 	mails   map[string]*mail           // by id
 	held    map[string]map[string]bool // by server: its own list when it was last looked at
-	moved   []string                   // what this script deletes, renames or moves, with all below it
-	expired bool                       // and it ended what was deleted
+	moved   []string                   // what was deleted, renamed or moved, with all below it
+	expired bool                       // what was deleted was ended somewhere
 	last    int                        // number of the last mail
 	probes  int                        // answers that were judged
 	later   int                        // answers that said "not now"
@@ -208,13 +208,6 @@ func (g *ledger) started(server string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.since[server] = time.Now()
-}
-
-// begin begins a script.
-func (g *ledger) begin() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.moved, g.expired = nil, false
 }
 
 // look compares a backend's own list with what it held when it was last looked at:
@@ -462,6 +455,15 @@ func (g *ledger) deliver() {
 	if g.still(e, names) {
 		g.lab.fail("fe refuses mail for %s for good: %s", names[0], answer)
 	}
+}
+
+// tell adds what was looked after to a tally.
+func (g *ledger) tell(t *tally) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	t.mails += g.last
+	t.probes += g.probes
+	t.later += g.later
 }
 
 // location is a fact as scripts show it.

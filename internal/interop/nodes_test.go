@@ -211,6 +211,22 @@ func (n *node) kill() {
 	n.cmd = nil
 }
 
+// killMajority leaves so few nodes that none of them can answer.
+func (c *cluster) killMajority() error {
+	leader := c.leader()
+	if leader == nil {
+		return errors.New("nobody leads")
+	}
+	leader.kill()
+	for _, n := range c.nodes[:len(c.nodes)/2] {
+		if n == leader {
+			n = c.nodes[len(c.nodes)-1]
+		}
+		n.kill()
+	}
+	return nil
+}
+
 // rookeryctl runs the operators' program.
 func (c *cluster) rookeryctl(args ...string) (string, error) {
 	var endpoints []string

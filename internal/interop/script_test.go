@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -90,7 +91,6 @@ func (r *run) play() error {
 	for name, s := range r.lab.servers {
 		r.logs[name] = s.log.length()
 	}
-	r.lab.ledger.begin()
 	for _, s := range r.script.steps {
 		begun := time.Now()
 		got, err := r.try(s)
@@ -140,6 +140,12 @@ var crashStep = regexp.MustCompile(`^when (\w+) sends (\w+) (\d+), crash (\w+): 
 // do does a step once. again: it was done before, and refused.
 func (r *run) do(s step, again bool) (got []string, err error) {
 	l := r.lab
+	if text, ok := strings.CutPrefix(s.text, "in peace: "); ok {
+		if r.killer.killed() {
+			return nil, nil
+		}
+		return r.do(step{s.line, text, s.want}, again)
+	}
 	if text, ok := strings.CutPrefix(s.text, "await: "); ok {
 		for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 			got, err = r.do(step{s.line, text, s.want}, again)
@@ -386,40 +392,44 @@ func (r *run) facts(top string, copies bool) (got []string, err error) {
 	return got, nil
 }
 
-// race gives several commands at once and shows their answers in order.
+// race does several steps at once and shows their answers in order.
 func (r *run) race(texts []string, want []string) ([]string, error) {
-	answers := make([]string, len(texts))
+	answers := make([][]string, len(texts))
 	errs := make([]error, len(texts))
 	var work sync.WaitGroup
 	for i, text := range texts {
-		words := strings.Fields(text)
-		on := r.lab.servers[words[0]]
 		work.Go(func() {
-			got, err := r.imap(on, words[1], words[2:], false, nil)
-			answers[i], errs[i] = strings.Join(append(got, "OK")[:1], " "), err
+			var other errWant
+			answers[i], errs[i] = r.do(step{text: text}, false)
+			if errors.As(errs[i], &other) {
+				answers[i], errs[i] = other.got, nil
+			}
+			if len(answers[i]) == 0 {
+				answers[i] = []string{"OK"}
+			}
 		})
 	}
 	work.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return answers, err
-		}
+	got := slices.Concat(answers...)
+	slices.Sort(got)
+	if err := errors.Join(errs...); err != nil {
+		return got, err
 	}
-	slices.Sort(answers)
-	if !matches(answers, want) {
-		return answers, errWant{answers, want}
+	if !matches(got, want) {
+		return got, errWant{got, want}
 	}
-	return answers, nil
+	return got, nil
 }
 
 // crashing has a server lose its power when another one sends a command for the nth time.
 func (r *run) crashing(from, word, nth, which string, s step) (got []string, err error) {
+	l := r.lab
 	n, _ := strconv.Atoi(nth)
-	host := r.lab.net.host(from)
+	host := l.net.host(from)
 	var once sync.Once
 	crashed := make(chan struct{})
 	var mu sync.Mutex
-	r.killer.also(func(at, said string) {
+	l.also(func(at, said string) {
 		if at != host || said != word {
 			return
 		}
@@ -429,16 +439,19 @@ func (r *run) crashing(from, word, nth, which string, s step) (got []string, err
 		mu.Unlock()
 		if now {
 			once.Do(func() {
-				r.lab.servers[which].crash()
+				l.servers[which].crash()
 				close(crashed)
 			})
 		}
-	}, r.lab)
-	defer r.killer.also(nil, r.lab)
+	})
+	defer l.also(nil)
 	got, err = r.do(s, false)
 	select {
 	case <-crashed:
 	default:
+		if r.killer.killed() {
+			return nil, nil // it did not come so far
+		}
 		return got, fmt.Errorf("%s did not send %s %s times", from, word, nth)
 	}
 	if _, ok := err.(errWant); ok {
@@ -498,27 +511,19 @@ func (r *run) operate(word string, on *server, args []string) error {
 	case "nodes":
 		switch args[0] {
 		case "start":
-			return l.cluster.again()
-		case "kill":
-			n, err := strconv.Atoi(args[1])
-			if err != nil {
+			if err := l.cluster.again(); err != nil {
 				return err
 			}
+			l.count(true)
+			r.killer.resume()
+			return l.servers["fe"].follows(0)
+		case "kill":
 			r.killer.rest()
 			if err := l.cluster.again(); err != nil {
 				return err
 			}
-			if leader := l.cluster.leader(); leader != nil {
-				leader.kill()
-				n--
-			}
-			for _, other := range l.cluster.nodes {
-				if n > 0 && other.running() {
-					other.kill()
-					n--
-				}
-			}
-			return nil
+			l.count(false)
+			return l.cluster.killMajority()
 		}
 	}
 	return fmt.Errorf("no such step")
@@ -541,7 +546,8 @@ func (r *run) clone(from, to *server, args []string) error {
 	return to.configure()
 }
 
-// replicated waits until the replica has the same list as be1.
+// replicated waits until the replica has the same list as be1. What was deleted it has
+// under names of its own, and for as long as it likes.
 func (r *run) replicated() error {
 	be1, rep := r.lab.servers["be1"], r.lab.servers["rep"]
 	return wait("rep has what be1 has", func() (bool, error) {
@@ -558,7 +564,12 @@ func (r *run) replicated() error {
 				continue
 			}
 			if c, ok := copies[name]; !ok || c.ACL != m.ACL {
-				return false, fmt.Errorf("%s differs", name)
+				return false, fmt.Errorf("%s differs: %q, on rep %q", name, m.ACL, c.ACL)
+			}
+		}
+		for name := range copies {
+			if _, ok := mine[name]; !ok && !strings.HasPrefix(name, "DELETED.") {
+				return false, fmt.Errorf("rep has %s too", name)
 			}
 		}
 		return true, nil
@@ -569,7 +580,6 @@ func (r *run) replicated() error {
 func (r *run) judge() error {
 	l := r.lab
 	r.killer.rest()
-	l.watch(nil)
 	if err := l.cluster.again(); err != nil {
 		return err
 	}
@@ -577,6 +587,12 @@ func (r *run) judge() error {
 		if s.cmd == nil && name != "be3" {
 			return fmt.Errorf("%s: the script left %s stopped", r.script.name, name)
 		}
+	}
+	if err := l.servers["fe"].follows(0); err != nil {
+		return err
+	}
+	if err := r.replicated(); err != nil {
+		return err
 	}
 	var found []string
 	differ := func() (bool, error) {

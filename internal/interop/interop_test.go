@@ -89,6 +89,7 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 	}
 	l.ledger.started("fe")
 	l.ledger.probe()
+	defer l.ledger.tell(all)
 	t.Logf("%6.2fs  the lab stands", time.Since(begun).Seconds())
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
@@ -125,5 +126,4 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 			return
 		}
 	}
-	l.ledger.tell(all)
 }

@@ -103,6 +103,16 @@ func (k *killer) excuses(begun time.Time) bool {
 	return !k.done.IsZero() && k.done.After(begun.Add(-settled))
 }
 
+// within reports whether it killed since then.
+func (k *killer) within(begun time.Time) bool {
+	if k == nil {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.done.After(begun)
+}
+
 func (k *killer) killed() bool {
 	if k == nil {
 		return false

@@ -28,7 +28,7 @@ type imap struct {
 
 // reply is the answer to one command.
 type reply struct {
-	status string   // "OK", "NO", "BAD"
+	status string   // "OK", "NO", "BAD", or "BYE" where that is the end
 	text   string   // what follows, without the response code
 	lines  []string // untagged responses without "* ", literals and all
 }
@@ -97,7 +97,8 @@ func (c *imap) do(command string, literal ...string) (r reply, err error) {
 			return r, nil
 		}
 		if text, ok := strings.CutPrefix(line, "* BYE "); ok {
-			return r, fmt.Errorf("BYE %s", text)
+			r.status, r.text = "BYE", text
+			return r, nil
 		}
 		r.lines = append(r.lines, strings.TrimPrefix(line, "* "))
 	}

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -21,6 +24,7 @@ type lab struct {
 	cluster *cluster
 	servers map[string]*server
 	ledger  *ledger
+	told    atomic.Bool // to end: what was made on the machine is to be removed
 
 	mu       sync.Mutex
 	problems []string
@@ -146,6 +150,24 @@ func newLab(programs string, nodes int) (l *lab, err error) {
 		return l, fmt.Errorf("%w: %s", err, out)
 	}
 	return l, l.servers["fe"].start()
+}
+
+// interruptible has ^C end the script that is played as a failure would. It returns what
+// ends that.
+func (l *lab) interruptible() (end func()) {
+	signals, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-signals:
+			l.told.Store(true)
+		case <-done:
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+	}
 }
 
 // random is chance from the seed.

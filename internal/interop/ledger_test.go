@@ -4,6 +4,7 @@ package interop
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/rookery-mail/rookery/adapter/cyrus"
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
@@ -212,24 +214,19 @@ func (g *ledger) started(server string) {
 
 // look compares a backend's own list with what it held when it was last looked at:
 // what is gone must have been deleted, renamed or moved.
-func (g *ledger) look(s *server) (map[string]bool, error) {
-	list, err := s.mailboxes()
-	if err != nil {
-		return nil, err
+func (g *ledger) look(s *server, list map[string]cyrus.Record) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for name := range g.held[s.name] {
+		if _, has := list[name]; !has && !g.explained(name) {
+			g.lab.fail("%s no longer has %s, and nobody deleted, renamed or moved it", s.name, name)
+		}
 	}
 	now := map[string]bool{}
 	for name := range list {
 		now[name] = true
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for name := range g.held[s.name] {
-		if !now[name] && !g.explained(name) {
-			g.lab.fail("%s no longer has %s, and nobody deleted, renamed or moved it", s.name, name)
-		}
-	}
 	g.held[s.name] = now
-	return now, nil
 }
 
 func (g *ledger) explained(name string) bool {
@@ -295,18 +292,29 @@ func (g *ledger) onDisk(id string) bool {
 	return false
 }
 
-// differences is what the directory's facts and the backends' own lists say differently.
+// differences is what the directory's facts, the backends' own lists and the replica's
+// say differently.
 func (g *ledger) differences() (found []string, err error) {
+	all := g.lab.backends()
+	lists := make([]map[string]cyrus.Record, len(all))
+	errs := make([]error, len(all))
+	var work sync.WaitGroup
+	for i, s := range all {
+		work.Go(func() { lists[i], errs[i] = s.mailboxes() })
+	}
+	work.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
 	facts, err := g.lab.cluster.facts()
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range g.lab.backends() {
-		own, err := s.mailboxes()
-		if err != nil {
-			return nil, err
-		}
-		for name, m := range own {
+	of := map[string]map[string]cyrus.Record{}
+	for i, s := range all {
+		g.look(s, lists[i])
+		of[s.name] = lists[i]
+		for name, m := range lists[i] {
 			route := facts[name]
 			f := route.Fact(directory.BackendName(s.host()))
 			switch {
@@ -319,13 +327,30 @@ func (g *ledger) differences() (found []string, err error) {
 			}
 		}
 		for name, route := range facts {
-			if _, has := own[name]; !has && route.Fact(directory.BackendName(s.host())) != nil {
+			if _, has := lists[i][name]; !has && route.Fact(directory.BackendName(s.host())) != nil {
 				found = append(found, fmt.Sprintf("the directory has %s on %s, which has no such mailbox", name, s.name))
 			}
 		}
 	}
 	slices.Sort(found)
-	return found, nil
+	return append(found, unlike(of["be1"], of["rep"])...), nil
+}
+
+// unlike is how the replica's list is not be1's. What was deleted it has under names of
+// its own, and for as long as it likes.
+func unlike(mine, copies map[string]cyrus.Record) (found []string) {
+	for name, m := range mine {
+		if c, has := copies[name]; !strings.HasPrefix(name, "DELETED.") && (!has || c.ACL != m.ACL) {
+			found = append(found, fmt.Sprintf("be1 has %s %q, and rep %q", name, m.ACL, c.ACL))
+		}
+	}
+	for name := range copies {
+		if _, has := mine[name]; !has && !strings.HasPrefix(name, "DELETED.") {
+			found = append(found, fmt.Sprintf("rep has %s, and be1 has not", name))
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // probe asks all the time for mailboxes that exist: on any node, and of the frontend by

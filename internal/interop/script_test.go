@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/rookery-mail/rookery/adapter/cyrus"
 )
 
 // script is a file of testdata: see doc.go for its language.
@@ -92,6 +94,9 @@ func (r *run) play() error {
 		r.logs[name] = s.log.length()
 	}
 	for _, s := range r.script.steps {
+		if r.lab.told.Load() {
+			return errors.New("this test was told to end")
+		}
 		begun := time.Now()
 		got, err := r.try(s)
 		r.trace("%6.2fs  %s", time.Since(begun).Seconds(), s.text)
@@ -129,7 +134,7 @@ func (r *run) try(s step) (got []string, err error) {
 			r.trace("         again, for the leader was killed meanwhile")
 			continue
 		}
-		if err == nil || !r.killer.excuses(begun) || time.Since(begun) > patience {
+		if err == nil || errors.Is(err, errHung) || !r.killer.excuses(begun) || time.Since(begun) > patience {
 			return got, err
 		}
 		if !again {
@@ -487,8 +492,11 @@ func (r *run) operate(word string, on *server, args []string) error {
 		err := on.start()
 		if err == nil {
 			l.ledger.started(on.name)
-			if !on.frontend {
-				_, err = l.ledger.look(on)
+		}
+		if err == nil && !on.frontend {
+			var list map[string]cyrus.Record
+			if list, err = on.mailboxes(); err == nil {
+				l.ledger.look(on, list)
 			}
 		}
 		return err
@@ -562,34 +570,32 @@ func (r *run) clone(from, to *server, args []string) error {
 	return to.configure()
 }
 
-// replicated waits until the replica has the same list as be1. What was deleted it has
-// under names of its own, and for as long as it likes.
+// replicated waits until the replica has the same list as be1.
 func (r *run) replicated() error {
-	be1, rep := r.lab.servers["be1"], r.lab.servers["rep"]
 	return wait("rep has what be1 has", func() (bool, error) {
-		mine, err := be1.mailboxes()
+		mine, err := r.lab.servers["be1"].mailboxes()
 		if err != nil {
 			return false, err
 		}
-		copies, err := rep.mailboxes()
+		copies, err := r.lab.servers["rep"].mailboxes()
 		if err != nil {
 			return false, err
 		}
-		for name, m := range mine {
-			if strings.HasPrefix(name, "DELETED.") {
-				continue
-			}
-			if c, ok := copies[name]; !ok || c.ACL != m.ACL {
-				return false, fmt.Errorf("%s differs: %q, on rep %q", name, m.ACL, c.ACL)
-			}
-		}
-		for name := range copies {
-			if _, ok := mine[name]; !ok && !strings.HasPrefix(name, "DELETED.") {
-				return false, fmt.Errorf("rep has %s too", name)
-			}
-		}
-		return true, nil
+		found := unlike(mine, copies)
+		return len(found) == 0, errors.New(strings.Join(found, "; "))
 	})
+}
+
+// same waits until directory, backends and replica say the same, for as long as a
+// replica may take, and returns what stays different.
+func (r *run) same() (found []string, err error) {
+	for begun := time.Now(); time.Since(begun) < settled; time.Sleep(50 * time.Millisecond) {
+		found, err = r.lab.ledger.differences()
+		if err != nil || len(found) == 0 {
+			break
+		}
+	}
+	return found, err
 }
 
 // judge looks whether all is as it has to be after a script.
@@ -607,22 +613,11 @@ func (r *run) judge() error {
 	if err := l.servers["fe"].follows(0); err != nil {
 		return err
 	}
-	if err := r.replicated(); err != nil {
+	found, err := r.same()
+	if err != nil {
 		return err
 	}
-	var found []string
-	differ := func() (bool, error) {
-		var err error
-		found, err = l.ledger.differences()
-		return err == nil && len(found) == 0, err
-	}
-	same, err := false, error(nil)
-	for begun := time.Now(); !same && time.Since(begun) < 3*time.Second; time.Sleep(50 * time.Millisecond) {
-		if same, err = differ(); same {
-			break
-		}
-	}
-	if !same && err == nil && r.killer.killed() {
+	if len(found) > 0 && r.killer.killed() {
 		// What was refused half-way is what ctl_mboxlist -m mends.
 		r.mended = 1
 		for _, line := range found {
@@ -633,18 +628,12 @@ func (r *run) judge() error {
 				return fmt.Errorf("%w\n%s", err, out)
 			}
 		}
-		_, err = differ()
-	}
-	if err != nil {
-		return err
+		if found, err = r.same(); err != nil {
+			return err
+		}
 	}
 	for _, line := range found {
 		l.fail("%s", line)
-	}
-	for _, s := range l.backends() {
-		if _, err := l.ledger.look(s); err != nil {
-			return err
-		}
 	}
 	if err := l.ledger.mail(); err != nil {
 		return err

@@ -62,6 +62,7 @@ func (m *Machine) Find(r kv.Reader, q FindQuery) (found []Answer, next directory
 		if keep.Tombstone, err = s.tombstone(a.Name); err != nil {
 			return err
 		}
+		s.remember(&keep)
 		found = append(found, keep)
 		return nil
 	})
@@ -69,8 +70,8 @@ func (m *Machine) Find(r kv.Reader, q FindQuery) (found []Answer, next directory
 }
 
 // Walk calls each for the mailboxes that Find would find, in the same order and pages,
-// and returns the same next. Of the answers only reservation and tombstone are not
-// read. What an answer points to is each's until it returns; its texts stay. An error
+// and returns the same next. Of the answers only reservation, tombstone and what follows
+// from it are not read. What an answer points to is each's until it returns; its texts stay. An error
 // of each ends the walk and is returned.
 //
 // Errors: ErrNotFound for a server nobody has heard of; ErrCorrupt, ErrFormat.

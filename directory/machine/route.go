@@ -110,10 +110,15 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 		}
 	}
 	s.conclude(&a)
-	if t := a.Tombstone; a.Outcome == directory.NotFound || a.Outcome == directory.Incomplete {
-		a.RecentlyRetracted = t != nil && t.How != directory.GoneMoved && name.IsInbox() && a.Now-t.Time < s.settings.DeliveryGrace
-	}
+	s.remember(&a)
 	return a, nil
+}
+
+// remember weighs the tombstone of a name that is not to be found.
+func (s *state) remember(a *Answer) {
+	if t := a.Tombstone; a.Outcome == directory.NotFound || a.Outcome == directory.Incomplete {
+		a.RecentlyRetracted = t != nil && t.How != directory.GoneMoved && a.Name.IsInbox() && a.Now-t.Time < s.settings.DeliveryGrace
+	}
 }
 
 // conclude weighs holds and completeness, once the facts have been.

@@ -17,6 +17,7 @@ var (
 	nodesFlag    = flag.Int("interop.nodes", 3, "how many nodes stand where the MUPDATE master stood")
 	repeatsFlag  = flag.Int("interop.repeats", 0, "how often each script is played with the leader killed at a random command")
 	seedFlag     = flag.Uint64("interop.seed", 0, "the seed of those commands; 0: a new one")
+	atFlag       = flag.Int("interop.at", 0, "the command of a script at which the leader is killed; 0: drawn from the seed")
 	onlyFlag     = flag.String("interop.only", "", "only scripts whose names contain this")
 	programsFlag = flag.String("interop.programs", "", "the directory of rookeryd and rookeryctl")
 	logsFlag     = flag.String("interop.logs", "", "a directory for the logs of all servers, kept whatever the result")
@@ -51,17 +52,17 @@ func TestInterop(t *testing.T) {
 			break
 		}
 	}
-	t.Logf("%d scripts played; the leader was killed %d times: %v; %d steps were refused and done again, ctl_mboxlist -m mended facts %d times",
-		all.played, all.killed, all.kills, all.repeated, all.mended)
+	t.Logf("%d scripts played; the leader was killed %d times: %v; %d steps were refused and done again, ctl_mboxlist -m mended facts %d times, the replica was made anew %d times",
+		all.played, all.killed, all.kills, all.repeated, all.mended, all.rebuilt)
 	t.Logf("%d mails, all there; %d answers about mailboxes that exist, none of them no, and %d times later", all.mails, all.probes, all.later)
 }
 
 // tally is what all passes came to.
 type tally struct {
-	commands                         map[string]int // of each script in peace
-	kills                            map[string]int // by the command that they were at
-	played, killed, repeated, mended int
-	mails, probes, later             int
+	commands                                  map[string]int // of each script in peace
+	kills                                     map[string]int // by the command that they were at
+	played, killed, repeated, mended, rebuilt int
+	mails, probes, later                      int
 }
 
 // pass plays all scripts in one lab.
@@ -98,6 +99,9 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 			before := l.counted()
 			if repeat > 0 {
 				r.killer = newKiller(l, random(seed, s.name, repeat), all.commands[s.name])
+				if *atFlag > 0 {
+					r.killer.at = *atFlag
+				}
 			}
 			err := r.play()
 			if err != nil {
@@ -109,6 +113,7 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 			all.played++
 			all.repeated += r.repeated
 			all.mended += r.mended
+			all.rebuilt += r.rebuilt
 			if r.killer == nil {
 				all.commands[s.name] = l.counted() - before
 				t.Logf("%d commands on the wire", l.counted()-before)
@@ -121,7 +126,7 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 			}
 			all.killed++
 			all.kills[what]++
-			t.Logf("the leader was killed at command %d of %d, %s; %d steps done again, mended by ctl_mboxlist -m: %d", r.killer.at, all.commands[s.name], what, r.repeated, r.mended)
+			t.Logf("the leader was killed at command %d of %d, %s; %d steps done again, mended by ctl_mboxlist -m: %d, the replica made anew: %d", r.killer.at, all.commands[s.name], what, r.repeated, r.mended, r.rebuilt)
 		})
 		if t.Failed() {
 			return

@@ -28,6 +28,7 @@ type lab struct {
 
 	mu       sync.Mutex
 	problems []string
+	wire     *os.File // what was said, as it was said
 	counting bool
 	commands int                     // of Cyrus to the nodes, counted
 	killer   *killer                 // is told of them; may be nil
@@ -105,6 +106,9 @@ func newLab(programs string, nodes int) (l *lab, err error) {
 		return l, err
 	}
 	if err := commands("mount -t tmpfs -o size=1g,mode=755,dev "+prefix+"lab "+l.dir, "chmod 755 "+l.dir); err != nil {
+		return l, err
+	}
+	if l.wire, err = os.Create(filepath.Join(l.dir, "wire.log")); err != nil {
 		return l, err
 	}
 	if l.net, err = newNetwork(nodes); err != nil {
@@ -204,18 +208,17 @@ func (l *lab) saveLogs(dir string) error {
 			}
 		}
 	}
-	if l.cluster != nil {
-		for _, n := range l.cluster.nodes {
-			text, err := os.ReadFile(n.log)
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, n.name+".log"), text, 0o600)
-			}
-			if err != nil {
-				return err
-			}
+	files, err := filepath.Glob(filepath.Join(l.dir, "*.log"))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(file)), text, 0o600)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return nil
+	return err
 }
 
 // close ends and removes all of it.
@@ -232,6 +235,12 @@ func (l *lab) close() {
 			l.fail("%v", err)
 		}
 	}
+	l.mu.Lock()
+	if l.wire != nil {
+		l.wire.Close()
+		l.wire = nil
+	}
+	l.mu.Unlock()
 	if l.dir != "" {
 		for _, left := range processes(l.dir) {
 			l.fail("a process is left: %s", left)

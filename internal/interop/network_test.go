@@ -79,6 +79,16 @@ func (n *network) address(number int) string { return fmt.Sprint(n.subnet, numbe
 
 func (n *network) host(name string) string { return n.address(hostNumbers[name]) }
 
+// name is the host that has an address.
+func (n *network) name(address string) string {
+	for name := range hostNumbers {
+		if n.host(name) == address {
+			return name
+		}
+	}
+	return address
+}
+
 func (n *network) space(name string) string { return n.bridge + "-" + name }
 
 // add makes a host's namespace and wires it. In it, names are what this hosts file says:

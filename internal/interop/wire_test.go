@@ -4,6 +4,7 @@ package interop
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"regexp"
@@ -92,11 +93,13 @@ func (r *relay) serve(from net.Conn) {
 	}
 	defer r.drop(to)
 	var back sync.WaitGroup
+	host, _, _ := net.SplitHostPort(from.RemoteAddr().String())
+	name := fmt.Sprintf("%s %s", r.lab.net.name(host), from.RemoteAddr().String()[len(host)+1:])
 	back.Go(func() {
-		_, _ = io.Copy(from, to)
+		_, _ = io.Copy(io.MultiWriter(from, &wireLog{lab: r.lab, name: name + " <- " + r.at}), to)
 		from.Close() // what ends on one side ends on the other
 	})
-	r.hand(to, from)
+	r.hand(to, from, &wireLog{lab: r.lab, name: name + " -> " + r.at})
 	to.Close()
 	back.Wait()
 }
@@ -105,7 +108,7 @@ func (r *relay) serve(from net.Conn) {
 var literal = regexp.MustCompile(`\{(\d+)\+\}\r\n$`)
 
 // hand hands on what Cyrus says, command by command.
-func (r *relay) hand(to io.Writer, from net.Conn) {
+func (r *relay) hand(to io.Writer, from net.Conn, log io.Writer) {
 	host, _, _ := net.SplitHostPort(from.RemoteAddr().String())
 	b := bufio.NewReader(from)
 	for {
@@ -128,6 +131,7 @@ func (r *relay) hand(to io.Writer, from net.Conn) {
 				more = true
 			}
 		}
+		_, _ = log.Write(command)
 		words := strings.Fields(string(command))
 		if len(words) > 1 {
 			r.lab.onCommand(host, strings.ToUpper(words[1]))
@@ -136,4 +140,19 @@ func (r *relay) hand(to io.Writer, from net.Conn) {
 			return
 		}
 	}
+}
+
+// wireLog writes what goes over one connection into the lab's file of that.
+type wireLog struct {
+	lab  *lab
+	name string
+}
+
+func (w *wireLog) Write(p []byte) (int, error) {
+	w.lab.mu.Lock()
+	defer w.lab.mu.Unlock()
+	if w.lab.wire != nil {
+		fmt.Fprintf(w.lab.wire, "%s %s %q\n", time.Now().Format("15:04:05.000000"), w.name, p)
+	}
+	return len(p), nil
 }

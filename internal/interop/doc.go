@@ -28,7 +28,7 @@
 //	SERVER USER COMMAND             an IMAP command; of LIST and LSUB the names count
 //	append SERVER USER MAILBOX N    N messages by APPEND
 //	lmtp SERVER USER[+FOLDER] N     N messages by LMTP
-//	ctl SERVER ARGUMENTS            ctl_mboxlist
+//	ctl SERVER ARGUMENTS            ctl_mboxlist; with -w and no answer it finds no difference
 //	tool SERVER PROGRAM ARGUMENTS   another one of Cyrus's programs
 //	rookeryctl ARGUMENTS
 //	facts NAME, copies NAME         what the directory knows of a mailbox and all below it, without

@@ -184,7 +184,7 @@ func (r *run) do(s step, again bool) (got []string, err error) {
 		}
 	}
 	if text, ok := strings.CutPrefix(s.text, "race: "); ok {
-		return r.race(strings.Split(text, " | "), s.want)
+		return r.race(strings.Split(text, " | "), again, s.want)
 	}
 	if m := crashStep.FindStringSubmatch(s.text); m != nil {
 		return r.crashing(m[1], m[2], m[3], m[4], step{s.line, m[5], s.want})
@@ -204,8 +204,8 @@ func (r *run) do(s step, again bool) (got []string, err error) {
 			out += "\n" + e.Error()
 		}
 		got = lines(out)
-		if e == nil && s.want == nil {
-			s.want = []string{"..."}
+		if e == nil && s.want == nil && !slices.Contains(args, "-w") {
+			s.want = []string{"..."} // what it says of what it does
 		}
 	case "tool":
 		l.ledger.expiresIf(args[1] == "cyr_expire")
@@ -448,14 +448,14 @@ func (r *run) facts(top string, copies bool) (got []string, err error) {
 }
 
 // race does several steps at once and shows their answers in order.
-func (r *run) race(texts []string, want []string) ([]string, error) {
+func (r *run) race(texts []string, again bool, want []string) ([]string, error) {
 	answers := make([][]string, len(texts))
 	errs := make([]error, len(texts))
 	var work sync.WaitGroup
 	for i, text := range texts {
 		work.Go(func() {
 			var other errWant
-			answers[i], errs[i] = r.do(step{text: text}, false)
+			answers[i], errs[i] = r.do(step{text: text}, again)
 			if errors.As(errs[i], &other) {
 				answers[i], errs[i] = other.got, nil
 			}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -273,9 +272,4 @@ func processes(dir string) (found []string) {
 		}
 	}
 	return found
-}
-
-// without is a list without some values.
-func without[T comparable](all []T, some ...T) []T {
-	return slices.DeleteFunc(slices.Clone(all), func(v T) bool { return slices.Contains(some, v) })
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
@@ -76,13 +78,13 @@ func (r *round) state(ctx context.Context, some []statement) error {
 	}
 	for i := range results {
 		if results[i].Err == nil { // all are of one revision
-			r.own(results[i].Revision)
+			r.own.add(results[i].Revision)
 			break
 		}
 	}
 	for _, s := range some {
 		for _, op := range s.ops {
-			s.l.came(op, results[0])
+			r.came(s.l, op, results[0])
 			r.wrote[serverOf(op)] = true
 			results = results[1:]
 		}
@@ -101,15 +103,18 @@ func serverOf(op client.Op) directory.BackendName {
 }
 
 // came notes what came of a statement.
-func (l *look) came(op client.Op, res client.Result) {
+func (r *round) came(l *look, op client.Op, res client.Result) {
 	_, retracted := op.(client.Retract)
+	if a, leaves := op.(client.Assert); res.Effect == client.Removed || leaves && a.Deactivated && a.Server != l.master.Location.Backend {
+		r.gone[l.name] = gone{serverOf(op), res.Revision}
+	}
 	switch {
 	case res.Err != nil:
 		l.why = "refused: " + bare(res.Err)
 	case res.Effect == client.GuardHeld:
 		l.why = "held by the withdrawal guard"
 	case res.Effect == client.NotSince:
-		l.why = "something else was stated to the directory meanwhile"
+		l.why, l.younger = "something else was stated to the directory meanwhile", true
 	case res.Effect == client.Forked:
 		l.why = "another group holds it too"
 	case res.Effect == client.Overtaken:
@@ -144,12 +149,20 @@ func (r *round) plan(l *look) []client.Op {
 		l.why = fmt.Sprintf("%s speaks to the directory itself", server)
 		return nil
 	case own != nil && !r.older(l, own, false):
+		l.younger = true
 		l.why = "stated to the directory after they were last found equal"
 		return nil
 	}
 	ops := r.planLeave(l)
+	since := l.route.Revision
+	if equal := r.equalAt(server); own == nil && equal != 0 && r.doubted(l) {
+		since = equal // what others retracted after it stays so
+		if g := r.gone[l.name]; g.server == server {
+			since = max(since, g.at)
+		}
+	}
 	a := client.Assert{
-		Mailbox: l.name, Server: server, Imported: true, Deactivated: l.master.Reserved, Since: l.route.Revision,
+		Mailbox: l.name, Server: server, Imported: true, Deactivated: l.master.Reserved, Since: since,
 		Statement: directory.Statement{Partition: l.master.Location.Partition},
 	}
 	switch {
@@ -194,6 +207,7 @@ func (r *round) planRetract(l *look) []client.Op {
 		l.why = fmt.Sprintf("%s speaks to the directory itself", f.Server)
 		return nil
 	case !r.older(l, f, true):
+		l.younger = true
 		l.why = "stated to the directory after they were last found equal"
 		return nil
 	case l.cause == byListing && r.withheld[f.Server]:
@@ -207,18 +221,30 @@ func (r *round) planRetract(l *look) []client.Op {
 	return []client.Op{op}
 }
 
-// ownKept is how many revisions of our own are remembered: what they changed is told by
-// the watch soon.
-const ownKept = 1024
+// revisions are those of the batches that this run has sent. Other goroutines look.
+type revisions struct {
+	mu  sync.Mutex
+	all []directory.Revision // ascending
+}
 
-// own notes the revision of a batch of ours.
-func (r *round) own(rev directory.Revision) {
+// mostRevisions is how many are remembered. What an older one changed counts as stated by
+// others, if the backend was not found equal since.
+const mostRevisions = 1 << 20
+
+func (r *revisions) add(rev directory.Revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.written) == ownKept {
-		r.written = slices.Delete(r.written, 0, ownKept/2)
+	if len(r.all) == mostRevisions {
+		r.all = slices.Delete(r.all, 0, mostRevisions/2)
 	}
-	r.written = append(r.written, rev)
+	r.all = append(r.all, rev)
+}
+
+func (r *revisions) has(rev directory.Revision) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, has := slices.BinarySearch(r.all, rev)
+	return has
 }
 
 // ours reports whether what is told of a mailbox is no more than our own statement of it.
@@ -227,10 +253,7 @@ func (r *round) ours(m *client.WatchedMailbox) bool {
 	for i := range m.Facts {
 		newest = max(newest, m.Facts[i].Last)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_, ours := slices.BinarySearch(r.written, newest)
-	return ours
+	return r.own.has(newest)
 }
 
 // older reports whether the master's word is younger than a fact. What it says now is.
@@ -238,17 +261,30 @@ func (r *round) ours(m *client.WatchedMailbox) bool {
 // its server was found equal is not. Of a server of which none is known nothing is taken
 // back.
 func (r *round) older(l *look, f *client.Fact, takeBack bool) bool {
-	if l.cause == bySource || r.first && r.cfg.Overrule {
+	if !r.doubted(l) {
 		return true
 	}
-	equal := r.equal[f.Server]
-	if b := r.t.backends[f.Server]; b != nil && equal == 0 {
-		equal = b.equal
+	return r.known(f) || r.equalAt(f.Server) == 0 && !takeBack
+}
+
+// known reports whether a fact is the master's own word of some time: this run stated it,
+// or it is as it was when its server was found equal.
+func (r *round) known(f *client.Fact) bool {
+	return f.Last <= r.equalAt(f.Server) || r.own.has(f.Last)
+}
+
+// doubted reports whether it is not known who spoke last.
+func (r *round) doubted(l *look) bool { return l.cause != bySource && !(r.first && r.cfg.Overrule) }
+
+// equalAt is the revision at which a backend was found equal last; 0: none is known.
+func (r *round) equalAt(server directory.BackendName) directory.Revision {
+	if at := r.equal[server]; at != 0 {
+		return at
 	}
-	if equal == 0 {
-		return !takeBack
+	if b := r.t.backends[server]; b != nil {
+		return b.equal
 	}
-	return f.Last <= equal
+	return 0
 }
 
 // keep notes which backends are equal at rev, here and as confirmed by import, so that
@@ -272,6 +308,7 @@ func (r *round) keep(ctx context.Context, rev directory.Revision) error {
 			names = append(names, name)
 		}
 	}
+	maps.DeleteFunc(r.gone, func(_ directory.MailboxName, g gone) bool { return g.at <= r.equal[g.server] || len(r.gone) > most })
 	slices.Sort(names)
 	for _, name := range names {
 		_, err := r.cfg.Directory.ConfirmBackendIn(ctx, r.life, name, directory.ByImport)

@@ -11,8 +11,8 @@ import (
 // item is a name of which both sides have to be asked.
 type item struct {
 	name directory.MailboxName
-	// master is what the master has, nil for nothing, if that is told; else it is asked.
-	master *Record
+	// master is what the master says, if that is told; else it is asked.
+	master said
 	told   bool
 	cause  cause
 	due    bool // it has waited; what differs now differs

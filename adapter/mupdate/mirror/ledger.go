@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/rookery-mail/rookery/directory"
@@ -10,57 +11,70 @@ import (
 type Difference struct {
 	Mailbox           directory.MailboxName // as the master has it: it may be no name here
 	Master, Directory *Record               // nil: not there
+	// Unknown: what the master has is not known; Why says why.
+	Unknown bool
 	// Why it stands, or what was done; empty where nothing is to be said.
 	Why string
+	// younger: the directory's word is younger than the master's, or may be.
+	younger bool
 }
 
-func (d *Difference) String() string { return differs(d.Master, d.Directory) }
+func (d *Difference) String() string {
+	switch {
+	case !d.Unknown:
+		return differs(d.Master, d.Directory)
+	case d.Directory == nil:
+		return "not in the directory"
+	}
+	return fmt.Sprintf("in the directory at %s", d.Directory.Location)
+}
 
 // maxDifferences is how many differences are remembered.
 const maxDifferences = 200_000
 
 // ledger keeps the differences that stand.
 type ledger struct {
-	stand  map[directory.MailboxName][2]directory.BackendName // with whose they are
-	of     map[directory.BackendName]int
-	beyond int       // not remembered, there are too many
-	none   time.Time // since when there is none; zero: there is one, or nobody knows
+	stand  map[directory.MailboxName]whose
+	of     map[directory.BackendName]int // how many stand because the directory's word is younger
+	beyond int                           // not remembered, there are too many
+	none   time.Time                     // since when there is none; zero: there is one, or nobody knows
 	told   func(Event)
 }
 
+// whose are the backends that stated to the directory what the master does not say. Empty:
+// none did.
+type whose [2]directory.BackendName
+
 func newLedger(told func(Event)) *ledger {
-	return &ledger{stand: make(map[directory.MailboxName][2]directory.BackendName), of: make(map[directory.BackendName]int), told: told}
+	return &ledger{stand: make(map[directory.MailboxName]whose), of: make(map[directory.BackendName]int), told: told}
 }
 
 // begin notes that a difference stands. It is told once.
 func (l *ledger) begin(d Difference) {
-	var whose [2]directory.BackendName
+	var by whose
 	for i, r := range []*Record{d.Master, d.Directory} {
-		if r != nil {
-			whose[i] = r.Location.Backend
+		if r != nil && d.younger {
+			by[i] = r.Location.Backend
 		}
 	}
+	l.none = time.Time{}
 	was, stood := l.stand[d.Mailbox]
 	switch {
 	case stood:
 		l.count(was, -1)
 	case len(l.stand) == maxDifferences:
-		l.beyond++
-		l.none = time.Time{}
-		l.count(whose, 1)
-		l.told(Event{Kind: Appeared, Difference: d})
-		return
+		l.beyond++ // what is of it stays counted until the next listing
 	}
-	l.none = time.Time{}
-	l.stand[d.Mailbox] = whose
-	l.count(whose, 1)
+	if l.count(by, 1); stood || len(l.stand) < maxDifferences {
+		l.stand[d.Mailbox] = by
+	}
 	if !stood {
 		l.told(Event{Kind: Appeared, Difference: d})
 	}
 }
 
-func (l *ledger) count(whose [2]directory.BackendName, n int) {
-	for _, b := range whose {
+func (l *ledger) count(by whose, n int) {
+	for _, b := range by {
 		if b != "" {
 			l.of[b] += n
 		}
@@ -69,9 +83,9 @@ func (l *ledger) count(whose [2]directory.BackendName, n int) {
 
 // end notes that the sides say the same of a name.
 func (l *ledger) end(name directory.MailboxName) {
-	if whose, stood := l.stand[name]; stood {
+	if by, stood := l.stand[name]; stood {
 		delete(l.stand, name)
-		l.count(whose, -1)
+		l.count(by, -1)
 		l.told(Event{Kind: Ended, Difference: Difference{Mailbox: name}})
 	}
 }
@@ -85,5 +99,17 @@ func (l *ledger) has(name directory.MailboxName) bool {
 // size is how many differences stand.
 func (l *ledger) size() int { return len(l.stand) + l.beyond }
 
-// clean reports whether nothing differs that is of a backend.
+// recount forgets, before a listing, that there were too many.
+func (l *ledger) recount() {
+	if l.beyond == 0 {
+		return
+	}
+	l.beyond = 0
+	clear(l.of)
+	for _, by := range l.stand {
+		l.count(by, 1)
+	}
+}
+
+// clean reports whether nothing stands that a backend stated to the directory.
 func (l *ledger) clean(b directory.BackendName) bool { return l.of[b] == 0 }

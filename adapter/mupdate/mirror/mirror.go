@@ -144,6 +144,14 @@ type mirror struct {
 	listed bool // some round has acted on a listing
 	out    Outcome
 	equal  map[directory.BackendName]directory.Revision // found so by this run
+	own    revisions                                    // of our own statements
+	gone   map[directory.MailboxName]gone               // what we took away since its server was found equal
+}
+
+// gone is a fact that a statement of ours took away.
+type gone struct {
+	server directory.BackendName
+	at     directory.Revision
 }
 
 // Run mirrors until ctx ends, for which it returns no error.
@@ -161,7 +169,7 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 		e.Time = time.Now()
 		told(e)
 	}
-	m := &mirror{cfg: cfg, ledger: newLedger(cfg.Told), equal: make(map[directory.BackendName]directory.Revision)}
+	m := &mirror{cfg: cfg, ledger: newLedger(cfg.Told), equal: make(map[directory.BackendName]directory.Revision), gone: make(map[directory.MailboxName]gone)}
 	wait := cfg.Retry
 	for {
 		live, err := m.round(ctx)

@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 
@@ -14,13 +13,27 @@ import (
 // Record is what a side says of a name; nil: that it is not there.
 type Record = mupdate.Record
 
-// recordOf reads a master's record.
-func recordOf(r mupdateclient.Record) (*Record, error) {
-	at, err := directory.ParseLocation(r.Location)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.Name, err)
+// said is what a master says of a name.
+type said struct {
+	record *Record // nil: it is not there
+	// fault, if it is not empty, is why that cannot be read, or was not said. Nothing is
+	// known then, and nothing done.
+	fault string
+}
+
+// saidOf reads a master's record.
+func saidOf(r mupdateclient.Record) said {
+	if r.Kind == mupdateclient.Deleted {
+		return said{}
 	}
-	return &Record{Location: at, ACL: r.ACL, Reserved: r.Kind == mupdateclient.Reserved}, nil
+	at, err := directory.ParseLocation(r.Location)
+	if err == nil {
+		_, err = directory.ParseName(r.Name)
+	}
+	if err != nil {
+		return said{fault: "the master's record cannot be read: " + bare(err)}
+	}
+	return said{record: &Record{Location: at, ACL: r.ACL, Reserved: r.Kind == mupdateclient.Reserved}}
 }
 
 // same reports whether master and directory say the same of a name. Where one that
@@ -71,27 +84,29 @@ func differs(master, dir *Record) string {
 // blanks is an ACL for people.
 func blanks(acl string) string { return strings.ReplaceAll(strings.TrimSuffix(acl, "\t"), "\t", " ") }
 
-// encode puts a name and its record into octets. NUL is in neither.
-func encode(name string, r *Record) []byte {
-	if r == nil {
-		return []byte(name)
+// encode puts a name and what is said of it into octets. NUL is in none of it.
+func encode(name directory.MailboxName, s said) []byte {
+	parts := []string{string(name), s.fault}
+	if r := s.record; r != nil {
+		kind := "M"
+		if r.Reserved {
+			kind = "R"
+		}
+		parts = append(parts, kind, string(r.Location.Backend), r.Location.Partition, r.ACL)
 	}
-	kind := "M"
-	if r.Reserved {
-		kind = "R"
-	}
-	return []byte(strings.Join([]string{name, kind, string(r.Location.Backend), r.Location.Partition, r.ACL}, "\x00"))
+	return []byte(strings.Join(parts, "\x00"))
 }
 
 // decode reads what encode wrote.
-func decode(b []byte) (name directory.MailboxName, r *Record) {
-	f := bytes.Split(b, []byte{0})
-	if len(f) != 5 {
-		return directory.MailboxName(b), nil
+func decode(b []byte) (name directory.MailboxName, s said) {
+	f := strings.Split(string(b), "\x00")
+	if len(f) == 6 {
+		s.record = &Record{
+			Reserved: f[2] == "R",
+			Location: directory.Location{Backend: directory.BackendName(f[3]), Partition: f[4]},
+			ACL:      f[5],
+		}
 	}
-	return directory.MailboxName(f[0]), &Record{
-		Reserved: string(f[1]) == "R",
-		Location: directory.Location{Backend: directory.BackendName(f[2]), Partition: string(f[3])},
-		ACL:      string(f[4]),
-	}
+	s.fault = f[1]
+	return directory.MailboxName(f[0]), s
 }

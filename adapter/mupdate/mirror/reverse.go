@@ -35,19 +35,24 @@ func (r *round) tellMaster(ctx context.Context, looks []*look) error {
 // tellOne changes one record of the master. What it has is asked just before: a Cyrus
 // master ends when it is told to DELETE or DEACTIVATE what it has not, or has so already.
 func tellOne(ctx context.Context, c *mupdateclient.Client, l *look) error {
-	name := string(l.name)
-	rec, found, err := c.Find(ctx, name)
+	rec, found, err := c.Find(ctx, string(l.name))
 	if err != nil {
 		return err
 	}
-	var has *Record
+	var has said
 	if found {
-		if has, err = recordOf(rec); err != nil {
-			return err
-		}
+		has = saidOf(rec)
 	}
-	want := l.dir
+	return change(ctx, c, l, has)
+}
+
+// change makes the master say what l.dir says, where it has that.
+func change(ctx context.Context, c *mupdateclient.Client, l *look, now said) error {
+	name, has, want := string(l.name), now.record, l.dir
 	switch {
+	case now.fault != "":
+		l.why = now.fault
+		return nil
 	case same(has, want):
 	case want == nil:
 		if err := c.Delete(ctx, name); err != nil {

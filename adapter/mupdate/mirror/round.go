@@ -39,9 +39,6 @@ type round struct {
 	copies   map[directory.BackendName]int // reverse: what would be wiped
 	warned   bool                          // that was told
 	kept     time.Time                     // when lists were confirmed last
-
-	mu      sync.Mutex
-	written []directory.Revision // of the newest of our own statements
 }
 
 // wait is a name that is looked at again.
@@ -149,27 +146,21 @@ func (r *round) now(ctx context.Context) (client.Answer, error) {
 
 // take is told of the master, first all it has, then what changes.
 func (r *round) take(ctx context.Context, rec mupdateclient.Record) error {
-	var record *Record
-	if rec.Kind != mupdateclient.Deleted {
-		var err error
-		if record, err = recordOf(rec); err != nil {
-			return fmt.Errorf("the master's list cannot be read: %w", err)
-		}
-	}
+	said := saidOf(rec)
 	name := directory.MailboxName(rec.Name)
 	select {
 	case <-r.listed:
-		it := item{name: name, master: record, told: true, cause: bySource}
+		it := item{name: name, master: said, told: true, cause: bySource}
 		if r.cfg.Reverse {
 			it.cause = byTarget
 		}
 		return r.inbox.put(ctx, it)
 	default:
 	}
-	if record == nil {
+	if rec.Kind == mupdateclient.Deleted {
 		return fmt.Errorf("%w: DELETE in a listing", mupdateclient.ErrProtocol)
 	}
-	return r.listing.Add(string(name.AppendKey(nil)), encode(rec.Name, record))
+	return r.listing.Add(string(name.AppendKey(nil)), encode(name, said))
 }
 
 // whole: the listing has ended in OK.
@@ -265,12 +256,16 @@ func (r *round) compare(ctx context.Context, suspects *spool.Spool) error {
 	}
 	of := make(map[directory.BackendName]*tally)
 	stood := maps.Clone(r.ledger.stand)
-	meet := func(name directory.MailboxName, master *Record, route *client.Route) error {
+	meet := func(name directory.MailboxName, says said, route *client.Route) error {
+		delete(stood, name)
+		if says.fault != "" {
+			return suspects.Add(string(name), encode(name, says))
+		}
+		master := says.record
 		var dir *Record
 		if route != nil {
 			dir, _ = view(route)
 		}
-		delete(stood, name)
 		source, target := master, dir
 		if r.cfg.Reverse {
 			source, target = dir, master
@@ -292,7 +287,7 @@ func (r *round) compare(ctx context.Context, suspects *spool.Spool) error {
 			r.ledger.end(name)
 			return nil
 		}
-		return suspects.Add(string(name), encode(string(name), master))
+		return suspects.Add(string(name), encode(name, says))
 	}
 	if err := advance(); err != nil {
 		return err
@@ -300,7 +295,7 @@ func (r *round) compare(ctx context.Context, suspects *spool.Spool) error {
 	err := r.listing.Each(func(_ string, data []byte) error {
 		name, master := decode(data)
 		for more && directory.CompareNames(route.Mailbox, name) < 0 {
-			if err := meet(route.Mailbox, nil, &route); err != nil {
+			if err := meet(route.Mailbox, said{}, &route); err != nil {
 				return err
 			}
 			if err := advance(); err != nil {
@@ -316,7 +311,7 @@ func (r *round) compare(ctx context.Context, suspects *spool.Spool) error {
 		return meet(name, master, nil)
 	})
 	for err == nil && more {
-		if err = meet(route.Mailbox, nil, &route); err == nil {
+		if err = meet(route.Mailbox, said{}, &route); err == nil {
 			err = advance()
 		}
 	}
@@ -329,7 +324,7 @@ func (r *round) compare(ctx context.Context, suspects *spool.Spool) error {
 	for name := range stood {
 		r.ledger.end(name) // neither has it any more
 	}
-	r.ledger.beyond = 0
+	r.ledger.recount()
 	r.cfg.Told(Event{Kind: Listed, Records: r.listing.Len(), Mailboxes: mailboxes, Count: suspects.Len()})
 	return r.doubt(ctx, of)
 }
@@ -427,6 +422,7 @@ func (r *round) follow(parent, ctx context.Context) error {
 	var b *barrier
 	fresh := false // nothing was told since the last barrier
 	told := false
+	patient := time.Now().Add(2 * (r.cfg.Settle + r.cfg.Claim))
 	again := time.NewTicker(r.cfg.Every)
 	defer again.Stop()
 	for {
@@ -462,6 +458,9 @@ func (r *round) follow(parent, ctx context.Context) error {
 			if mark, noops := r.inbox.heard(); mark >= b.mark && noops >= b.noops {
 				rev := b.mark
 				b, fresh = nil, true
+				if !told && len(r.waiting) > 0 && time.Now().Before(patient) {
+					continue // what the listings found has not settled
+				}
 				if err := r.synced(ctx, rev, !told); err != nil {
 					return r.closing(ctx, err)
 				}
@@ -583,14 +582,17 @@ func (r *round) closing(ctx context.Context, why error) error {
 	return why
 }
 
-// cloud notes that of some backends it is not known any more whether they are equal.
+// cloud notes of which backends something stands under a name that others stated and that
+// the master was not asked about.
 func (r *round) cloud(ctx context.Context, name directory.MailboxName) error {
 	if _, err := directory.ParseName(string(name)); err != nil {
 		return nil
 	}
 	route, err := r.cfg.Directory.Lookup(ctx, name, client.Details())
 	for i := range route.Facts {
-		r.unclear[route.Facts[i].Server] = true
+		if f := &route.Facts[i]; !r.known(f) {
+			r.unclear[f.Server] = true
+		}
 	}
 	return err
 }

@@ -13,16 +13,17 @@ import (
 // look is a name with what both sides have of it.
 type look struct {
 	item
-	route client.Route
-	dir   *Record
-	known bool // that the directory has it, or that it has not
-	mute  bool // the master does not say what it has
-	why   string
-	done  string
+	master  *Record
+	route   client.Route
+	dir     *Record
+	known   bool // that the directory has it, or that it has not
+	why     string
+	done    string
+	younger bool // as in Difference
 }
 
 func (l *look) difference() Difference {
-	return Difference{Mailbox: l.name, Master: l.master, Directory: l.dir, Why: l.why}
+	return Difference{Mailbox: l.name, Master: l.master, Directory: l.dir, Unknown: l.item.master.fault != "", Why: l.why, younger: l.younger}
 }
 
 // work looks at some names and does what has to be done.
@@ -35,7 +36,7 @@ func (r *round) work(ctx context.Context, items []item) error {
 	for i := range looks {
 		l := &looks[i]
 		switch {
-		case l.mute && !l.due:
+		case l.item.master.fault != "" && !l.due:
 			r.wait(l, r.cfg.Settle)
 		case l.why != "":
 			delete(r.waiting, l.name)
@@ -109,14 +110,12 @@ func (r *round) lookAt(ctx context.Context, items []item) ([]look, error) {
 				return nil, err
 			}
 		}
+		l.master, l.why = l.item.master.record, l.item.master.fault
 		if l.master != nil {
 			r.master[l.master.Location.Backend] = true
 		}
 		if _, err := directory.ParseName(string(it.name)); err != nil {
-			if l.master != nil {
-				l.why = "refused: " + err.Error()
-			}
-			continue
+			continue // the directory cannot have it
 		}
 		names, ask = append(names, it.name), append(ask, l)
 	}
@@ -155,15 +154,13 @@ func (l *look) take(route client.Route) {
 func (r *round) askMaster(ctx context.Context, l *look) error {
 	err := r.ask(ctx, func(c *mupdateclient.Client) error {
 		rec, found, err := c.Find(ctx, string(l.name))
-		if err != nil || !found {
-			l.master = nil
-			return err
+		if l.item.master = (said{}); found && err == nil {
+			l.item.master = saidOf(rec)
 		}
-		l.master, err = recordOf(rec)
 		return err
 	})
 	if refused, is := errors.AsType[*mupdateclient.Refused](err); is {
-		l.why, l.mute = "the master does not say what it has: "+refused.Text, true
+		l.item.master = said{fault: "the master does not say what it has: " + refused.Text}
 		return nil
 	}
 	return err
@@ -221,6 +218,7 @@ func (r *round) wait(l *look, d time.Duration) {
 // stands notes a difference that nothing is done about.
 func (r *round) stands(l *look) {
 	delete(r.waiting, l.name)
+	l.younger = l.younger || l.cause == byTarget
 	switch {
 	case l.why != "" || r.cfg.Check:
 	case l.cause == byTarget && r.cfg.Reverse:

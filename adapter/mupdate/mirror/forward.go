@@ -311,12 +311,35 @@ func (r *round) keep(ctx context.Context, rev directory.Revision) error {
 	maps.DeleteFunc(r.gone, func(_ directory.MailboxName, g gone) bool { return g.at <= r.equal[g.server] || len(r.gone) > most })
 	slices.Sort(names)
 	for _, name := range names {
-		_, err := r.cfg.Directory.ConfirmBackendIn(ctx, r.life, name, directory.ByImport)
+		res, err := r.cfg.Directory.ConfirmBackendIn(ctx, r.life, name, directory.ByImport)
 		if err != nil {
 			return err
 		}
+		r.noted[name] = res.Revision
 		delete(r.wrote, name)
 		r.t.backends[name].confirmed = true
 	}
 	return nil
+}
+
+// restate states facts anew, unchanged, that others stated after their server was found
+// equal and before that was noted: to another run they would look like what the master
+// had said.
+func (r *round) restate(ctx context.Context, l *look) error {
+	var ops []client.Op
+	for i := range l.route.Facts {
+		f := &l.route.Facts[i]
+		if f.State != directory.Active || !r.t.counts(f) || r.known(f) || f.Last > r.noted[f.Server] {
+			continue
+		}
+		// An active fact is touched by what changes it and changes it back, in one entry.
+		ops = append(ops, client.Retract{Mailbox: l.name, Server: f.Server, Tentative: true, Since: l.route.Revision}, client.Assert{Mailbox: l.name, Server: f.Server})
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	return r.persist(ctx, func() error {
+		_, err := r.cfg.Directory.Batch(ctx, ops)
+		return err
+	})
 }

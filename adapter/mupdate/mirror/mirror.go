@@ -144,6 +144,7 @@ type mirror struct {
 	listed bool // some round has acted on a listing
 	out    Outcome
 	equal  map[directory.BackendName]directory.Revision // found so by this run
+	noted  map[directory.BackendName]directory.Revision // the confirmation that says so to another run
 	own    revisions                                    // of our own statements
 	gone   map[directory.MailboxName]gone               // what we took away since its server was found equal
 }
@@ -169,7 +170,7 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 		e.Time = time.Now()
 		told(e)
 	}
-	m := &mirror{cfg: cfg, ledger: newLedger(cfg.Told), equal: make(map[directory.BackendName]directory.Revision), gone: make(map[directory.MailboxName]gone)}
+	m := &mirror{cfg: cfg, ledger: newLedger(cfg.Told), equal: make(map[directory.BackendName]directory.Revision), noted: make(map[directory.BackendName]directory.Revision), gone: make(map[directory.MailboxName]gone)}
 	wait := cfg.Retry
 	for {
 		live, err := m.round(ctx)

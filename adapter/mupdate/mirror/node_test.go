@@ -341,8 +341,8 @@ func eventText(e Event) string {
 	return text
 }
 
-// await waits for an event that was not awaited yet and says want, and for none before it
-// that says one of never.
+// await waits for an event that was not awaited yet and begins with want, and for none
+// before it that begins with one of never.
 func (r *running) await(want string, never ...string) {
 	r.t.Helper()
 	late := time.After(patience)
@@ -351,7 +351,7 @@ func (r *running) await(want string, never ...string) {
 		for r.seen < len(r.events) {
 			text := eventText(r.events[r.seen])
 			r.seen++
-			if text == want {
+			if strings.HasPrefix(text, want) {
 				r.mu.Unlock()
 				return
 			}

@@ -429,6 +429,8 @@ func (r *round) follow(parent, ctx context.Context) error {
 		if err := r.ending(parent); err != nil {
 			return r.closing(ctx, err)
 		}
+		// In this order: what was told before a mark is taken then.
+		mark, noops := r.inbox.heard()
 		items, events := r.inbox.take(batch)
 		for i := range events {
 			if r.t.learn(&events[i]) {
@@ -455,7 +457,7 @@ func (r *round) follow(parent, ctx context.Context) error {
 				return r.closing(ctx, err)
 			}
 		default:
-			if mark, noops := r.inbox.heard(); mark >= b.mark && noops >= b.noops {
+			if mark >= b.mark && noops >= b.noops {
 				rev := b.mark
 				b, fresh = nil, true
 				if !told && len(r.waiting) > 0 && time.Now().Before(patient) {
@@ -541,6 +543,7 @@ func (r *round) closing(ctx context.Context, why error) error {
 	defer cancel()
 	rev := directory.Revision(0)
 	for {
+		mark, _ := r.inbox.heard()
 		items, _ := r.inbox.take(batch)
 		if len(items) > 0 {
 			told := items[:0]
@@ -556,7 +559,6 @@ func (r *round) closing(ctx context.Context, why error) error {
 			}
 			continue
 		}
-		mark, _ := r.inbox.heard()
 		if rev != 0 && mark >= rev {
 			break
 		}

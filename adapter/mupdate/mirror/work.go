@@ -32,7 +32,7 @@ func (r *round) work(ctx context.Context, items []item) error {
 	if err != nil {
 		return err
 	}
-	var mend []*look
+	var mend, stand []*look
 	for i := range looks {
 		l := &looks[i]
 		switch {
@@ -48,7 +48,7 @@ func (r *round) work(ctx context.Context, items []item) error {
 			r.wait(l, r.cfg.Claim)
 		case r.cfg.Check || l.cause == byTarget:
 			if l.due || r.ledger.has(l.name) {
-				r.stands(l)
+				stand = append(stand, l)
 			} else {
 				r.wait(l, r.cfg.Settle)
 			}
@@ -56,9 +56,23 @@ func (r *round) work(ctx context.Context, items []item) error {
 			mend = append(mend, l)
 		}
 	}
+	if err := r.mend(ctx, mend); err != nil {
+		return err
+	}
+	for _, l := range stand {
+		if err := r.stands(ctx, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mend makes the target say what the source says.
+func (r *round) mend(ctx context.Context, mend []*look) error {
 	if len(mend) == 0 {
 		return nil
 	}
+	var err error
 	was := make([]Difference, len(mend))
 	for i, l := range mend {
 		was[i] = l.difference()
@@ -74,7 +88,9 @@ func (r *round) work(ctx context.Context, items []item) error {
 	for i, l := range mend {
 		delete(r.waiting, l.name)
 		if !r.agree(l) {
-			r.stands(l)
+			if err := r.stands(ctx, l); err != nil {
+				return err
+			}
 			continue
 		}
 		r.ledger.end(l.name)
@@ -216,7 +232,7 @@ func (r *round) wait(l *look, d time.Duration) {
 }
 
 // stands notes a difference that nothing is done about.
-func (r *round) stands(l *look) {
+func (r *round) stands(ctx context.Context, l *look) error {
 	delete(r.waiting, l.name)
 	l.younger = l.younger || l.cause == byTarget
 	switch {
@@ -231,4 +247,8 @@ func (r *round) stands(l *look) {
 		l.why = string(l.dir.Location.Backend) + " is its primary"
 	}
 	r.ledger.begin(l.difference())
+	if !l.younger || r.cfg.Check || r.cfg.Reverse {
+		return nil
+	}
+	return r.restate(ctx, l)
 }

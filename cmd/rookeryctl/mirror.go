@@ -234,7 +234,7 @@ func (a *app) mirror(ctx context.Context, c *client.Client, at *master, f mirror
 	case errors.Is(err, mirror.ErrReplicas):
 		return refusedf("refused: a backend that runs ctl_mboxlist -m against that master deletes its copies of mailboxes that others have there; --replicas, if none of these will")
 	case isRefused:
-		return refusedf("%s lets %s not in: %s", p.at, at.login, plain(refused.Text))
+		return refusedf("%s does not let %s in: %s", p.at, at.login, plain(refused.Text))
 	case errors.Is(err, mupdateclient.ErrNoTLS), errors.Is(err, mupdateclient.ErrNoMechanism):
 		return refusedf("%s: %s (--mupdate-clear speaks in the clear)", p.at, why(err))
 	case errors.Is(err, mirror.ErrLost):
@@ -366,7 +366,7 @@ func (p *mirrorPrinter) words(e *mirror.Event) string {
 	case mirror.Waiting:
 		return fmt.Sprintf("the directory does not answer: %s; asked again until it does", why(e.Err))
 	case mirror.Itself:
-		return fmt.Sprintf("%s speaks to the directory itself; its mailboxes are left alone", e.Server)
+		return fmt.Sprintf("%s has compared its list with the directory, so it speaks to it; its mailboxes are left alone (`rookeryctl backends confirm %s`, if it speaks to the master again)", e.Server, e.Server)
 	case mirror.Wiped:
 		return fmt.Sprintf("%s holds %s of which the master is told that others have them", e.Server, plural(e.Count, "copy"))
 	}

@@ -215,7 +215,7 @@ func (r *round) claimed(l *look) bool {
 // early reports whether a name that the master has as reserved, and that nobody holds,
 // may still be one that is being made.
 func (r *round) early(l *look) bool {
-	return l.master != nil && l.master.Reserved && l.dir == nil && !l.due
+	return !r.cfg.Reverse && l.master != nil && l.master.Reserved && l.dir == nil && !l.due
 }
 
 // wait looks at a name again later.

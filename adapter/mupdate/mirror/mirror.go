@@ -174,6 +174,7 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 	wait := cfg.Retry
 	for {
 		live, err := m.round(ctx)
+		m.out.Differences = m.ledger.size()
 		switch {
 		case errors.Is(err, errDone), ctx.Err() != nil:
 			return m.out, nil

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -22,14 +23,15 @@ func (r *round) tellMaster(ctx context.Context, looks []*look) error {
 			continue
 		}
 		if err := r.ask(ctx, func(c *mupdateclient.Client) error { return tellOne(ctx, c, l) }); err != nil {
-			refused, is := err.(*mupdateclient.Refused)
+			refused, is := errors.AsType[*mupdateclient.Refused](err)
 			if !is {
 				return err
 			}
 			l.why = "refused by the master: " + refused.Text
 		}
 	}
-	return nil
+	// A DELETE may be the first step of a rename, and wait for what follows it.
+	return r.ask(ctx, func(c *mupdateclient.Client) error { return c.Noop(ctx) })
 }
 
 // tellOne changes one record of the master. What it has is asked just before: a Cyrus
@@ -39,43 +41,57 @@ func tellOne(ctx context.Context, c *mupdateclient.Client, l *look) error {
 	if err != nil {
 		return err
 	}
-	var has said
+	var now said
 	if found {
-		has = saidOf(rec)
+		now = saidOf(rec)
 	}
-	return change(ctx, c, l, has)
-}
-
-// change makes the master say what l.dir says, where it has that.
-func change(ctx context.Context, c *mupdateclient.Client, l *look, now said) error {
-	name, has, want := string(l.name), now.record, l.dir
-	switch {
-	case now.fault != "":
+	if now.fault != "" {
 		l.why = now.fault
 		return nil
-	case same(has, want):
-	case want == nil:
-		if err := c.Delete(ctx, name); err != nil {
-			return err
-		}
+	}
+	if err := change(ctx, c, string(l.name), now.record, l.dir); err != nil {
+		return err
+	}
+	switch {
+	case same(now.record, l.dir):
+	case l.dir == nil:
 		l.done = "deleted"
-	case !want.Reserved:
-		if err := c.Activate(ctx, name, want.Location.String(), want.ACL); err != nil {
-			return err
-		}
+	case !l.dir.Reserved:
 		l.done = "activated"
-	case has == nil:
-		if err := c.Reserve(ctx, name, want.Location.String()); err != nil {
-			return err
-		}
+	case now.record == nil:
 		l.done = "reserved"
-	default: // it is active there
-		if err := c.Deactivate(ctx, name, has.Location.String()); err != nil {
-			return err
-		}
+	default:
 		l.done = "deactivated"
 	}
-	l.master = want
+	l.master = l.dir
+	return nil
+}
+
+// change leads from one record to the other by commands that any master takes: what goes
+// from one server to another, or away, is given up first, so that one which knows several
+// holders knows whose it was.
+func change(ctx context.Context, c *mupdateclient.Client, name string, has, want *Record) error {
+	if same(has, want) {
+		return nil
+	}
+	leaves := has != nil && (want == nil || want.Reserved || want.Location.Backend != has.Location.Backend)
+	var err error
+	switch {
+	case leaves && !has.Reserved:
+		err = c.Deactivate(ctx, name, has.Location.String())
+	case leaves && want == nil:
+		err = c.Reserve(ctx, name, has.Location.String()) // it is; that names the server
+	}
+	switch {
+	case err != nil:
+		return err
+	case want == nil:
+		return c.Delete(ctx, name)
+	case !want.Reserved:
+		return c.Activate(ctx, name, want.Location.String(), want.ACL)
+	case has == nil:
+		return c.Reserve(ctx, name, want.Location.String())
+	}
 	return nil
 }
 

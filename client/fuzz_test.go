@@ -1,7 +1,9 @@
 package client
 
 import (
+	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -155,4 +157,53 @@ func FuzzMirror(f *testing.F) {
 			settingsOf(m.GetSettings())
 		}
 	})
+}
+
+// FuzzEncodedEvents: events that come encoded are what they would be as messages, also
+// those that no node of this release sends.
+func FuzzEncodedEvents(f *testing.F) {
+	for _, m := range []*apiv1.WatchResponse{
+		{},
+		{Events: []*apiv1.WatchEvent{{}, {Gone: true}}},
+		{Events: []*apiv1.WatchEvent{{Gone: true, Thing: &apiv1.WatchEvent_Mailbox{Mailbox: &apiv1.WatchedMailbox{Mailbox: "user.bob", NewName: "user.rob", RetractedBy: 7}}}}},
+		{Events: []*apiv1.WatchEvent{{Thing: &apiv1.WatchEvent_Mailbox{Mailbox: &apiv1.WatchedMailbox{
+			Mailbox: "user.anna", Home: 300, Outcome: apiv1.Outcome_OUTCOME_SERVING, Server: 1, ListedFrom: 1, Forked: true,
+			Facts: []*apiv1.WatchedFact{
+				{Server: 1, State: apiv1.FactState_FACT_STATE_ACTIVE, Standing: apiv1.Standing_STANDING_IN_FORCE, FirstRevision: 1 << 40, LastRevision: 1<<40 + 1, Confirmed: true,
+					Partition: "default", Acl: "anna\tlrs\t", MailboxId: "m1", UidValidity: 5, Type: apiv1.MailboxType_MAILBOX_TYPE_EMAIL, SpecialUse: `\Sent`},
+				{Server: 2},
+			},
+		}}}, {Thing: &apiv1.WatchEvent_Backend{Backend: &apiv1.WatchedBackend{Id: 1, Name: "be1"}}}}},
+	} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := watchEventsOf(&apiv1.WatchResponse{EncodedEvents: b}, 3)
+		plain := &apiv1.WatchResponse{}
+		if proto.Unmarshal(b, plain) != nil {
+			return // it may be read nevertheless: a text that is no text, or a field that has no use
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := watchEventsOf(&apiv1.WatchResponse{Events: plain.GetEvents()}, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %s, want %s", spew(got), spew(want))
+		}
+	})
+}
+
+func spew(events []WatchEvent) string {
+	b, err := json.Marshal(events)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }

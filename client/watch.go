@@ -187,6 +187,7 @@ func (w *watching) request(c *apiv1.Consistency) *apiv1.WatchRequest {
 		From:        w.from,
 		Details:     w.q.Details,
 		ProgressMs:  uint32(w.q.Progress.Milliseconds()),
+		Encoded:     true,
 	}
 	for _, k := range w.q.Kinds {
 		req.Kinds = append(req.Kinds, apiv1.WatchKind(k))
@@ -297,12 +298,9 @@ func (w *watching) take(m *apiv1.WatchResponse, first bool) (bool, error) {
 		Listing: m.GetListing(),
 		Mark:    m.GetMark(),
 		Server:  directory.ServerID(w.server),
-		Events:  make([]WatchEvent, 0, len(m.GetEvents())),
 	}
-	for _, e := range m.GetEvents() {
-		if event := watchEventOf(e, a.Incarnation); event.Kind != 0 { // a release to come may have others
-			u.Events = append(u.Events, event)
-		}
+	if u.Events, err = watchEventsOf(m, a.Incarnation); err != nil {
+		return true, err
 	}
 	if u.Mark {
 		w.from = u.Token

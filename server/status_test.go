@@ -44,6 +44,8 @@ var clientSentinels = map[error]error{
 	errLeading:               client.ErrLeading,
 	errSlowWatcher:           client.ErrSlowWatcher,
 	raftstore.ErrTooLarge:    directory.ErrTooLarge,
+	raftstore.ErrBusy:        directory.ErrBusy,
+	raftstore.ErrNoRoom:      directory.ErrReadOnly,
 	machine.ErrCorrupt:       client.ErrBroken,
 	machine.ErrFormat:        client.ErrBroken,
 	machine.ErrRelease:       client.ErrBroken,

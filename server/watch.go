@@ -34,7 +34,7 @@ func (d *directoryService) Watch(req *apiv1.WatchRequest, stream grpc.ServerStre
 	if err != nil {
 		return err
 	}
-	ws := &watchStream{s: s, h: s.watch, stream: stream, progress: defaultProgress, sent: time.Now()}
+	ws := &watchStream{s: s, h: s.watch, stream: stream, progress: defaultProgress, sent: time.Now(), encoded: req.GetEncoded()}
 	if ms := req.GetProgressMs(); ms > 0 {
 		ws.progress = min(max(duration(uint64(ms)), shortestProgress), longestProgress)
 	}
@@ -132,6 +132,7 @@ type watchStream struct {
 	id       *identity
 	progress time.Duration
 	maxAge   time.Duration
+	encoded  bool   // events are sent as octets
 	serverID uint32 // to be told in the first message
 
 	// told is the newest revision that something was told of. What waits in the
@@ -207,7 +208,10 @@ func (ws *watchStream) send(raw []byte, revision directory.Revision, age time.Du
 	ws.message.Header = ws.s.header(&ws.header, &read{id: ws.id, age: age}, revision)
 	ws.message.Mark, ws.message.Listing = mark, ws.listing
 	ws.message.ServerId, ws.serverID = ws.serverID, 0
-	if len(raw) > 0 {
+	switch {
+	case ws.encoded:
+		ws.message.EncodedEvents = raw
+	case len(raw) > 0:
 		// They were encoded once for all who get them; to the message they are
 		// fields that it does not know.
 		ws.message.ProtoReflect().SetUnknown(raw)

@@ -88,20 +88,25 @@ func (t *seenThing) as(details bool) (*watchEvent, error) {
 	if e.body(details) != nil {
 		return e, nil
 	}
-	m, err := t.message(details)
+	if e.kind == apiv1.WatchKind_WATCH_KIND_MAILBOX {
+		a, err := t.mailbox()
+		if err != nil {
+			return nil, err
+		}
+		body := appendMailboxEvent(nil, a, details)
+		if details {
+			e.detailed = body
+		} else {
+			e.plain = body
+		}
+		return e, nil
+	}
+	m, err := t.message()
 	if err != nil {
 		return nil, err
 	}
-	body, err := encodeEvent(m)
-	if err != nil {
-		return nil, err
-	}
-	if details && e.kind == apiv1.WatchKind_WATCH_KIND_MAILBOX {
-		e.detailed = body
-	} else {
-		e.plain = body
-	}
-	return e, nil
+	e.plain, err = encodeEvent(m)
+	return e, err
 }
 
 const fieldEvents protowire.Number = 2 // WatchResponse.events
@@ -114,16 +119,10 @@ func encodeEvent(m *apiv1.WatchEvent) ([]byte, error) {
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(b, m)
 }
 
-// message says what the thing is now.
-func (t *seenThing) message(details bool) (*apiv1.WatchEvent, error) {
+// message says what a thing that is no mailbox is now.
+func (t *seenThing) message() (*apiv1.WatchEvent, error) {
 	e, v := &t.event, t.sight
 	switch e.kind {
-	case apiv1.WatchKind_WATCH_KIND_MAILBOX:
-		a, err := t.mailbox()
-		if err != nil {
-			return nil, err
-		}
-		return mailboxEvent(a, details), nil
 	case apiv1.WatchKind_WATCH_KIND_RESERVATION:
 		m := &apiv1.WatchedReservation{Mailbox: string(e.name)}
 		res, err := v.Reservation(e.name)
@@ -161,42 +160,96 @@ func (t *seenThing) message(details bool) (*apiv1.WatchEvent, error) {
 	return &apiv1.WatchEvent{Thing: &apiv1.WatchEvent_Settings{Settings: settingsTo(v.Settings())}}, nil
 }
 
-func mailboxEvent(a *machine.Answer, details bool) *apiv1.WatchEvent {
-	m := &apiv1.WatchedMailbox{Mailbox: string(a.Name)}
-	out := &apiv1.WatchEvent{Thing: &apiv1.WatchEvent_Mailbox{Mailbox: m}}
-	if a.Mailbox == nil {
-		out.Gone = true
-		if t := a.Tombstone; t != nil {
-			m.NewName, m.RetractedBy = string(t.NewName), uint32(t.Server)
+// appendMailboxEvent appends a field WatchResponse.events that says what a mailbox is
+// now. A listing has millions of them, so they are written octet by octet: as messages
+// of their own first they took three times as long. Fields are in the order of their
+// numbers, and none is written that is nothing.
+func appendMailboxEvent(b []byte, a *machine.Answer, details bool) []byte {
+	return appendNested(b, fieldEvents, func(b []byte) []byte {
+		if a.Mailbox == nil {
+			b = appendUint(b, 1, 1) // WatchEvent.gone
 		}
-		return out
+		return appendNested(b, 2, func(b []byte) []byte { return appendWatchedMailbox(b, a, details) }) // WatchEvent.mailbox
+	})
+}
+
+// appendWatchedMailbox appends the fields of a WatchedMailbox.
+func appendWatchedMailbox(b []byte, a *machine.Answer, details bool) []byte {
+	b = appendText(b, 1, string(a.Name))
+	if a.Mailbox == nil {
+		if t := a.Tombstone; t != nil {
+			b = appendText(b, 8, string(t.NewName))
+			b = appendUint(b, 9, uint64(t.Server))
+		}
+		return b
 	}
-	m.Home = uint32(a.Mailbox.Home)
-	m.Outcome = apiv1.Outcome(a.Outcome)
+	b = appendUint(b, 2, uint64(a.Mailbox.Home))
+	for i := range a.Mailbox.Facts {
+		f := &a.Mailbox.Facts[i]
+		b = appendNested(b, 3, func(b []byte) []byte { return appendWatchedFact(b, f, a.Confirmed(f), details) })
+	}
+	outcome := apiv1.Outcome(a.Outcome)
 	if a.Outcome == directory.NotFound {
 		// Said of the world only when the world was asked.
-		m.Outcome = apiv1.Outcome_OUTCOME_UNCONFIRMED
+		outcome = apiv1.Outcome_OUTCOME_UNCONFIRMED
 	}
-	m.Server, m.Forked = uint32(a.Route.Server), a.Route.Forked
+	b = appendUint(b, 4, uint64(outcome))
+	b = appendUint(b, 5, uint64(a.Route.Server))
 	if f := a.Route.Fact; f != nil {
-		m.ListedFrom = uint32(f.Server)
+		b = appendUint(b, 6, uint64(f.Server))
 	}
-	facts := make([]apiv1.WatchedFact, len(a.Mailbox.Facts))
-	m.Facts = make([]*apiv1.WatchedFact, len(facts))
-	for i := range facts {
-		f, out := &a.Mailbox.Facts[i], &facts[i]
-		out.Server = uint32(f.Server)
-		out.State = apiv1.FactState(f.State)
-		out.Standing = apiv1.Standing(f.Standing) + apiv1.Standing_STANDING_IN_FORCE
-		out.FirstRevision, out.LastRevision = uint64(f.First), uint64(f.Last)
-		out.Confirmed = a.Confirmed(f)
-		if details {
-			out.Partition, out.Acl, out.MailboxId = f.Partition, f.ACL, f.MailboxID
-			out.UidValidity, out.Type, out.SpecialUse = f.UIDValidity, typeTo(f.Type), f.SpecialUse
-		}
-		m.Facts[i] = out
+	return appendBool(b, 7, a.Route.Forked)
+}
+
+// appendWatchedFact appends the fields of a WatchedFact.
+func appendWatchedFact(b []byte, f *directory.Fact, confirmed, details bool) []byte {
+	b = appendUint(b, 1, uint64(f.Server))
+	b = appendUint(b, 2, uint64(f.State))
+	b = appendUint(b, 3, uint64(apiv1.Standing(f.Standing)+apiv1.Standing_STANDING_IN_FORCE))
+	b = appendUint(b, 4, uint64(f.First))
+	b = appendUint(b, 5, uint64(f.Last))
+	b = appendBool(b, 6, confirmed)
+	if details {
+		b = appendText(b, 7, f.Partition)
+		b = appendText(b, 8, f.ACL)
+		b = appendText(b, 9, f.MailboxID)
+		b = appendUint(b, 10, uint64(f.UIDValidity))
+		b = appendUint(b, 11, uint64(typeTo(f.Type)))
+		b = appendText(b, 12, f.SpecialUse)
 	}
-	return out
+	return b
+}
+
+// appendNested appends a message as a field, its fields appended by write.
+func appendNested(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	at := len(b)
+	b = write(append(b, 0)) // room for a length of one octet, as most have
+	n := len(b) - at - 1
+	if more := protowire.SizeVarint(uint64(n)) - 1; more > 0 {
+		b = append(b, make([]byte, more)...)
+		copy(b[at+1+more:], b[at+1:at+1+n])
+	}
+	protowire.AppendVarint(b[:at], uint64(n))
+	return b
+}
+
+func appendUint(b []byte, field protowire.Number, n uint64) []byte {
+	if n == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), n)
+}
+
+func appendBool(b []byte, field protowire.Number, is bool) []byte {
+	return appendUint(b, field, protowire.EncodeBool(is))
+}
+
+func appendText(b []byte, field protowire.Number, text string) []byte {
+	if text == "" {
+		return b
+	}
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), text)
 }
 
 func watchedBackend(b *directory.Backend, v *machine.Sight) *apiv1.WatchedBackend {

@@ -141,7 +141,7 @@ func (ws *watchStream) piece(p *listPlace) (events []*watchEvent, revision direc
 			p.next()
 		}
 	case listMailboxes:
-		err = ws.listMailboxes(v, p, add)
+		err = ws.listMailboxes(sight, p, add)
 	case listSubscriptions:
 		err = ws.listSubscriptions(v, p, add)
 	}
@@ -217,7 +217,7 @@ func (ws *watchStream) listInbox(sight *machine.Sight, p *listPlace, add func(*s
 	return add(&seenThing{event: watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_MAILBOX, name: inbox}}, answer: &a})
 }
 
-func (ws *watchStream) listMailboxes(v View, p *listPlace, add func(*seenThing) error) error {
+func (ws *watchStream) listMailboxes(sight *machine.Sight, p *listPlace, add func(*seenThing) error) error {
 	f := &ws.w.group.watchFilter
 	if !f.wants(apiv1.WatchKind_WATCH_KIND_MAILBOX) {
 		p.next()
@@ -233,25 +233,17 @@ func (ws *watchStream) listMailboxes(v View, p *listPlace, add func(*seenThing) 
 		q.Prefix = string(inbox) + "."
 	case byServer:
 		// By its name of this view: it may have another by now.
-		sight, err := ws.s.machine.Look(v)
-		if err != nil {
-			return err
-		}
 		b := sight.Backend(f.server)
 		if b == nil {
 			return fmt.Errorf("%w: backend %d has gone", machine.ErrCorrupt, f.server)
 		}
 		q.Server = b.Name
 	}
-	found, next, err := ws.s.machine.Find(v, q)
+	next, err := sight.Walk(q, func(a *machine.Answer) error {
+		return add(&seenThing{event: watchEvent{thing: thing{kind: apiv1.WatchKind_WATCH_KIND_MAILBOX, name: a.Name}}, answer: a})
+	})
 	if err != nil {
 		return err
-	}
-	for i := range found {
-		t := thing{kind: apiv1.WatchKind_WATCH_KIND_MAILBOX, name: found[i].Name}
-		if err := add(&seenThing{event: watchEvent{thing: t}, answer: &found[i]}); err != nil {
-			return err
-		}
 	}
 	if p.name, p.some = next, true; next == "" {
 		p.next()

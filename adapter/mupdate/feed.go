@@ -46,6 +46,7 @@ type feed struct {
 	beside   map[directory.MailboxName][]byte   // changed since they were listed: the line now, nil for none
 	shown    map[directory.MailboxName]struct{} // with hosts: what was sent and not deleted
 	buf      []byte
+	copies   []copyOf // of record
 	mark     client.Answer
 	restarts int
 }
@@ -315,11 +316,12 @@ func (f *feed) record(e *client.WatchEvent) (record, bool) {
 	if e.Gone {
 		return record{}, false
 	}
-	p := place{outcome: w.Outcome, server: f.topology.NameOf(w.Server), listed: f.topology.NameOf(w.ListedFrom), copies: make([]copyOf, len(w.Facts))}
+	p := place{outcome: w.Outcome, server: f.topology.NameOf(w.Server), listed: f.topology.NameOf(w.ListedFrom), copies: f.copies[:0]}
 	for i := range w.Facts {
 		t := &w.Facts[i]
-		p.copies[i] = copyOf{server: f.topology.NameOf(t.Server), partition: t.Partition, acl: t.ACL, state: t.State, standing: t.Standing}
+		p.copies = append(p.copies, copyOf{server: f.topology.NameOf(t.Server), partition: t.Partition, acl: t.ACL, state: t.State, standing: t.Standing})
 	}
+	f.copies = p.copies
 	return f.recordOf(w.Name, &p)
 }
 

@@ -11,7 +11,8 @@
 // how load is made; population.go the mail site; stub.go and library.go the
 // callers; echo.go, fsync.go and bare.go the ceilings. duel.go is the table of
 // what is held against etcd; cluster.go and etcd.go the clusters; etcdstub.go
-// what etcd is asked; quiet.go how they come to rest in between.
+// what etcd is asked; quiet.go how they come to rest in between. mupdate.go has the
+// loads on MUPDATE masters, cyrus.go the one of Cyrus.
 //
 // Exit codes: 0 when it has measured, whatever it found; 1 when it could not; 2
 // when it was called wrongly.
@@ -38,6 +39,7 @@ const (
 	commandDump    = "dump"
 	commandShow    = "show"
 	commandCompare = "compare"
+	commandMupdate = "mupdate"
 )
 
 func main() {
@@ -77,6 +79,9 @@ func command(ctx context.Context, args []string, in io.Reader, out, errOut io.Wr
 	if name == commandCompare {
 		return runCompare(ctx, args[1:], self, out, errOut)
 	}
+	if name == commandMupdate {
+		return runMupdate(ctx, args[1:], out, errOut)
+	}
 	s, err := parseSettings(args, out)
 	if err != nil {
 		return err
@@ -97,6 +102,19 @@ func runCompare(ctx context.Context, args []string, self string, out, errOut io.
 		return err
 	}
 	r, err := compare(ctx, s, self, errOut)
+	if errors.Is(err, errUsage) {
+		return err
+	}
+	return errors.Join(err, r.print(out, s.format), r.save(s.jsonFile, ""))
+}
+
+// runMupdate measures Rookery's MUPDATE and Cyrus's master beside each other.
+func runMupdate(ctx context.Context, args []string, out, errOut io.Writer) error {
+	s, err := parseMupdate(args, out)
+	if err != nil {
+		return err
+	}
+	r, err := compareMasters(ctx, s, errOut)
 	if errors.Is(err, errUsage) {
 		return err
 	}

@@ -20,7 +20,9 @@ type report struct {
 	Populations []populationReport `json:",omitempty"`
 	// Comparison is that of Rookery beside etcd; nil if this was another run.
 	Comparison *comparisonReport `json:",omitempty"`
-	Verdicts   []verdict
+	// Masters is that of MUPDATE beside Cyrus, of each population.
+	Masters  []mastersReport `json:",omitempty"`
+	Verdicts []verdict
 }
 
 // populationReport is what was found at one size.

@@ -50,6 +50,7 @@ const synopsis = `rookery-bench - load on a Rookery directory, and the ceilings 
 Usage:
   rookery-bench [flags]                      run
   rookery-bench compare [flags]              run three nodes, and three of etcd beside them
+  rookery-bench mupdate [flags]              run MUPDATE, and the master of Cyrus beside it
   rookery-bench dump --population N          the population as a Cyrus dump, on standard output
   rookery-bench show [-o FORMAT] [--plot FILE.svg] FILE.json
                                              what an earlier run found
@@ -61,6 +62,7 @@ Examples:
   rookery-bench --endpoints 127.0.0.1:7905 --population 100k --workload import,lookup
   rookery-bench compare --population 1M --dir /srv/x --json compare.json
   rookery-bench compare --population 20k --duration 2s --runs 1
+  rookery-bench mupdate --population 100k,1M --dir /srv/x --json mupdate.json
 
 It starts a rookeryd of its own for each population, on free ports of loopback,
 fills it, puts the workloads on it one after the other, and between their rounds
@@ -72,6 +74,10 @@ a cluster that serves anybody.
 
 compare fills a cluster of its own and one of etcd with the same facts, then puts
 the same writes on both by turns, each time after all nodes have come to rest.
+
+mupdate fills a node of its own and a MUPDATE master of the Cyrus that is installed,
+then has the same client ask and write by turns. It needs root, saslpasswd2, and
+Cyrus's packages; the directory must be one that Cyrus's user can reach.
 
 Flags:
 `

@@ -70,6 +70,9 @@ func (r *report) tables() []table {
 	if r.Comparison != nil {
 		all = append(all, r.Comparison.tables()...)
 	}
+	for i := range r.Masters {
+		all = append(all, r.Masters[i].tables()...)
+	}
 	for _, t := range append(all, verdicts) {
 		if len(t.lines) > 0 {
 			out = append(out, t)

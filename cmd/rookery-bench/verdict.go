@@ -61,6 +61,9 @@ func (r *report) verdicts() []verdict {
 	if r.Comparison != nil {
 		out = append(out, r.Comparison.verdicts()...)
 	}
+	for i := range r.Masters {
+		out = append(out, r.Masters[i].verdicts()...)
+	}
 	return out
 }
 

@@ -44,58 +44,141 @@ func (m *Machine) Find(r kv.Reader, q FindQuery) (found []Answer, next directory
 	if err != nil {
 		return nil, "", err
 	}
-	bucket, prefix := bucketMailbox, []byte(nil)
-	if q.Server != "" {
-		b := s.backendBy[q.Server]
-		if b == nil {
-			return nil, "", refuse(directory.ErrNotFound, "no backend %s", q.Server)
+	next, err = s.walk(q, func(a *Answer) error {
+		keep := *a
+		// The walk's own go on.
+		keep.Mailbox = &directory.Mailbox{}
+		*keep.Mailbox = *a.Mailbox
+		keep.Mailbox.Facts = slices.Clone(a.Mailbox.Facts)
+		for i := range a.Mailbox.Facts {
+			if a.Route.Fact == &a.Mailbox.Facts[i] {
+				keep.Route.Fact = &keep.Mailbox.Facts[i]
+			}
 		}
-		bucket, prefix = bucketByServer, serverKey(b.ID)
-	}
-	limit := pageSize(q.Limit, DefaultFind, MaxFind)
-	octets := 0
-	after := q.After.AppendKey(nil)
-	it := r.Iterate(bucket)
+		var err error
+		if keep.Reservation, err = s.reservation(a.Name); err != nil {
+			return err
+		}
+		if keep.Tombstone, err = s.tombstone(a.Name); err != nil {
+			return err
+		}
+		s.remember(&keep)
+		found = append(found, keep)
+		return nil
+	})
+	return found, next, err
+}
+
+// Walk calls each for the mailboxes that Find would find, in the same order and pages,
+// and returns the same next. Of the answers only reservation, tombstone and what follows
+// from it are not read. What an answer points to is each's until it returns; its texts stay. An error
+// of each ends the walk and is returned.
+//
+// Errors: ErrNotFound for a server nobody has heard of; ErrCorrupt, ErrFormat.
+func (v *Sight) Walk(q FindQuery, each func(*Answer) error) (next directory.MailboxName, err error) {
+	return v.s.walk(q, each)
+}
+
+func (s *state) walk(q FindQuery, each func(*Answer) error) (next directory.MailboxName, err error) {
+	w := walk{s: s, q: q, each: each, limit: pageSize(q.Limit, DefaultFind, MaxFind), scan: newMailboxScan(s)}
 	for _, in := range prefixRanges(q.Prefix) {
-		from := in.Lo
-		if q.After != "" && bytes.Compare(after, from) >= 0 {
-			from = append(bytes.Clone(after), keyAfterName)
+		if q.After != "" {
+			if after := append(q.After.AppendKey(nil), keyAfterName); bytes.Compare(after, in.Lo) > 0 {
+				in.Lo = after
+			}
 		}
-		k, _ := it.Seek(slices.Concat(prefix, from))
-		for ; k != nil && hasPrefix(k, prefix); k, _ = it.Next() {
-			key := k[len(prefix):]
-			if bucket == bucketMailbox {
-				var server directory.ServerID
-				var ok bool
-				if key, server, ok = splitMailboxKey(k); !ok {
-					return nil, "", fmt.Errorf("%w: bucket %q, key %q", ErrCorrupt, string(bucket), k)
-				}
-				if server != 0 {
-					continue
-				}
-			}
-			if in.Hi != nil && bytes.Compare(key, in.Hi) >= 0 {
-				break
-			}
-			name, err := storedName(key)
-			if err != nil {
-				return nil, "", err
-			}
-			if !strings.HasPrefix(string(name), q.Prefix) {
-				continue
-			}
-			if len(found) == limit || octets > maxFindOctets {
-				return found, found[len(found)-1].Name, nil
-			}
-			a, err := s.lookup(name, true)
-			if err != nil {
-				return nil, "", err
-			}
-			octets += a.octets()
-			found = append(found, a)
+		var more bool
+		if q.Server == "" {
+			more, err = w.all(in)
+		} else {
+			more, err = w.ofServer(in)
+		}
+		if err != nil {
+			return "", err
+		}
+		if more {
+			return w.last, nil
 		}
 	}
-	return found, "", nil
+	return "", nil
+}
+
+// walk is one page of mailboxes on its way.
+type walk struct {
+	s      *state
+	q      FindQuery
+	each   func(*Answer) error
+	limit  int
+	scan   *mailboxScan
+	count  int
+	octets int
+	last   directory.MailboxName // told
+	answer Answer
+}
+
+// all walks the mailboxes themselves and reports whether there are more than the page
+// has room for.
+func (w *walk) all(in directory.KeyRange) (more bool, err error) {
+	for err = w.scan.seek(in.Lo); err == nil && w.scan.key != nil; err = w.scan.next() {
+		if in.Hi != nil && bytes.Compare(w.scan.key, in.Hi) >= 0 {
+			return false, nil
+		}
+		if more, err = w.tell(); more || err != nil {
+			return more, err
+		}
+	}
+	return false, err
+}
+
+// ofServer walks the names that a server has facts of.
+func (w *walk) ofServer(in directory.KeyRange) (more bool, err error) {
+	b := w.s.backendBy[w.q.Server]
+	if b == nil {
+		return false, refuse(directory.ErrNotFound, "no backend %s", w.q.Server)
+	}
+	prefix := serverKey(b.ID)
+	it := w.s.r.Iterate(bucketByServer)
+	var row []byte
+	for k, _ := it.Seek(slices.Concat(prefix, in.Lo)); k != nil && hasPrefix(k, prefix); k, _ = it.Next() {
+		key := k[len(prefix):]
+		if in.Hi != nil && bytes.Compare(key, in.Hi) >= 0 {
+			return false, nil
+		}
+		row = append(append(row[:0], key...), 0)
+		if err := w.scan.seek(row); err != nil {
+			return false, err
+		}
+		if !bytes.Equal(w.scan.key, key) {
+			return false, fmt.Errorf("%w: server %d has a row of %q, which is no mailbox", ErrCorrupt, b.ID, key)
+		}
+		if more, err := w.tell(); more || err != nil {
+			return more, err
+		}
+	}
+	return false, nil
+}
+
+// tell tells of the mailbox that the scan is at, if it is one that is asked for, and
+// reports whether there is no room for it.
+func (w *walk) tell() (full bool, err error) {
+	name, err := storedName(w.scan.key)
+	if err != nil {
+		return false, err
+	}
+	if !strings.HasPrefix(string(name), w.q.Prefix) {
+		return false, nil
+	}
+	if w.count == w.limit || w.octets > maxFindOctets {
+		return true, nil
+	}
+	a := &w.answer
+	*a = Answer{Name: name, Revision: w.s.clk.Revision, Now: w.s.clk.Time, view: w.s.topology, Route: w.scan.route, Mailbox: w.scan.whole()}
+	a.Mailbox.Name, a.Changed = name, newest(a.Mailbox)
+	w.s.conclude(a)
+	w.count++
+	w.octets += a.octets()
+	w.last = name
+	return false, w.each(a)
 }
 
 // maxFindOctets ends a page of large mailboxes early.

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -164,11 +165,29 @@ func compareStates(t testing.TB, w *world, o *oracle.Oracle) string {
 
 // compareRoutes asks both where every name is.
 func compareRoutes(t testing.TB, w *world, o *oracle.Oracle) string {
-	d, err := o.DifferenceOfRoutes(w.m, w.store.Snapshot(), everyName)
+	r := w.store.Snapshot()
+	d, err := o.DifferenceOfRoutes(w.m, r, everyName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	if d != "" {
+		return d
+	}
+	// Find says of each what Lookup does.
+	found, _, err := w.m.Find(r, machine.FindQuery{Limit: machine.MaxFind})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range found {
+		a, err := w.m.Lookup(r, found[i].Name, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(found[i], a) {
+			return fmt.Sprintf("%s: found %+v, looked up %+v", a.Name, found[i], a)
+		}
+	}
+	return ""
 }
 
 func readRaw(t testing.TB, w *world) machine.RawIndexes {

@@ -183,6 +183,12 @@ func decodeFact(b []byte, f *directory.Fact) error {
 	if err := v.parse(b); err != nil {
 		return err
 	}
+	v.fill(f)
+	return nil
+}
+
+// fill sets all of f but Server.
+func (v *factView) fill(f *directory.Fact) {
 	// One copy for the four strings.
 	var text strings.Builder
 	text.Grow(len(v.Partition) + len(v.ACL) + len(v.MailboxID) + len(v.SpecialUse))
@@ -212,7 +218,6 @@ func decodeFact(b []byte, f *directory.Fact) error {
 		Incarnation: v.Incarnation,
 		Counted:     v.Counted,
 	}
-	return nil
 }
 
 // posting is what one ACL identifier may do with one mailbox.

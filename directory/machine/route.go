@@ -101,8 +101,7 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 	} else if err = s.glance(name, &a); err != nil {
 		return a, err
 	}
-	a.Outcome = a.Route.Outcome
-	if details || a.Outcome == directory.NotFound {
+	if details || a.Route.Outcome == directory.NotFound {
 		if a.Reservation, err = s.reservation(name); err != nil {
 			return a, err
 		}
@@ -110,18 +109,30 @@ func (s *state) lookup(name directory.MailboxName, details bool) (Answer, error)
 			return a, err
 		}
 	}
-	if h := s.hold(name, a.Route.Home); h != nil {
+	s.conclude(&a)
+	s.remember(&a)
+	return a, nil
+}
+
+// remember weighs the tombstone of a name that is not to be found.
+func (s *state) remember(a *Answer) {
+	if t := a.Tombstone; a.Outcome == directory.NotFound || a.Outcome == directory.Incomplete {
+		a.RecentlyRetracted = t != nil && t.How != directory.GoneMoved && a.Name.IsInbox() && a.Now-t.Time < s.settings.DeliveryGrace
+	}
+}
+
+// conclude weighs holds and completeness, once the facts have been.
+func (s *state) conclude(a *Answer) {
+	a.Outcome = a.Route.Outcome
+	if h := s.hold(a.Name, a.Route.Home); h != nil {
 		a.Outcome, a.Hold, a.Route.Server = directory.Held, h, 0
 	}
 	if a.Outcome == directory.NotFound {
-		t := a.Tombstone
-		a.RecentlyRetracted = t != nil && t.How != directory.GoneMoved && name.IsInbox() && a.Now-t.Time < s.settings.DeliveryGrace
 		if missing, complete := s.missing(); !complete {
 			a.Outcome, a.Missing = directory.Incomplete, missing
 		}
 	}
 	a.Server = s.Backend(a.Route.Server)
-	return a, nil
 }
 
 // glance routes name without copying what its facts state.

@@ -80,6 +80,14 @@ func (c *mailboxScan) next() error {
 	return nil
 }
 
+// whole returns the present mailbox with all that its facts state.
+func (c *mailboxScan) whole() *directory.Mailbox {
+	for i := range c.mb.Facts {
+		c.texts[i].fill(&c.mb.Facts[i])
+	}
+	return &c.mb
+}
+
 // listed returns the texts of the fact that rights and attributes come from,
 // nil if the mailbox is not listed.
 func (c *mailboxScan) listed() *factView {

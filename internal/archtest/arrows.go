@@ -104,7 +104,7 @@ var House = []Row{
 		From: "cmd/rookery-bench",
 		// The generated stubs are what it measures by: a figure of the client
 		// library would be of two programs.
-		May: []string{"client", "directory", "proto/api/v1", "internal/obs", "internal/mtls"},
+		May: []string{"client", "directory", "proto/api/v1", "adapter/mupdate", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls"},
 		// grpc and bbolt are the ceilings that it measures beside our figures, etcd's
 		// API is what it asks etcd by.
 		Libraries: []string{"bbolt", "etcd-api", "grpc", "hdrhistogram", "plot"},
@@ -205,8 +205,8 @@ var House = []Row{
 		// Whole programs on disks that lose their power, asked by the client.
 		From:  "internal/powerloss",
 		Tests: []string{"client", "directory"},
-		// What damages a page of a state file has to find it.
-		TestLibraries: []string{"bbolt", "sync"},
+		// What damages a page of a state file, or an entry of the log, has to find it.
+		TestLibraries: []string{"bbolt", "etcd-wal", "protobuf", "raft", "sync"},
 	},
 	// Commands drawn by tests, asked for by the library; tests alone import it.
 	{From: "internal/calls", May: []string{"client", "directory/machine"}},

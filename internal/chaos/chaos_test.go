@@ -32,6 +32,7 @@ var (
 	chaosPatience = flag.Duration("chaos.patience", time.Minute, "how long a node may take to be there again, and a change of the membership to be made, on a busy machine")
 	chaosNodes    = flag.Int("chaos.nodes", 0, "how many nodes each round has; 0: three, and five in every fourth")
 	chaosKeep     = flag.String("chaos.keep", "", "directory for what the nodes said in a round with a violation; default a temporary one")
+	chaosReplay   = flag.String("chaos.replay", "", "play the commands of this `file`, which a round with a violation left, instead of any round")
 	rookeryd      = flag.String("rookeryd", "", "the rookeryd to break; default that of this tree, built")
 	rookeryctl    = flag.String("rookeryctl", "", "the rookeryctl to check with; default likewise")
 )
@@ -57,6 +58,10 @@ func programs(t *testing.T) (node, ctl string) {
 
 // TestChaos plays rounds, see the package comment.
 func TestChaos(t *testing.T) {
+	if *chaosReplay != "" {
+		replay(t, *chaosReplay)
+		return
+	}
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64() >> 32
 	}
@@ -278,7 +283,10 @@ func (r *round) judge(t *testing.T, sum *totals, c *cluster, l *load, f *faults,
 	if err := c.saveLogs(keep); err == nil {
 		fmt.Printf("chaos: what the nodes said: %s\n", keep)
 	}
-	fmt.Printf("chaos: again: go test ./internal/chaos -run '^TestChaos$' -count 1 -v -args -chaos.seed %d -chaos.faults %d -chaos.nodes %d\n", r.seed, r.faults, len(c.voters()))
+	if commands := filepath.Join(keep, "commands"); len(j.log) > 0 && saveCommands(commands, j.log) == nil {
+		fmt.Printf("chaos: its commands again: go test -tags peers ./internal/chaos -run '^TestChaos$' -count 1 -v -args -chaos.replay %s\n", commands)
+	}
+	fmt.Printf("chaos: again: go test -tags peers ./internal/chaos -run '^TestChaos$' -count 1 -v -args -chaos.seed %d -chaos.faults %d -chaos.nodes %d\n", r.seed, r.faults, len(c.voters()))
 	t.Errorf("chaos: seed %d: %d violations", r.seed, len(problems))
 }
 

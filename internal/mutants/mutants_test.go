@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,6 +32,7 @@ var (
 	faults    = flag.Int("mutants.faults", 400, "how many faults the chaos test may need")
 	damages   = flag.Int("mutants.damages", 12, "how many places of each kind are damaged")
 	cuts      = flag.Int("mutants.cuts", 600, "how many power cuts may be needed")
+	output    = flag.String("mutants.output", "", "a `directory` for all that harnesses print, a file for each mutant; it must be there")
 	bare      = flag.Bool("mutants.bare", true, "each harness must also pass without a mutant, over what the mutants needed")
 )
 
@@ -50,6 +52,7 @@ func TestMutants(t *testing.T) {
 	if len(chosen) == 0 {
 		return // nobody asked for any
 	}
+	bareDir = t.TempDir()
 	var table strings.Builder
 	fmt.Fprintf(&table, "%-34s %-6s %-10s %8s  %s\n", "mutant", "by", "after", "seconds", "what it said first")
 	needed := map[string]int{}
@@ -164,9 +167,10 @@ func (r result) needed() string {
 // seed on.
 func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	t.Helper()
-	dir := t.TempDir()
+	dir := bareDir
 	var flags []string
 	if m != nil {
+		dir = t.TempDir()
 		o := overlay{}
 		if err := o.plant(m); err != nil {
 			t.Fatal(err)
@@ -179,6 +183,9 @@ func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 	}
 	build := func(args ...string) {
 		t.Helper()
+		if _, err := os.Stat(args[slices.Index(args, "-o")+1]); err == nil {
+			return // for an earlier run
+		}
 		cmd := exec.Command("go", append(args[:1:1], append(flags, args[1:]...)...)...)
 		cmd.Dir = root
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -210,20 +217,36 @@ func play(t *testing.T, harness string, m *mutant, from, most int) (r result) {
 		args = []string{"-test.run", upgradeTests, "-test.failfast", "-rookeryd", daemon, "-rookeryctl", ctl, "-upgrade.programs", releases(t)}
 	}
 	if harness == "sim" {
-		build("test", "-c", "-o", bin, "./"+in)
+		build("test", "-c", "-ldflags=-s -w", "-o", bin, "./"+in)
 	} else {
 		// The programs have the bug, and who watches them has not.
-		build("build", "-o", daemon, "./cmd/rookeryd")
-		build("build", "-o", ctl, "./cmd/rookeryctl")
+		build("build", "-ldflags=-s -w", "-o", daemon, "./cmd/rookeryd")
+		build("build", "-ldflags=-s -w", "-o", ctl, "./cmd/rookeryctl")
 		flags = nil
-		build("test", "-c", "-tags", "peers,upgrade", "-o", bin, "./"+in)
+		build("test", "-c", "-tags", "peers,upgrade", "-ldflags=-s -w", "-o", bin, "./"+in)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), *budget)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, bin, append(args, "-test.v", "-test.timeout", "0")...)
 	cmd.Dir = filepath.Join(root, in)
-	return watch(harness, from, cmd)
+	if *output == "" {
+		return watch(harness, from, cmd, io.Discard)
+	}
+	name := "none-" + harness
+	if m != nil {
+		name = m.name
+	}
+	f, err := os.Create(filepath.Join(*output, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return watch(harness, from, cmd, f)
 }
+
+// bareDir is where TestMutants keeps what is built without a mutant, which is the
+// same every time.
+var bareDir string
 
 // soakJudged is long enough for a soak to judge.
 const soakJudged = 100 * time.Second
@@ -245,6 +268,7 @@ func releases(t *testing.T) string {
 var (
 	violation = regexp.MustCompile(`VIOLATION|not flat: |^panic: |^fatal error: `)
 	told      = regexp.MustCompile(`^\w+_test\.go:\d+: `)
+	wants     = regexp.MustCompile(`\b(want|waited)\b`)
 	progress  = map[string]*regexp.Regexp{
 		"sim":   regexp.MustCompile(`seed (\d+)\b`),
 		"chaos": regexp.MustCompile(`(\d+) faults`),
@@ -252,8 +276,8 @@ var (
 	}
 )
 
-// watch runs a harness to its end and reads what it says.
-func watch(harness string, from int, cmd *exec.Cmd) (r result) {
+// watch runs a harness to its end and reads what it says, of which whole gets all.
+func watch(harness string, from int, cmd *exec.Cmd, whole io.Writer) (r result) {
 	r.harness, r.from = harness, from
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
@@ -264,7 +288,7 @@ func watch(harness string, from int, cmd *exec.Cmd) (r result) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		lines := bufio.NewScanner(out)
+		lines := bufio.NewScanner(io.TeeReader(out, whole))
 		lines.Buffer(nil, 16<<20)
 		var last []string
 		before := ""
@@ -283,7 +307,7 @@ func watch(harness string, from int, cmd *exec.Cmd) (r result) {
 					}
 				}
 			}
-			if told.MatchString(line) {
+			if told.MatchString(line) && !wants.MatchString(before) {
 				before = line
 			}
 			if r.said == "" && (violation.MatchString(line) || harness == "upgrade" && strings.HasPrefix(line, "--- FAIL: ")) {
@@ -324,24 +348,26 @@ func clip(s string, most int) string {
 // TestWatch: what a harness says is read as it is meant.
 func TestWatch(t *testing.T) {
 	for _, tt := range []struct {
-		script string
-		caught bool
-		done   int
-		said   string
+		harness string
+		script  string
+		caught  bool
+		done    int
+		said    string
 	}{
-		{"echo 'sim: seed 7: ok'; echo 'sim: seed 9: VIOLATION two leaders'; exit 1", true, 9, "sim: seed 9: VIOLATION two leaders"},
-		{"echo 'sim: seed 20: ok'", false, 20, ""},
-		{"echo 'it did not even start'; exit 2", false, 0, ""},
-		{"echo 'panic: boom'; exit 2", true, 0, "panic: boom"},
+		{"sim", "echo 'sim: seed 7: ok'; echo 'sim: seed 9: VIOLATION two leaders'; exit 1", true, 9, "sim: seed 9: VIOLATION two leaders"},
+		{"sim", "echo 'sim: seed 20: ok'", false, 20, ""},
+		{"sim", "echo 'it did not even start'; exit 2", false, 0, ""},
+		{"sim", "echo 'panic: boom'; exit 2", true, 0, "panic: boom"},
+		{"upgrade", "echo 'a_test.go:9: it goes on'; echo 'a_test.go:10: got 3, want 4'; echo 'a_test.go:11: over'; echo '--- FAIL: TestRolling (3s)'; exit 1", true, 1, "--- FAIL: TestRolling (3s) a_test.go:10: got 3, want 4"},
 	} {
-		r := watch("sim", 1, exec.CommandContext(t.Context(), "sh", "-c", tt.script))
+		r := watch(tt.harness, 1, exec.CommandContext(t.Context(), "sh", "-c", tt.script), io.Discard)
 		if r.caught != tt.caught || r.done != tt.done || r.said != tt.said {
 			t.Errorf("%s: got %+v, want caught %v after %d: %q", tt.script, r, tt.caught, tt.done, tt.said)
 		}
 	}
 }
 
-// TestChoose: a rotation comes by all of the simulation's, two at a time.
+// TestChoose: a rotation comes by all that are caught at once, two at a time.
 func TestChoose(t *testing.T) {
 	all, err := readMutants()
 	if err != nil {
@@ -351,7 +377,7 @@ func TestChoose(t *testing.T) {
 	seen := map[string]bool{}
 	want := 0
 	for _, m := range all {
-		if m.harness == "sim" {
+		if m.quick {
 			want++
 		}
 	}

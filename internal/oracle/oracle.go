@@ -1489,8 +1489,10 @@ func (o *Oracle) settle(op machine.Settle) machine.Result {
 		return refused(directory.ErrNotHolder)
 	}
 	g := o.groupOf(be.ID)
-	b.home = g.ID
-	o.revive(b, op.Mailbox)
+	homeWas, vacant := b.home, len(o.live(b)) == 0
+	if b.home = g.ID; vacant || b.home != homeWas {
+		o.revive(b, op.Mailbox)
+	}
 	for s, other := range b.facts {
 		if !member(g, s) && o.backends[s].Admitted {
 			b.stray[s] = other.MailboxID

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -20,6 +21,9 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"golang.org/x/sync/errgroup"
 
@@ -125,8 +129,8 @@ func (d *damager) onDirectory(number int, point string) *node {
 	return x
 }
 
-// alone damages the files of a node without peers: one that was stopped in
-// order, and one that was killed, whose log goes on beyond its state.
+// alone damages the files of a node without peers: one that was killed, whose log
+// goes on beyond its state, and one that was stopped in order.
 func (d *damager) alone(ctx context.Context) error {
 	x := d.onDirectory(1, filepath.Join(d.dir, "alone"))
 	defer x.kill()
@@ -134,7 +138,7 @@ func (d *damager) alone(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []copied{stopped, killed} {
+	for _, c := range []copied{killed, stopped} {
 		for _, k := range kinds {
 			if !strings.Contains(k.name, *only) {
 				continue
@@ -214,6 +218,14 @@ func (d *damager) prepare(ctx context.Context, x *node) (stopped, killed copied,
 	})
 	step(start)
 	step(func() error { return write(700) })
+	// The state is put on disk once a second: just then its log is no longer.
+	for tries := 0; err == nil && tries < 20; tries++ {
+		if synced, flushed, e := promised(x.data()); e != nil || synced >= flushed+10 {
+			err = e
+			break
+		}
+		step(func() error { return write(20) })
+	}
 	step(func() (err error) {
 		l.gate.shut()
 		x.kill()
@@ -366,6 +378,7 @@ var kinds = slices.Concat(
 	each("log, head segment", segmentAt(0), flip, zeroed, zeroLength, cutOff),
 	each("log, middle segment", segmentAt(1), flip, zeroed, zeroLength, cutOff),
 	each("log, tail segment", segmentAt(2), flip, zeroed, zeroLength, cutOff),
+	[]kind{{"log, entry after the state, length word zeroed", lose}},
 	each("promise", named("shard-1/promise"), flip, zeroed, allZero, cutOff),
 	each("birth", named("birth"), flip, zeroed, cutOff),
 	each("state", named("shard-1/state.db"), cutOff),
@@ -440,18 +453,98 @@ func zeroSector(rng *rand.Rand, b []byte) []byte {
 // zeroLength makes a record of the log look like its end.
 func zeroWord(rng *rand.Rand, b []byte) []byte {
 	var starts []int
-	for at := 0; at+8 <= len(b); {
-		word := binary.LittleEndian.Uint64(b[at:])
-		if word == 0 {
-			break
-		}
+	for at := range records(b) {
 		starts = append(starts, at)
-		size := int(word &^ (0xff << 56))
-		at += 8 + (size+7)/8*8
 	}
 	at := starts[rng.IntN(len(starts))]
 	clear(b[at : at+8])
 	return b
+}
+
+// records gives the records of a segment of the log, and where their length words are.
+func records(b []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		for at := 0; at+8 <= len(b); {
+			word := binary.LittleEndian.Uint64(b[at:])
+			size := int(word &^ (0xff << 56))
+			if word == 0 || at+8+size > len(b) || !yield(at, b[at+8:at+8+size]) {
+				return
+			}
+			at += 8 + (size+7)/8*8
+		}
+	}
+}
+
+// lose makes the log look as if it ended before an entry that was acknowledged and
+// that the state does not include: nothing but the promise can tell.
+func lose(rng *rand.Rand, data, _ string) (string, error) {
+	synced, flushed, err := promised(data)
+	if err != nil {
+		return "", err
+	}
+	list, err := filepath.Glob(filepath.Join(data, "shard-1/wal/*.wal"))
+	if err != nil {
+		return "", err
+	}
+	type place struct {
+		path string
+		at   int
+	}
+	var places []place
+	for i := len(list) - 1; i >= 0 && places == nil; i-- {
+		b, err := os.ReadFile(list[i])
+		if err != nil {
+			return "", err
+		}
+		for at, record := range records(b) {
+			var r walpb.Record
+			var e raftpb.Entry
+			if err := proto.Unmarshal(record, &r); err != nil {
+				return "", err
+			}
+			if r.GetType() != entryRecord {
+				continue
+			}
+			if err := proto.Unmarshal(r.GetData(), &e); err != nil {
+				return "", err
+			}
+			if e.GetIndex() > flushed && e.GetIndex() <= synced {
+				places = append(places, place{list[i], at})
+			}
+		}
+	}
+	if places == nil {
+		return "", nil
+	}
+	p := places[rng.IntN(len(places))]
+	b, err := os.ReadFile(p.path)
+	if err != nil {
+		return "", err
+	}
+	clear(b[p.at : p.at+8])
+	return fmt.Sprintf("%s, octet %d, of a log up to %d and a state up to %d", p.path, p.at, synced, flushed), os.WriteFile(p.path, b, 0o600)
+}
+
+// entryRecord is the type of a record of etcd's log that holds an entry.
+const entryRecord = 2
+
+// promised reads how far log and state are certainly on disk.
+func promised(data string) (synced, flushed uint64, err error) {
+	b, err := os.ReadFile(filepath.Join(data, "shard-1/promise"))
+	if err != nil {
+		return 0, 0, err
+	}
+	newest := uint64(0)
+	for _, at := range []int{0, 4096} {
+		if at+40 > len(b) {
+			continue
+		}
+		word := func(i int) uint64 { return binary.BigEndian.Uint64(b[at+8*i:]) }
+		if word(1) > newest {
+			newest, synced, flushed = word(1), word(3), word(4)
+		}
+	}
+	return synced, flushed, nil
 }
 
 func cut(rng *rand.Rand, b []byte) []byte { return b[:rng.IntN(len(b))] }

@@ -37,6 +37,11 @@ type backend struct {
 	// rebaptize: an operator wants to give it another name.
 	rebaptize bool
 	names     int // it has had
+	// What operators have under way with it: dumps of its list are being read in,
+	// under the name that it has; it makes nothing, for another is to take its place;
+	// it is to hold what its primary holds.
+	imports        int
+	still, follows bool
 
 	group   directory.GroupName
 	primary directory.BackendName // of its group; empty: it does not know
@@ -87,7 +92,14 @@ func (b *backend) run(ctx context.Context) {
 			b.look(ctx)
 			b.looked = 10
 		}
-		if b.rebaptize && len(b.busy) == 0 {
+		if b.still {
+			continue
+		}
+		if b.follows {
+			b.equal(ctx)
+			continue
+		}
+		if b.rebaptize && len(b.busy) == 0 && b.imports == 0 {
 			b.takeName(ctx)
 			continue
 		}
@@ -271,8 +283,11 @@ func (b *backend) delete(ctx context.Context) {
 		if name == at || at.IsInbox() && name.IsBelow(at) {
 			delete(b.store, name)
 			op := machine.Retract{Mailbox: name, Server: b.name}
-			if x.rnd.IntN(3) == 0 {
+			switch x.rnd.IntN(6) {
+			case 0, 1:
 				op.Epoch = b.epoch
+			case 2: // an order of before the last switchover
+				op.Epoch = max(b.epoch, 2) - 1
 			}
 			ops.Ops = append(ops.Ops, op)
 		}
@@ -325,7 +340,7 @@ func (b *backend) xfer(ctx context.Context) {
 	x := b.x
 	name, ok := b.any()
 	to := x.backends[x.rnd.IntN(x.plan.backends)]
-	if !ok || to == b || to.away || to.group == b.group || to.primary != to.name {
+	if !ok || to == b || to.away || to.still || to.group == b.group || to.primary != to.name {
 		return
 	}
 	if _, there := to.store[name]; there || to.busy[name] {
@@ -445,6 +460,26 @@ func (b *backend) copy(ctx context.Context) {
 	if len(ops.Ops) > 0 {
 		_, _ = b.tell(ctx, ops)
 	}
+}
+
+// equal makes its store what its primary's is, and tells the directory of it.
+func (b *backend) equal(ctx context.Context) {
+	p := b.x.byName[b.primary]
+	if p == nil || p == b {
+		b.primary = "" // it does not know the new name yet, or is the primary already
+		return
+	}
+	for _, name := range names(b.store) {
+		if _, there := p.store[name]; !there && !b.busy[name] {
+			delete(b.store, name)
+		}
+	}
+	for _, name := range names(p.store) {
+		if !p.busy[name] && !b.busy[name] {
+			b.store[name] = p.store[name]
+		}
+	}
+	b.resync(ctx)
 }
 
 // resync compares its list with what the directory knows of it, and mends the

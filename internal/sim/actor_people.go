@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -139,7 +140,7 @@ func (o *operator) begin(ctx context.Context) {
 			}
 		}
 		if p.grouped > 1 {
-			o.group(ctx, p.grouped)
+			o.group(ctx, p.grouped, x.rnd.IntN(2) == 0)
 		}
 	}
 	o.settled = life
@@ -160,8 +161,8 @@ func (o *operator) begin(ctx context.Context) {
 	}
 }
 
-func (o *operator) group(ctx context.Context, n int) {
-	op := machine.SetGroup{Group: "pair", AcceptMissing: o.x.rnd.IntN(2) == 0}
+func (o *operator) group(ctx context.Context, n int, acceptMissing bool) {
+	op := machine.SetGroup{Group: "pair", AcceptMissing: acceptMissing}
 	for _, b := range o.x.backends[:n] {
 		op.Members = append(op.Members, b.name)
 	}
@@ -180,23 +181,21 @@ func (o *operator) do(ctx context.Context, what string) {
 		if b.kind != kindStranger {
 			_, _ = o.tell(ctx, machine.Admit{Server: b.name})
 		}
-	case "switchover":
-		o.switchover(ctx)
 	case "group":
 		if n := x.plan.grouped; n > 1 && x.truth.server(x.backends[n].name).counts {
-			o.group(ctx, n-x.rnd.IntN(2)+x.rnd.IntN(2))
+			o.group(ctx, n-x.rnd.IntN(2)+x.rnd.IntN(2), x.rnd.IntN(2) == 0)
 		}
 	case "drain":
 		if b.kind == kindBackend {
-			o.forAWhile(ctx, b, directory.BackendDraining)
+			o.forAWhile(ctx, b, directory.BackendDraining, nil)
 		}
 	case "down":
 		if b.kind == kindBackend {
-			o.forAWhile(ctx, b, directory.BackendDown)
+			o.forAWhile(ctx, b, directory.BackendDown, nil)
 		}
 	case "lost":
 		if b.kind != kindStranger {
-			o.forAWhile(ctx, b, directory.BackendLost)
+			o.forAWhile(ctx, b, directory.BackendLost, nil)
 		}
 	case "settle":
 		m, q, err := ask(ctx, o.session, atLeast, func(c grpc.ClientConnInterface, at *apiv1.Consistency) (*apiv1.ListForksResponse, error) {
@@ -238,18 +237,25 @@ func (o *operator) do(ctx context.Context, what string) {
 		}
 	case "rename":
 		switch {
-		case x.rnd.IntN(3) == 0: // to a name that is taken, or of nobody
-			_, _ = o.tell(ctx, machine.RenameBackend{From: b.name, To: x.backends[0].name})
+		case x.rnd.IntN(3) == 0: // to a name that is taken
+			if to := x.backends[0].name; x.truth.server(to).counts {
+				_, _ = o.tell(ctx, machine.RenameBackend{From: b.name, To: to})
+			}
 		case b.kind == kindBackend:
 			b.rebaptize = true // when it is idle
 		}
 	case "look":
 		o.look(ctx)
+	case "import":
+		if b.kind != kindStranger {
+			o.importList(ctx, b)
+		}
 	}
 }
 
-// forAWhile puts a backend into a state, and back. A second one waits for that.
-func (o *operator) forAWhile(ctx context.Context, b *backend, state directory.BackendState) {
+// forAWhile puts a backend into a state, does something meanwhile, if there is
+// anything to do, and puts it back. A second one waits for that.
+func (o *operator) forAWhile(ctx context.Context, b *backend, state directory.BackendState, meanwhile func()) {
 	x := o.x
 	op := machine.SetBackend{Server: b.name, State: &state}
 	if state == directory.BackendDraining {
@@ -257,6 +263,9 @@ func (o *operator) forAWhile(ctx context.Context, b *backend, state directory.Ba
 	}
 	if _, err := o.tell(ctx, op); err != nil && refused(err) != "" {
 		return
+	}
+	if meanwhile != nil {
+		meanwhile()
 	}
 	for Sleep(ctx, x.some(x.w.Unit(), 8*x.w.Unit())) == nil {
 		active := directory.BackendActive
@@ -266,35 +275,47 @@ func (o *operator) forAWhile(ctx context.Context, b *backend, state directory.Ba
 	}
 }
 
-func (o *operator) switchover(ctx context.Context) {
+// importList reads a backend's list in, as it was when the directory was at a revision:
+// what was stated since is newer. Members of its group hold copies of the same, others
+// have forks of it; a list of one backend says nothing of theirs.
+func (o *operator) importList(ctx context.Context, b *backend) {
 	x := o.x
-	m, _, err := ask(ctx, o.session, atLeast, func(c grpc.ClientConnInterface, at *apiv1.Consistency) (*apiv1.ListGroupsResponse, error) {
-		return apiv1.NewClusterServiceClient(c).ListGroups(ctx, &apiv1.ListGroupsRequest{Consistency: at})
+	b.imports++
+	defer func() { b.imports-- }()
+	m, _, err := ask(ctx, o.session, linearizable, func(c grpc.ClientConnInterface, at *apiv1.Consistency) (*apiv1.StatusResponse, error) {
+		return apiv1.NewClusterServiceClient(c).Status(ctx, &apiv1.StatusRequest{Consistency: at})
 	})
 	if err != nil {
 		return
 	}
-	for _, g := range m.GetGroups() {
-		if len(g.GetMembers()) < 2 {
-			continue
-		}
-		to := g.GetMembers()[x.rnd.IntN(len(g.GetMembers()))]
-		epoch := g.GetEpoch()
-		if x.rnd.IntN(6) == 0 {
-			epoch--
-		}
-		plan, _, err := ask(ctx, o.session, linearizable, func(c grpc.ClientConnInterface, at *apiv1.Consistency) (*apiv1.PlanSwitchoverResponse, error) {
-			return apiv1.NewClusterServiceClient(c).PlanSwitchover(ctx, &apiv1.PlanSwitchoverRequest{Consistency: at, Group: g.GetName(), To: to, Limit: 10})
-		})
-		if err != nil {
-			return
-		}
-		accept := !plan.GetEqual() && plan.GetMissingCount() < 5 && x.rnd.IntN(2) == 0
-		a, err := o.tell(ctx, machine.SetPrimary{Group: directory.GroupName(g.GetName()), To: directory.BackendName(to), Epoch: epoch, Reason: "simulated", AcceptMissing: accept})
-		if err == nil && a.effect() == machine.Changed {
-			x.did("switched over")
+	since, life := m.GetHeader().GetRevision(), m.GetHeader().GetIncarnation()
+	var ops []machine.Op
+	for _, name := range names(b.store) {
+		if !b.busy[name] {
+			op := b.assertion(name)
+			op.Imported, op.Since = true, directory.Revision(since)
+			ops = append(ops, op)
 		}
 	}
+	if len(ops) == 0 || Sleep(ctx, x.some(0, x.w.Unit())) != nil {
+		return
+	}
+	for len(ops) > 0 && o.life == life {
+		n := min(len(ops), 25)
+		switch _, err := o.tell(ctx, machine.Batch{Ops: ops[:n:n]}); {
+		case errors.Is(err, errUnknown):
+			// The same again: who goes on without knowing leaves something behind that
+			// may yet come true, when the backend has another name.
+		case err != nil:
+			return
+		default:
+			ops = ops[n:]
+		}
+	}
+	if len(ops) == 0 && x.rnd.IntN(2) == 0 {
+		_, _ = o.tell(ctx, machine.Confirm{Server: b.name, How: directory.ByImport, Incarnation: directory.Incarnation(life)})
+	}
+	x.did("imported")
 }
 
 // decide settles what the guard holds: mostly the mail is there after all.

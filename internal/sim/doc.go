@@ -36,6 +36,16 @@
 // destroyed one at a time, and put back to an older copy only while all others are
 // well, for a node that forgets its promises may elect two leaders.
 //
+// # Who uses it
+//
+// workload.go: each seed draws a cast. actor_backend.go: backends with stores of their
+// own, which move mailboxes, lose disks, copy from their primary, and say what no
+// backend should. actor_people.go: frontends and delivery, and an operator who admits,
+// drains, settles, decides, gives other names, and reads in what a backend lists.
+// actor_failover.go: primaries are switched over, mostly when the other has all that
+// they have. All of them speak through the API, and know what is true. Watch is not
+// among the calls: its hub has goroutines of its own.
+//
 // # What must hold
 //
 // invariant.go, after every step of every node: an acknowledged command is what all

@@ -610,7 +610,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 				there.unpaused(func() {
 					there.takeSnapshot(data, l, term, func(ok bool) {
 						if ok && !answered && term == l.status.Term {
-							w.ledger.useful(l, h.Index, givenUp)
+							w.ledger.useful(l, there, h.Index, givenUp)
 						}
 						if !w.net.carry(to.slot, l.n.slot, func() { answer(ok) }) {
 							lost()

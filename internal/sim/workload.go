@@ -51,7 +51,7 @@ type cast struct {
 // What a backend and an operator may do.
 var (
 	deeds = []string{"create", "folder", "acl", "delete", "rename", "xfer", "subscribe", "resync", "away", "spool", "old", "unmount", "odd"}
-	duty  = []string{"admit", "switchover", "group", "drain", "down", "lost", "settle", "hold", "decide", "settings", "confirm", "rename", "look"}
+	duty  = []string{"admit", "group", "drain", "down", "lost", "settle", "hold", "decide", "settings", "confirm", "rename", "look", "import"}
 )
 
 func drawCast(r *rand.Rand) cast {
@@ -113,6 +113,9 @@ func (x *Workload) Start() {
 		x.w.Go(string(b.name), b.run)
 	}
 	x.w.Go("mail operator", (&operator{session: x.session("op", server.Caller{Role: server.RoleOperator, Name: "carol"})}).run)
+	if x.plan.grouped > 1 {
+		x.w.Go("failover", newFailover(x).run)
+	}
 	for i := range x.plan.readers {
 		f := &frontend{session: x.session(fmt.Sprint("fe", i+1), server.Caller{Role: server.RoleFrontend, Name: fmt.Sprintf("fe%d.example.com", i+1)})}
 		f.delivers = i%2 == 1

@@ -178,7 +178,10 @@ type WatchRequest struct {
 	// Also what the facts state: partition, ACL and so on.
 	Details bool `protobuf:"varint,8,opt,name=details,proto3" json:"details,omitempty"`
 	// How long there may be no mark, in milliseconds: from 50 to 60,000; 0 is 5,000.
-	ProgressMs    uint32 `protobuf:"varint,9,opt,name=progress_ms,json=progressMs,proto3" json:"progress_ms,omitempty"`
+	ProgressMs uint32 `protobuf:"varint,9,opt,name=progress_ms,json=progressMs,proto3" json:"progress_ms,omitempty"`
+	// Events come encoded: see WatchResponse.encoded_events. A node of an earlier release
+	// sends them as events all the same.
+	Encoded       bool `protobuf:"varint,10,opt,name=encoded,proto3" json:"encoded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -289,6 +292,13 @@ func (x *WatchRequest) GetProgressMs() uint32 {
 	return 0
 }
 
+func (x *WatchRequest) GetEncoded() bool {
+	if x != nil {
+		return x.Encoded
+	}
+	return false
+}
+
 type isWatchRequest_Filter interface {
 	isWatchRequest_Filter()
 }
@@ -332,7 +342,11 @@ type WatchResponse struct {
 	// is there. The mark itself is the last part.
 	Listing bool `protobuf:"varint,4,opt,name=listing,proto3" json:"listing,omitempty"`
 	// In the first message of a watch by server: its number.
-	ServerId      uint32 `protobuf:"varint,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	ServerId uint32 `protobuf:"varint,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// In the place of events, if the request says encoded: a WatchResponse in which
+	// nothing else is set, as it is on the wire. It is for who reads millions of events and
+	// has a faster way than to make a message of each.
+	EncodedEvents []byte `protobuf:"bytes,6,opt,name=encoded_events,json=encodedEvents,proto3" json:"encoded_events,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -400,6 +414,13 @@ func (x *WatchResponse) GetServerId() uint32 {
 		return x.ServerId
 	}
 	return 0
+}
+
+func (x *WatchResponse) GetEncodedEvents() []byte {
+	if x != nil {
+		return x.EncodedEvents
+	}
+	return nil
 }
 
 // WatchEvent is one thing, as it is now.
@@ -1263,7 +1284,7 @@ var File_api_v1_watch_proto protoreflect.FileDescriptor
 
 const file_api_v1_watch_proto_rawDesc = "" +
 	"\n" +
-	"\x12api/v1/watch.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x12api/v1/model.proto\"\xbe\x02\n" +
+	"\x12api/v1/watch.proto\x12\x0erookery.api.v1\x1a\x13api/v1/common.proto\x1a\x12api/v1/model.proto\"\xd8\x02\n" +
 	"\fWatchRequest\x12=\n" +
 	"\vconsistency\x18\x01 \x01(\v2\x1b.rookery.api.v1.ConsistencyR\vconsistency\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\fR\x04from\x12\x18\n" +
@@ -1274,14 +1295,17 @@ const file_api_v1_watch_proto_rawDesc = "" +
 	"\x05kinds\x18\a \x03(\x0e2\x19.rookery.api.v1.WatchKindR\x05kinds\x12\x18\n" +
 	"\adetails\x18\b \x01(\bR\adetails\x12\x1f\n" +
 	"\vprogress_ms\x18\t \x01(\rR\n" +
-	"progressMsB\b\n" +
-	"\x06filter\"\xc6\x01\n" +
+	"progressMs\x12\x18\n" +
+	"\aencoded\x18\n" +
+	" \x01(\bR\aencodedB\b\n" +
+	"\x06filter\"\xed\x01\n" +
 	"\rWatchResponse\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1e.rookery.api.v1.ResponseHeaderR\x06header\x122\n" +
 	"\x06events\x18\x02 \x03(\v2\x1a.rookery.api.v1.WatchEventR\x06events\x12\x12\n" +
 	"\x04mark\x18\x03 \x01(\bR\x04mark\x12\x18\n" +
 	"\alisting\x18\x04 \x01(\bR\alisting\x12\x1b\n" +
-	"\tserver_id\x18\x05 \x01(\rR\bserverId\"\xd5\x03\n" +
+	"\tserver_id\x18\x05 \x01(\rR\bserverId\x12%\n" +
+	"\x0eencoded_events\x18\x06 \x01(\fR\rencodedEvents\"\xd5\x03\n" +
 	"\n" +
 	"WatchEvent\x12\x12\n" +
 	"\x04gone\x18\x01 \x01(\bR\x04gone\x12:\n" +

@@ -22,7 +22,7 @@ func (r *round) tellMaster(ctx context.Context, looks []*look) error {
 			l.why = fmt.Sprintf("the directory lacks so much of %s that it is not believed", l.master.Location.Backend)
 			continue
 		}
-		if err := r.ask(ctx, func(c *mupdateclient.Client) error { return tellOne(ctx, c, l) }); err != nil {
+		if err := r.ask(ctx, func(ctx context.Context, c *mupdateclient.Client) error { return tellOne(ctx, c, l) }); err != nil {
 			refused, is := errors.AsType[*mupdateclient.Refused](err)
 			if !is {
 				return err
@@ -31,7 +31,7 @@ func (r *round) tellMaster(ctx context.Context, looks []*look) error {
 		}
 	}
 	// A DELETE may be the first step of a rename, and wait for what follows it.
-	return r.ask(ctx, func(c *mupdateclient.Client) error { return c.Noop(ctx) })
+	return r.ask(ctx, func(ctx context.Context, c *mupdateclient.Client) error { return c.Noop(ctx) })
 }
 
 // tellOne changes one record of the master. What it has is asked just before: a Cyrus

@@ -59,6 +59,7 @@ var errBehind = errors.New("the directory's log of changes does not reach back; 
 
 const (
 	connectTime = 30 * time.Second
+	answerTime  = time.Minute // of the master, a new connection included
 	batch       = 500
 	closingTime = 10 * time.Second
 	keepEvery   = 15 * time.Second
@@ -520,7 +521,10 @@ func (r *round) synced(ctx context.Context, rev directory.Revision, first bool) 
 		r.counted()
 	}
 	if r.cfg.Once && len(r.waiting) == 0 {
-		return errors.Join(errDone, r.keep(ctx, rev))
+		if err := r.keep(ctx, rev); err != nil {
+			return err
+		}
+		return errDone
 	}
 	if time.Since(r.kept) < keepEvery {
 		return nil

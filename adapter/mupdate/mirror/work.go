@@ -168,7 +168,7 @@ func (l *look) take(route client.Route) {
 
 // askMaster finds a name at the master.
 func (r *round) askMaster(ctx context.Context, l *look) error {
-	err := r.ask(ctx, func(c *mupdateclient.Client) error {
+	err := r.ask(ctx, func(ctx context.Context, c *mupdateclient.Client) error {
 		rec, found, err := c.Find(ctx, string(l.name))
 		if l.item.master = (said{}); found && err == nil {
 			l.item.master = saidOf(rec)
@@ -184,7 +184,9 @@ func (r *round) askMaster(ctx context.Context, l *look) error {
 
 // ask asks, or tells, the master something on the second connection. One that was idle
 // may have been closed, so it is tried again on another.
-func (r *round) ask(ctx context.Context, f func(*mupdateclient.Client) error) error {
+func (r *round) ask(ctx context.Context, f func(context.Context, *mupdateclient.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	for again := false; ; again = true {
 		fresh := r.asker == nil
 		if fresh {
@@ -194,7 +196,7 @@ func (r *round) ask(ctx context.Context, f func(*mupdateclient.Client) error) er
 			}
 			r.asker = c
 		}
-		err := f(r.asker)
+		err := f(ctx, r.asker)
 		if _, refused := errors.AsType[*mupdateclient.Refused](err); err == nil || refused {
 			return err
 		}

@@ -585,10 +585,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			w.counts.Fault("snapshot damaged", 1)
 			data[w.rnd.IntN(len(data))] ^= 1 << w.rnd.IntN(8)
 		}
-		took := w.some(0, w.plan.transfer)
-		if rate := w.net.links[l.n.slot][to.slot].rate; rate > 0 {
-			took += time.Duration(int64(len(data)) * int64(time.Second) / rate)
-		}
+		took, left := w.some(0, w.plan.transfer), int64(len(data))
 		answered := false
 		answer := func(ok bool) {
 			if !answered {
@@ -597,7 +594,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			}
 		}
 		lost := func() { w.after(w.plan.unit/4, func() { answer(false) }) }
-		w.after(took, func() {
+		arrive := func() {
 			arrived := false
 			if !w.net.carry(l.n.slot, to.slot, func() {
 				if arrived {
@@ -622,10 +619,21 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			}) {
 				lost()
 			}
-		})
-		// Until it hears of it, Raft sends that node nothing else: a connection that
-		// has broken without a word is given up.
-		w.after(took+8*w.plan.unit, func() { answer(false) })
+			// Until it hears of it, Raft sends that node nothing else: a connection that
+			// has broken without a word is given up.
+			w.after(8*w.plan.unit, func() { answer(false) })
+		}
+		// On a slow link it goes on at the link's rate, for as long as the link is slow.
+		var crawl func()
+		crawl = func() {
+			rate := w.net.links[l.n.slot][to.slot].rate
+			if left -= rate * int64(w.plan.unit/4) / int64(time.Second); rate == 0 || left <= 0 || l.dead {
+				arrive()
+				return
+			}
+			w.after(w.plan.unit/4, crawl)
+		}
+		w.after(took, crawl)
 	})
 }
 

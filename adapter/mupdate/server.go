@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -84,6 +85,10 @@ type Server struct {
 	stop  context.CancelFunc
 	work  sync.WaitGroup // of all that the server began
 	conns slots
+	// strangers are the connections that have not logged in, the oldest first; under mu.
+	strangers list.List
+	// told is when it was last logged that there are too many.
+	told time.Time
 	// streams among them.
 	streams slots
 	// checks bounds how many passwords are checked at once.
@@ -168,10 +173,18 @@ func (s *Server) Serve(l net.Listener) error {
 		wait = 0
 		s.m.accepted.Inc()
 		if !s.conns.take() {
-			s.m.full.Inc()
-			s.log.Warn("too many connections", "limit", s.cfg.MaxConnections, "addr", nc.RemoteAddr().String())
-			s.work.Go(func() { refuse(nc) })
-			continue
+			// Who opens connections and does not log in must not keep out who does.
+			displaced := s.displace()
+			if time.Since(s.told) > time.Second {
+				s.told = time.Now()
+				s.log.Warn("too many connections", "limit", s.cfg.MaxConnections, "addr", nc.RemoteAddr().String(), "displaced", displaced)
+			}
+			if !displaced {
+				s.m.full.Inc()
+				s.work.Go(func() { refuse(nc) })
+				continue
+			}
+			s.m.displaced.Inc()
 		}
 		if !s.work1(nc) {
 			s.conns.put()
@@ -190,15 +203,46 @@ func (s *Server) work1(nc net.Conn) bool {
 		return false
 	}
 	s.open[c] = struct{}{}
+	c.stranger = s.strangers.PushBack(c)
 	s.m.connections.Inc()
 	s.work.Go(func() {
 		c.serve()
 		s.mu.Lock()
 		delete(s.open, c)
+		kept := !c.displaced
+		s.known(c)
 		s.mu.Unlock()
 		s.m.connections.Dec()
-		s.conns.put()
+		if kept {
+			s.conns.put()
+		}
 	})
+	return true
+}
+
+// known takes c from the strangers. s.mu is held.
+func (s *Server) known(c *conn) {
+	if c.stranger != nil {
+		s.strangers.Remove(c.stranger)
+		c.stranger = nil
+	}
+}
+
+// displace ends the oldest connection that has not logged in; its place is the caller's.
+// False if all have.
+func (s *Server) displace() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := s.strangers.Front()
+	if oldest == nil {
+		return false
+	}
+	c := oldest.Value.(*conn)
+	s.known(c)
+	c.displaced = true
+	close(c.gone)
+	c.closing.Store(true)
+	c.tcp.Close()
 	return true
 }
 

@@ -129,6 +129,35 @@ func TestBYEWhenFull(t *testing.T) {
 	}
 }
 
+// Connections that do not log in keep nobody out: the oldest of them makes room.
+func TestStrangersMakeRoom(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.MaxConnections = 3 })
+	first := m.dial("be1", mupdateclient.Options{})
+	var strangers []net.Conn
+	for range 2 {
+		nc, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := bufio.NewReader(nc).ReadString('\n'); err != nil {
+			t.Fatalf("the greeting: %v", err)
+		}
+		strangers = append(strangers, nc)
+	}
+	second := m.dial("be2", mupdateclient.Options{})
+	if _, err := io.Copy(io.Discard, strangers[0]); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the oldest stranger is still there")
+	}
+	m.dial("be3", mupdateclient.Options{})
+	for _, c := range []*mupdateclient.Client{first, second} {
+		if err := c.Noop(t.Context()); err != nil {
+			t.Errorf("who has logged in was disturbed: %v", err)
+		}
+	}
+}
+
 // follower keeps what an UPDATE tells.
 type follower struct {
 	mu     sync.Mutex

@@ -481,29 +481,21 @@ func (r *run) crashing(from, word, nth, which string, s step) (got []string, err
 	l := r.lab
 	n, _ := strconv.Atoi(nth)
 	host := l.net.host(from)
-	var once sync.Once
-	crashed := make(chan struct{})
 	var mu sync.Mutex
 	l.also(func(at, said string) {
-		if at != host || said != word {
-			return
-		}
 		mu.Lock()
-		n--
-		now := n == 0
-		mu.Unlock()
-		if now {
-			once.Do(func() {
+		defer mu.Unlock()
+		if at == host && said == word {
+			if n--; n == 0 {
 				l.servers[which].crash()
-				close(crashed)
-			})
+			}
 		}
 	})
-	defer l.also(nil)
 	got, err = r.do(s, false)
-	select {
-	case <-crashed:
-	default:
+	l.also(nil)
+	mu.Lock() // the command ends as soon as the crash begins
+	defer mu.Unlock()
+	if n > 0 {
 		if r.killer.killed() {
 			return nil, nil // it did not come so far
 		}

@@ -31,6 +31,8 @@ import (
 //	mupdate unavailable NODE FRONTEND BACKEND
 //	                                      every command is NO, or no answer, in time
 //	mupdate startgateway FLAGS...         start a rookery-gateway that asks the nodes
+//	mupdate mirror NAME FLAGS...          start rookeryctl mirror, which writes to NAME
+//	mupdate interrupt NAME CODE           ^C for it; it must end with that exit code
 func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 {
 		ts.Fatalf("usage: mupdate NODE LOGIN COMMAND ARGS...")
@@ -40,6 +42,10 @@ func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 	switch args[0] {
 	case "unavailable":
 		allUnavailable(ctx, ts, args[1], args[2], args[3])
+	case "mirror":
+		ts.Check(startMirror(ts, args[1], args[2:]))
+	case "interrupt":
+		ts.Check(endMirror(ts, args[1], args[2]))
 	case "startgateway":
 		ts.Check(startGateway(ts, args[1:]))
 	case "follow":
@@ -307,5 +313,47 @@ func startGateway(ts *testscript.TestScript, flags []string) error {
 		}
 		log.Close()
 	})
+	return nil
+}
+
+// mirrors are the rookeryctl mirror of all scripts.
+var mirrors sync.Map
+
+// startMirror starts rookeryctl mirror, its output in a file.
+func startMirror(ts *testscript.TestScript, name string, flags []string) error {
+	out, err := os.Create(ts.MkAbs(name))
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	cmd := exec.Command(filepath.Join(bin, "rookeryctl"), append([]string{"mirror", "--password-file", "password", "--settle", "300ms"}, flags...)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.Getenv("WORK"), out, out
+	cmd.Env = append(os.Environ(), "ROOKERY_ENDPOINTS="+ts.Getenv("ROOKERY_ENDPOINTS"))
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	mirrors.Store(followKey{ts.Getenv("WORK"), name}, cmd)
+	ts.Defer(func() {
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	return nil
+}
+
+func endMirror(ts *testscript.TestScript, name, code string) error {
+	v, ok := mirrors.Load(followKey{ts.Getenv("WORK"), name})
+	if !ok {
+		return fmt.Errorf("there is no mirror %s", name)
+	}
+	cmd := v.(*exec.Cmd)
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		return err
+	}
+	_ = cmd.Wait() // its exit code says how
+	if got := fmt.Sprint(cmd.ProcessState.ExitCode()); got != code {
+		return fmt.Errorf("mirror %s ended with exit code %s, want %s", name, got, code)
+	}
 	return nil
 }

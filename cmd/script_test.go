@@ -79,6 +79,8 @@ func TestMain(m *testing.M) {
 //	samefacts A B       two nodes have the same facts where both speak
 //	shape FILE          the last output is JSON whose fields are those of the file
 //	repeat N COMMAND    run rookeryctl N times, with @ replaced by 1 to N
+//	until TEXT ARGS...  run rookeryctl until its stdout has a line that fits TEXT
+//	told FILE TEXT N    wait until N lines of a file fit TEXT
 //	mupdate ...         see mupdateCommand
 //	keep NAME           $NAME is the last stdout
 //	flip FILE           turn a bit over in the middle of a file
@@ -106,6 +108,8 @@ func TestScripts(t *testing.T) {
 			"samefacts": sameFacts,
 			"shape":     shape,
 			"repeat":    repeat,
+			"until":     until,
+			"told":      told,
 			"mupdate":   mupdateCommand,
 			"keep":      keep,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -450,6 +454,44 @@ func keep(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: keep NAME")
 	}
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// until runs rookeryctl until it says what is expected.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until TEXT ARGS...")
+	}
+	fits, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	stdout := ""
+	for range 600 {
+		if stdout, _, _, err = rookeryctl(ts, args[1:]...); err == nil && fits.MatchString(stdout) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("rookeryctl %s never says %s; it says\n%s", strings.Join(args[1:], " "), args[0], stdout)
+}
+
+// told waits until a file that a program in the background writes says something so many
+// times.
+func told(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: told FILE TEXT N")
+	}
+	fits, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	text := ""
+	for range 1200 {
+		b, _ := os.ReadFile(ts.MkAbs(args[0]))
+		if text = string(b); len(fits.FindAllString(text, -1)) >= n {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("%s never says %s %d times; it says\n%s", args[0], args[1], n, text)
 }
 
 // repeat runs rookeryctl several times.

@@ -7,7 +7,7 @@
 //
 // server.go listens and limits; conn.go is one connection and its states; command.go
 // has a method for each command; auth.go logs in; users.go is the file of logins;
-// feed.go and update.go are LIST and UPDATE; spool.go is where a listing waits;
+// feed.go and update.go are LIST and UPDATE, and package spool is where a listing waits;
 // rename.go is what follows a DELETE; resync.go knows a ctl_mboxlist when it sees one.
 // Package mupdatewire reads and writes lines, mupdateclient is the other side.
 //

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rookery-mail/rookery/adapter/mupdate/spool"
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
 )
@@ -39,7 +40,7 @@ type feed struct {
 	topology *client.Mirror // no mailboxes in it
 	server   directory.ServerID
 	claims   map[directory.MailboxName]*client.WatchedReservation
-	spool    *spool
+	spool    *spool.Spool
 	last     directory.MailboxName              // the listing has come so far
 	some     bool                               // it has begun
 	beside   map[directory.MailboxName][]byte   // changed since they were listed: the line now, nil for none
@@ -84,13 +85,13 @@ func (f *feed) reset() {
 	f.topology = client.NewMirror()
 	f.claims = make(map[directory.MailboxName]*client.WatchedReservation)
 	f.beside = make(map[directory.MailboxName][]byte)
-	f.spool = newSpool(f.order, f.s.cfg.SpoolDir)
+	f.spool = spool.New(f.s.cfg.SpoolDir, f.order == KeyOrder)
 	f.last, f.some = "", false
 }
 
 func (f *feed) close() {
 	if f.spool != nil {
-		f.spool.close()
+		f.spool.Close()
 		f.spool = nil
 	}
 }
@@ -179,7 +180,7 @@ func (f *feed) list(u client.WatchUpdate) error {
 				r, ok := f.record(e)
 				if ok && f.wanted(&r) {
 					f.buf = r.append(f.buf[:0], f.form.Form)
-					if err := f.spool.add(name, f.buf); err != nil {
+					if err := f.spool.Add(string(name), f.buf); err != nil {
 						return err
 					}
 				}
@@ -379,7 +380,8 @@ func (f *feed) each(say func(name directory.MailboxName, line []byte) error) err
 		f.buf = r.append(f.buf[:0], f.form.Form)
 		return say(name, f.buf)
 	}
-	err := f.spool.each(func(name directory.MailboxName, line []byte) error {
+	err := f.spool.Each(func(text string, line []byte) error {
+		name := directory.MailboxName(text)
 		for len(names) > 0 && compare(names[0], name) < 0 {
 			if err := tell(names[0]); err != nil {
 				return err

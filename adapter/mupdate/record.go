@@ -126,6 +126,26 @@ func (p *place) own(name directory.MailboxName, server directory.BackendName) (r
 	return c.record(name, reserved), true
 }
 
+// Record is what FIND answers about one name. Nothing else travels.
+type Record struct {
+	Location directory.Location
+	ACL      string
+	Reserved bool // RESERVE: it exists, and cannot be had now
+}
+
+// Seen is the one record of r's mailbox for those who ask where to go; false if there is
+// none. A claim to the name is none. known is false where that there is none is not
+// known: whoever may have the mailbox was not heard, or could not be asked.
+//
+// r was asked for with client.Details.
+func Seen(r *client.Route) (record Record, there, known bool) {
+	p := placeOfRoute(r)
+	if found, ok := p.routed(r.Mailbox); ok {
+		return Record{Location: found.location, ACL: found.acl, Reserved: found.reserved}, true, true
+	}
+	return Record{}, false, r.Outcome != directory.Incomplete && r.Outcome != directory.Unconfirmed
+}
+
 // placeOfRoute is a lookup's answer.
 func placeOfRoute(r *client.Route) place {
 	p := place{outcome: r.Outcome, server: r.Server.Name, listed: r.ListedFrom, copies: make([]copyOf, len(r.Facts))}

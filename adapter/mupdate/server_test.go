@@ -461,42 +461,6 @@ func TestUsersFile(t *testing.T) {
 	}
 }
 
-// The spool gives back what it got, in either order, in memory and in its file.
-func TestSpool(t *testing.T) {
-	for _, order := range []Order{KeyOrder, OctetOrder} {
-		for _, n := range []int{0, 1, 100, 60_000} {
-			s := newSpool(order, t.TempDir())
-			var names []string
-			for i := range n {
-				names = append(names, fmt.Sprintf("user.%05d.%s", i/3, []string{"a", "a-b", "a.b"}[i%3]))
-			}
-			slices.SortFunc(names, func(a, b string) int {
-				return directory.CompareNames(directory.MailboxName(a), directory.MailboxName(b))
-			})
-			for _, name := range names {
-				if err := s.add(directory.MailboxName(name), []byte("line of "+name+strings.Repeat(".", 200))); err != nil {
-					t.Fatalf("add: %v", err)
-				}
-			}
-			if order == OctetOrder {
-				slices.Sort(names)
-			}
-			i := 0
-			err := s.each(func(name directory.MailboxName, line []byte) error {
-				if string(name) != names[i] || !strings.HasPrefix(string(line), "line of "+names[i]+".") {
-					return fmt.Errorf("record %d of %d is %s: %.40q, want %s", i, n, name, line, names[i])
-				}
-				i++
-				return nil
-			})
-			if err != nil || i != n {
-				t.Errorf("%s, %d records: %d, %v", order, n, i, err)
-			}
-			s.close()
-		}
-	}
-}
-
 // A literal that never comes, and an exchange that does not go on, end the connection,
 // with words.
 func TestLinesEnd(t *testing.T) {

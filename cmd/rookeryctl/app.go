@@ -127,7 +127,7 @@ ROOKERY_TLS_KEY, ROOKERY_TLS_CA and ROOKERY_CERT_MAP, as the flags of these name
 		}
 	}
 	add(asking, a.whereCmd(), a.listCmd(), a.rightsCmd(), a.findCmd(), a.subscriptionsCmd(), a.watchCmd(), a.exportCmd())
-	add(stating, a.importCmd(), a.resyncCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
+	add(stating, a.importCmd(), a.mirrorCmd(getenv), a.resyncCmd(), a.assertCmd(), a.retractCmd(), a.reserveCmd(), a.releaseCmd(), a.deactivateCmd(), a.renameCmd(), a.subscribeCmd(), a.unsubscribeCmd())
 	add(operating, a.statusCmd(), a.checkCmd(), a.memberCmd(), a.moveLeaderCmd(), a.clusterVersionCmd(), a.compactCmd(), a.backendsCmd(), a.groupsCmd(), a.switchoverCmd(), a.holdCmd(), a.alarmCmd(), a.withdrawalCmd(), a.forksCmd(), a.forkCmd(), a.movesCmd(), a.settingsCmd(), a.snapshotCmd(), a.recoverCmd())
 	add(other, a.certCmd(), a.mupdateCmd(), a.versionCmd())
 	root.SetHelpCommandGroupID(other)

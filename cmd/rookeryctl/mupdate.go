@@ -109,31 +109,38 @@ some releases read only one form of literals; without it the listener's settings
 	return cmd
 }
 
-// askPassword reads a password: from a terminal twice and unseen, else the first line of
-// the standard input.
+// askPassword reads a new password: from a terminal twice and unseen, else the first line
+// of the standard input.
 func (a *app) askPassword(what string) (string, error) {
+	password, typed, err := a.readPassword(what)
+	if err != nil || !typed {
+		return password, err
+	}
+	again, _, err := a.readPassword("again")
+	if err == nil && again != password {
+		return "", refusedf("that was not the same password twice")
+	}
+	return password, err
+}
+
+// readPassword reads a password: from a terminal, where it is typed unseen, else the
+// first line of the standard input.
+func (a *app) readPassword(what string) (password string, typed bool, err error) {
 	f, ok := a.stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		line, err := bufio.NewReader(a.stdin).ReadString('\n')
 		if err != nil && err != io.EOF {
-			return "", fmt.Errorf("reading the password: %w", err)
+			return "", false, fmt.Errorf("reading the password: %w", err)
 		}
-		return strings.TrimRight(line, "\r\n"), nil
+		return strings.TrimRight(line, "\r\n"), false, nil
 	}
-	var said [2]string
-	for i, prompt := range []string{what + ": ", "again: "} {
-		fmt.Fprint(a.stderr, prompt)
-		b, err := term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(a.stderr)
-		if err != nil {
-			return "", fmt.Errorf("reading the password: %w", err)
-		}
-		said[i] = string(b)
+	fmt.Fprint(a.stderr, what+": ")
+	b, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(a.stderr)
+	if err != nil {
+		return "", true, fmt.Errorf("reading the password: %w", err)
 	}
-	if said[0] != said[1] {
-		return "", refusedf("that was not the same password twice")
-	}
-	return said[0], nil
+	return string(b), true, nil
 }
 
 // putLogin puts a line into a users file. It is written in its place, so that its owner

@@ -227,6 +227,10 @@ that broke off is not valid JSON.
                    moves_completed, moves_aborted, guard_held, overtaken, skips: {reason: count},
                    refusals: [{place, name, reason}], refusals_cut, servers: [{server, records,
                    not_in_dump, confirmed}]}; import subscriptions: without those of facts
+  mirror           a line for each event, each a document: {event, time} and, by event (connected, listed,
+                   difference, ended, mended, differences, withheld, lost, waiting, speaks-itself, copies),
+                   what there is of mailbox, master and directory: {server, partition, acl, reserved}, why,
+                   text, records, mailboxes, differences, since, server, lacks, copies, error, retry_ms
   resync begin     {server, token, known, facts, confirmed, held, answer: ANSWER}
   resync diff, apply  {dry_run, server, dump, as_of_revision, revision, incarnation, rounds, listed, facts,
                    add, change, retract, wait, keep, effects: {effect: count}, refused, skips: {reason:

@@ -95,8 +95,8 @@ var House = []Row{
 		// What is done to a stopped node's files - restore, recover - is raftstore's
 		// and the rules', without a node to ask.
 		May: []string{
-			"client", "directory", "adapter/cyrus", "adapter/mupdate", "adapter/mupdate/mupdateclient", "internal/obs", "internal/mtls",
-			"raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
+			"client", "directory", "adapter/cyrus", "adapter/mupdate", "adapter/mupdate/mirror", "adapter/mupdate/mupdateclient", "internal/obs",
+			"internal/mtls", "raftstore", "raftstore/snap", "server", "directory/machine", "internal/kv",
 		},
 		Libraries: []string{"cobra", "term"},
 	},
@@ -117,10 +117,16 @@ var House = []Row{
 	{From: "adapter/*", May: []string{"client", "directory", "internal/imapwire"}, Libraries: []string{"prometheus"}, Tests: node},
 	{
 		From:      "adapter/mupdate",
-		May:       []string{"adapter/mupdate/mupdatewire", "client", "directory"},
+		May:       []string{"adapter/mupdate/mupdatewire", "adapter/mupdate/spool", "client", "directory"},
 		Libraries: []string{"prometheus", "scram"},
 		Tests:     node,
 	},
+	{
+		From:  "adapter/mupdate/mirror",
+		May:   []string{"adapter/mupdate", "adapter/mupdate/mupdateclient", "adapter/mupdate/spool", "client", "directory"},
+		Tests: node,
+	},
+	{From: "adapter/mupdate/spool"},
 	{From: "adapter/mupdate/mupdateclient", May: []string{"adapter/mupdate/mupdatewire"}, Libraries: []string{"scram"}},
 	{From: "adapter/mupdate/mupdatewire"},
 	{From: "frontend", May: []string{"client", "directory", "internal/imapwire"}, Libraries: []string{"prometheus"}, Tests: node},

@@ -55,6 +55,7 @@ type life struct {
 	held            []func() // what waits until it goes on
 	stuck           []*wait  // accesses of a disk that hangs, or whose process is stopped
 	dead, stopping  bool
+	told            bool // to stop: first it gives the lead away
 	watchdog        raftstore.Watchdog
 	probing         bool
 	sends           map[uint64]bool // a snapshot is under way to that id
@@ -360,9 +361,10 @@ func (w *World) lost(gone *node) {
 // finishes what it has begun and writes it to disk. It takes a process of its own.
 func (n *node) stop() {
 	l := n.life
-	if l == nil || l.stopping {
+	if l == nil || l.told {
 		return
 	}
+	l.told = true
 	l.w.start(n.name+" stop", func() {
 		w := l.w
 		if st := l.raft.Status(); st.Leading {
@@ -583,10 +585,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			w.counts.Fault("snapshot damaged", 1)
 			data[w.rnd.IntN(len(data))] ^= 1 << w.rnd.IntN(8)
 		}
-		took := w.some(0, w.plan.transfer)
-		if rate := w.net.links[l.n.slot][to.slot].rate; rate > 0 {
-			took += time.Duration(int64(len(data)) * int64(time.Second) / rate)
-		}
+		took, left := w.some(0, w.plan.transfer), int64(len(data))
 		answered := false
 		answer := func(ok bool) {
 			if !answered {
@@ -595,7 +594,7 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			}
 		}
 		lost := func() { w.after(w.plan.unit/4, func() { answer(false) }) }
-		w.after(took, func() {
+		arrive := func() {
 			arrived := false
 			if !w.net.carry(l.n.slot, to.slot, func() {
 				if arrived {
@@ -620,10 +619,21 @@ func (l *life) sendSnapshot(to *node, m *raftpb.Message) {
 			}) {
 				lost()
 			}
-		})
-		// Until it hears of it, Raft sends that node nothing else: a connection that
-		// has broken without a word is given up.
-		w.after(took+8*w.plan.unit, func() { answer(false) })
+			// Until it hears of it, Raft sends that node nothing else: a connection that
+			// has broken without a word is given up.
+			w.after(8*w.plan.unit, func() { answer(false) })
+		}
+		// On a slow link it goes on at the link's rate, for as long as the link is slow.
+		var crawl func()
+		crawl = func() {
+			rate := w.net.links[l.n.slot][to.slot].rate
+			if left -= rate * int64(w.plan.unit/4) / int64(time.Second); rate == 0 || left <= 0 || l.dead {
+				arrive()
+				return
+			}
+			w.after(w.plan.unit/4, crawl)
+		}
+		w.after(took, crawl)
 	})
 }
 

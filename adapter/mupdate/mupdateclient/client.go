@@ -29,6 +29,9 @@ type Options struct {
 	RequireTLS bool
 	// Mechanism is PLAIN or SCRAM-SHA-256; empty: the better of what is offered.
 	Mechanism string
+	// Idle, if it is not zero, is how long the server may be silent in the middle of an
+	// answer.
+	Idle time.Duration
 }
 
 // Record is what is said of one name.
@@ -76,6 +79,9 @@ var ErrProtocol = errors.New("mupdateclient: unexpected answer")
 
 // ErrNoMechanism: the server takes no login that can be made here.
 var ErrNoMechanism = errors.New("mupdateclient: no mechanism in common")
+
+// ErrNoTLS: the server does not offer STARTTLS, without which nothing is to be said.
+var ErrNoTLS = errors.New("mupdateclient: the server does not offer STARTTLS")
 
 // Client is a connection.
 type Client struct {
@@ -144,6 +150,17 @@ func (c *Client) with(ctx context.Context, f func() error) error {
 	return err
 }
 
+// until lets what is read next take d; zero: as long as ctx lasts.
+func (c *Client) until(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(d))
+	if ctx.Err() != nil { // it may have ended just before, and its own deadline is gone now
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
 func isRefused(err error) bool {
 	_, is := errors.AsType[*Refused](err)
 	return is
@@ -182,7 +199,7 @@ func (c *Client) greeting() error {
 func (c *Client) secure(ctx context.Context) error {
 	if c.opts.TLS == nil || !c.greet.StartTLS {
 		if c.opts.RequireTLS {
-			return errors.New("mupdateclient: the server does not offer STARTTLS")
+			return ErrNoTLS
 		}
 		return nil
 	}
@@ -298,7 +315,7 @@ func (c *Client) send(b []byte) error {
 }
 
 // command sends a command and calls each for the records before its answer.
-func (c *Client) command(word string, args []string, each func(Record) error) error {
+func (c *Client) command(ctx context.Context, word string, args []string, each func(Record) error) error {
 	tag := "X" + strconv.Itoa(c.tags)
 	c.tags++
 	b := append([]byte(tag+" "), word...)
@@ -309,12 +326,13 @@ func (c *Client) command(word string, args []string, each func(Record) error) er
 	if err := c.send(append(b, "\r\n"...)); err != nil {
 		return err
 	}
-	return c.answer(tag, each)
+	return c.answer(ctx, tag, each)
 }
 
 // answer reads up to the answer to tag.
-func (c *Client) answer(tag string, each func(Record) error) error {
+func (c *Client) answer(ctx context.Context, tag string, each func(Record) error) error {
 	for {
+		c.until(ctx, c.opts.Idle)
 		l, err := c.r.ReadLine()
 		if err != nil {
 			return fmt.Errorf("mupdateclient: %w", err)
@@ -362,7 +380,7 @@ func record(l mupdatewire.Line) (Record, error) {
 
 // do is a command without records.
 func (c *Client) do(ctx context.Context, word string, args ...string) error {
-	return c.with(ctx, func() error { return c.command(word, args, nil) })
+	return c.with(ctx, func() error { return c.command(ctx, word, args, nil) })
 }
 
 // Reserve asks for a name. Taken: *Refused.
@@ -389,7 +407,7 @@ func (c *Client) Noop(ctx context.Context) error { return c.do(ctx, "NOOP") }
 // Find returns the record of name; false if there is none.
 func (c *Client) Find(ctx context.Context, name string) (r Record, found bool, err error) {
 	err = c.with(ctx, func() error {
-		return c.command("FIND", []string{name}, func(one Record) error {
+		return c.command(ctx, "FIND", []string{name}, func(one Record) error {
 			r, found = one, true
 			return nil
 		})
@@ -407,7 +425,7 @@ func (c *Client) List(ctx context.Context, prefix string) iter.Seq2[Record, erro
 		}
 		left := errors.New("left")
 		err := c.with(ctx, func() error {
-			return c.command("LIST", args, func(r Record) error {
+			return c.command(ctx, "LIST", args, func(r Record) error {
 				if !yield(r, nil) {
 					return left
 				}
@@ -427,11 +445,13 @@ func (c *Client) List(ctx context.Context, prefix string) iter.Seq2[Record, erro
 // Update asks what there is, calls each for every record, then listed, and then each
 // again for what changes, until ctx ends, the connection does, or one of them returns
 // an error, which it returns. ping, if it is not zero, is after how long a silence the
-// server is asked whether it is still there; noop, if not nil, is called at its answer.
-// Nothing else can be done with the connection.
+// server is asked whether it is still there; noop, if not nil, is called at each answer
+// to a Ping. Nothing else can be done with the connection.
+//
+// Errors: *Refused, with which nothing was listed, or the server ended the stream.
 func (c *Client) Update(ctx context.Context, each func(Record) error, listed func() error, ping time.Duration, noop func() error) error {
 	return c.with(ctx, func() error {
-		if err := c.command("UPDATE", nil, each); err != nil {
+		if err := c.command(ctx, "UPDATE", nil, each); err != nil {
 			return err
 		}
 		if listed != nil {
@@ -445,36 +465,38 @@ func (c *Client) Update(ctx context.Context, each func(Record) error, listed fun
 
 // Ping asks the server, while Update is told what changes, to answer when all that was
 // committed before has been told; Update calls noop then. It may be called by another
-// goroutine.
-func (c *Client) Ping() error { return c.send([]byte("P NOOP\r\n")) }
+// goroutine, and does not wait.
+func (c *Client) Ping() error { return c.send([]byte(pingTag + " NOOP\r\n")) }
+
+// pingTag tells the answer to a Ping from those to questions whether somebody is there,
+// which say nothing of what was committed after them.
+const pingTag = "P0"
 
 // follow reads what changes.
 func (c *Client) follow(ctx context.Context, each func(Record) error, ping time.Duration, noop func() error) error {
-	pinged := false
+	asked := false // whether somebody is there
 	for n := 0; ; {
-		if ping > 0 && ctx.Err() == nil {
-			c.nc.SetReadDeadline(time.Now().Add(ping))
-		}
+		c.until(ctx, ping)
 		if err := c.r.Wait(); err != nil {
-			if ne, is := errors.AsType[net.Error](err); !is || !ne.Timeout() || ctx.Err() != nil || pinged || ping <= 0 {
+			if ne, is := errors.AsType[net.Error](err); !is || !ne.Timeout() || ctx.Err() != nil || asked || ping <= 0 {
 				return fmt.Errorf("mupdateclient: %w", err)
 			}
-			pinged = true
+			asked = true
 			if err := c.send([]byte("N" + strconv.Itoa(n) + " NOOP\r\n")); err != nil {
 				return err
 			}
 			n++
 			continue
 		}
-		c.nc.SetReadDeadline(time.Now().Add(max(ping, time.Minute)))
+		c.until(ctx, max(ping, time.Minute)) // one line
 		l, err := c.r.ReadLine()
 		if err != nil {
 			return fmt.Errorf("mupdateclient: %w", err)
 		}
+		asked = false
 		switch word := strings.ToUpper(l.Word); word {
 		case "OK":
-			pinged = false
-			if noop != nil {
+			if noop != nil && l.Tag == pingTag {
 				if err := noop(); err != nil {
 					return err
 				}
@@ -495,6 +517,6 @@ func (c *Client) follow(ctx context.Context, each func(Record) error, ping time.
 
 // Logout ends the connection.
 func (c *Client) Logout(ctx context.Context) error {
-	err := c.with(ctx, func() error { return c.command("LOGOUT", nil, nil) })
+	err := c.with(ctx, func() error { return c.command(ctx, "LOGOUT", nil, nil) })
 	return errors.Join(err, c.nc.Close())
 }

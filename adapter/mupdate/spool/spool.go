@@ -1,4 +1,4 @@
-package mupdate
+package spool
 
 import (
 	"bufio"
@@ -10,71 +10,73 @@ import (
 	"os"
 	"slices"
 	"strings"
-
-	"github.com/rookery-mail/rookery/directory"
 )
 
-// spool keeps a listing until it is whole. A listing is sent only then: it is one
-// state of the directory, and one that breaks off is not begun. What is more than some
-// megabytes goes to a file that has no name, so that a hundred frontends which start
-// together cost disk and not memory.
+// Spool keeps a listing. It is for one goroutine.
 //
-// Records come in key order. For clients whose order is another they are sorted in
-// runs that fit memory, and the runs merged.
-type spool struct {
-	order Order
-	dir   string
+// Records that come in the order in which they are to be read are kept as they come.
+// Others are sorted by the octets of their names, in runs that fit memory, and the runs
+// merged.
+type Spool struct {
+	sorted bool
+	dir    string
 
 	memory bytes.Buffer // what is not in the file yet
-	chunk  []entry      // in OctetOrder: of the present run, to be sorted
+	chunk  []entry      // not sorted: of the present run
 	octets int          // in chunk
 	file   *os.File     // nil: all is in memory
 	size   int64        // of the file
-	runs   []int64      // where each run ends, of those in the file; without the last in KeyOrder
+	runs   []int64      // where each run ends, of those in the file; none if sorted
 	count  int
 }
 
 type entry struct {
 	name string
-	line []byte // what follows the tag
+	data []byte
 }
 
-// How much a spool keeps in memory.
-const spoolMemory = 4 << 20
+// Memory is about how much of its records a Spool keeps in memory.
+const Memory = 4 << 20
 
-func newSpool(order Order, dir string) *spool { return &spool{order: order, dir: dir} }
+// New returns an empty Spool, whose file, if it needs one, is in dir; empty: where the
+// system has temporary files. sorted: records are added in the order in which they are
+// to be read.
+func New(dir string, sorted bool) *Spool { return &Spool{dir: dir, sorted: sorted} }
 
-// add appends a record. line is copied.
-func (s *spool) add(name directory.MailboxName, line []byte) error {
+// Len is how many records were added.
+func (s *Spool) Len() int { return s.count }
+
+// Add adds a record. data is copied.
+func (s *Spool) Add(name string, data []byte) error {
 	s.count++
-	if s.order == OctetOrder {
-		s.chunk = append(s.chunk, entry{string(name), bytes.Clone(line)})
-		if s.octets += len(name) + len(line) + 64; s.octets < spoolMemory {
+	if !s.sorted {
+		s.chunk = append(s.chunk, entry{name, bytes.Clone(data)})
+		if s.octets += len(name) + len(data) + 64; s.octets < Memory {
 			return nil
 		}
 		return s.endRun()
 	}
-	writeEntry(&s.memory, string(name), line)
-	if s.memory.Len() < spoolMemory {
+	writeEntry(&s.memory, name, data)
+	if s.memory.Len() < Memory {
 		return nil
 	}
 	return s.flush()
 }
 
-func writeEntry(b *bytes.Buffer, name string, line []byte) {
+func writeEntry(b *bytes.Buffer, name string, data []byte) {
 	var head [2 * binary.MaxVarintLen32]byte
 	h := binary.AppendUvarint(head[:0], uint64(len(name)))
-	h = binary.AppendUvarint(h, uint64(len(line)))
+	h = binary.AppendUvarint(h, uint64(len(data)))
 	b.Write(h)
 	b.WriteString(name)
-	b.Write(line)
+	b.Write(data)
 }
 
 // endRun sorts the present run and puts it into the file.
-func (s *spool) endRun() error {
+func (s *Spool) endRun() error {
 	s.sortChunk()
 	for _, e := range s.chunk {
-		writeEntry(&s.memory, e.name, e.line)
+		writeEntry(&s.memory, e.name, e.data)
 	}
 	clear(s.chunk)
 	s.chunk, s.octets = s.chunk[:0], 0
@@ -85,20 +87,20 @@ func (s *spool) endRun() error {
 	return nil
 }
 
-func (s *spool) sortChunk() {
+func (s *Spool) sortChunk() {
 	slices.SortFunc(s.chunk, func(a, b entry) int { return strings.Compare(a.name, b.name) })
 }
 
 // flush puts what is in memory into the file.
-func (s *spool) flush() error {
+func (s *Spool) flush() error {
 	if s.file == nil {
-		f, err := os.CreateTemp(s.dir, "mupdate-*")
+		f, err := os.CreateTemp(s.dir, "rookery-mupdate-*")
 		if err != nil {
-			return fmt.Errorf("mupdate: spool: %w", err)
+			return fmt.Errorf("spool: %w", err)
 		}
 		if err := os.Remove(f.Name()); err != nil {
 			f.Close()
-			return fmt.Errorf("mupdate: spool: %w", err)
+			return fmt.Errorf("spool: %w", err)
 		}
 		s.file = f
 	}
@@ -106,25 +108,25 @@ func (s *spool) flush() error {
 	s.size += int64(n)
 	s.memory.Reset()
 	if err != nil {
-		return fmt.Errorf("mupdate: spool: %w", err)
+		return fmt.Errorf("spool: %w", err)
 	}
 	return nil
 }
 
-// each calls f with every record, in order, until it returns an error. name and line
-// are f's until it returns. Nothing may be added any more.
-func (s *spool) each(f func(name directory.MailboxName, line []byte) error) error {
+// Each calls f with every record, in order, until it returns an error, which it returns.
+// data is f's until it returns. It may be called again; nothing may be added any more.
+func (s *Spool) Each(f func(name string, data []byte) error) error {
 	var from []*run
 	start := int64(0)
 	ends := s.runs
-	if s.order == KeyOrder && s.size > 0 {
+	if s.sorted && s.size > 0 {
 		ends = []int64{s.size}
 	}
 	for _, end := range ends {
 		from = append(from, &run{in: bufio.NewReaderSize(io.NewSectionReader(s.file, start, end-start), 64<<10)})
 		start = end
 	}
-	if s.order == OctetOrder {
+	if !s.sorted {
 		s.sortChunk()
 		from = append(from, &run{chunk: s.chunk})
 		return merge(from, f)
@@ -137,7 +139,7 @@ func (s *spool) each(f func(name directory.MailboxName, line []byte) error) erro
 			} else if err != nil {
 				return err
 			}
-			if err := f(directory.MailboxName(r.name), r.line); err != nil {
+			if err := f(r.name, r.data); err != nil {
 				return err
 			}
 		}
@@ -146,7 +148,7 @@ func (s *spool) each(f func(name directory.MailboxName, line []byte) error) erro
 }
 
 // merge calls f with the entries of sorted runs, in order.
-func merge(runs []*run, f func(directory.MailboxName, []byte) error) error {
+func merge(runs []*run, f func(string, []byte) error) error {
 	open := runs[:0:0]
 	for _, r := range runs {
 		if err := r.next(); err == nil {
@@ -163,7 +165,7 @@ func merge(runs []*run, f func(directory.MailboxName, []byte) error) error {
 			}
 		}
 		r := open[least]
-		if err := f(directory.MailboxName(r.name), r.line); err != nil {
+		if err := f(r.name, r.data); err != nil {
 			return err
 		}
 		if err := r.next(); err == io.EOF {
@@ -180,7 +182,7 @@ type run struct {
 	in    *bufio.Reader
 	chunk []entry // without in
 	name  string
-	line  []byte
+	data  []byte
 	buf   []byte
 }
 
@@ -190,7 +192,7 @@ func (r *run) next() error {
 		if len(r.chunk) == 0 {
 			return io.EOF
 		}
-		r.name, r.line, r.chunk = r.chunk[0].name, r.chunk[0].line, r.chunk[1:]
+		r.name, r.data, r.chunk = r.chunk[0].name, r.chunk[0].data, r.chunk[1:]
 		return nil
 	}
 	n, err := binary.ReadUvarint(r.in)
@@ -205,7 +207,7 @@ func (r *run) next() error {
 	if _, err := io.ReadFull(r.in, r.buf); err != nil {
 		return spoolErr(err)
 	}
-	r.name, r.line = string(r.buf[:n]), r.buf[n:]
+	r.name, r.data = string(r.buf[:n]), r.buf[n:]
 	return nil
 }
 
@@ -213,10 +215,11 @@ func spoolErr(err error) error {
 	if errors.Is(err, io.EOF) {
 		return err
 	}
-	return fmt.Errorf("mupdate: spool: %w", err)
+	return fmt.Errorf("spool: %w", err)
 }
 
-func (s *spool) close() {
+// Close gives the file back.
+func (s *Spool) Close() {
 	if s.file != nil {
 		_ = s.file.Close() // it has no name: its end is its end
 	}

@@ -48,6 +48,9 @@ CHAOS_OPERATIONS ?= 2000000
 CHAOS_ARGS       ?= -chaos.least=100
 LOSSES           ?= 100
 
+INTEROP_REPEATS ?= 20
+INTEROP := $(GO) test -tags peers ./internal/interop -run '^TestInterop$$' -count 1 -timeout 0 -v -args -interop.programs $(CURDIR)/bin
+
 LOADNODES    ?= 1
 LOADWATCHERS ?= 200
 LOADRATE     ?= 5000
@@ -59,7 +62,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test test-peers race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss upgrade testdata-release
+.PHONY: help build man run test test-peers race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss interop upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -100,10 +103,12 @@ crash: build ## kill -9 rookeryd KILLS (500) times under load; every acknowledge
 crash-leader: build ## kill -9 the leader of three nodes KILLS times under load; prints how long writes wait; KILLS=100 takes minutes
 	$(GO) test ./cmd/rookeryd -run '^TestKillLeader$$' -count 1 -timeout 120m -v -args -leader-kills=$(KILLS)
 
-test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss and mutants, in six minutes; needs Linux, root, ip, iptables, FUSE
+test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss, interop and mutants, in six minutes; needs Linux, root, ip, iptables, FUSE, Debian's Cyrus
 	$(call part,sim,$(GO) test ./internal/sim -run '^TestSim$$' -count 1 -timeout 0 -v -args -sim.seeds=$(PEERS_SEEDS) -sim.first=$(PEERS_FIRST) -sim.time=1000s -sim.workers=$$(nproc))
 	$(call part,chaos,$(GO) test -tags peers ./internal/chaos -count 1 -timeout 0 -v)
 	$(call part,powerloss,$(GO) test -tags peers ./internal/powerloss -run '^TestPowerLoss$$' -count 1 -timeout 0 -v -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl)
+	$(call part,interop,$(GO) test -tags peers ./internal/interop -count 1 -timeout 0 -v -args -interop.programs $(CURDIR)/bin -interop.repeats 1)
+	$(call part,mirror,$(GO) test -tags peers ./adapter/mupdate/mirror -run Cyrus -count 1 -timeout 5m -v)
 	$(call part,mutants,$(MAKE) -s mutants ROTATE=$(ROTATION))
 
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
@@ -113,6 +118,10 @@ powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times an
 
 chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
 	$(GO) test -tags peers ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
+
+interop: build ## Debian's Cyrus with 3 nodes and with 1 for its MUPDATE master, in peace and INTEROP_REPEATS (20) times with kills; needs root, ip, Debian's Cyrus; in an hour
+	$(call part,interop with three nodes,$(INTEROP) -interop.nodes=3 -interop.repeats=$(INTEROP_REPEATS) $(INTEROP_ARGS))
+	$(call part,interop with one node,$(INTEROP) -interop.nodes=1 -interop.repeats=$(INTEROP_REPEATS) $(INTEROP_ARGS))
 
 leader-loss: ## take the leader of three away by kill, pause and partition, LOSSES (100) times each; prints how long writes wait; needs root, ip, iptables
 	$(GO) test -tags peers ./internal/chaos -run '^TestLeaderLoss$$' -count 1 -timeout 0 -v -args -chaos.losses=$(LOSSES)

@@ -51,8 +51,8 @@ func mupdateCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "follow":
 		f, err := follow(ctx, ts, args[2], args[3])
 		if neg {
-			if err == nil {
-				ts.Fatalf("UPDATE was answered")
+			if err == nil || errors.As(err, new(*mupdateclient.Refused)) {
+				ts.Fatalf("UPDATE was answered, which a slave takes for the end of the listing: %v", err)
 			}
 			return
 		}

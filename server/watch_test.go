@@ -486,7 +486,13 @@ func TestWatchRefused(t *testing.T) {
 	if got, err := watched(t, to, &apiv1.WatchRequest{Filter: server("other"), ServerId: 1}); err != nil || got[0].GetServerId() != 1 || !eventNames(got)["mailbox user.alice"] {
 		t.Errorf("by number: got %v, %v", got, err)
 	}
-	// As many as the node takes.
+	// As many as the node takes. The last watcher's end is told to its handler, which
+	// gives its place back in its own time.
+	for deadline := time.Now().Add(20 * time.Second); s.watch.watching() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a watch that was left keeps its place")
+		}
+	}
 	for range 3 {
 		stream, err := to.Watch(t.Context(), &apiv1.WatchRequest{})
 		if err != nil {
@@ -496,6 +502,13 @@ func TestWatchRefused(t *testing.T) {
 	}
 	_, err := watched(t, to, &apiv1.WatchRequest{})
 	wantReason(t, "one too many", err, apiv1.Reason_REASON_OVERLOADED)
+}
+
+// watching is how many watchers have a place.
+func (h *watchHub) watching() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.watchers
 }
 
 // One connection cannot take all the places.

@@ -29,9 +29,9 @@
 // ctl_mboxlist -m deletes a local mailbox that FIND says another server has, so FIND
 // never finds anything for backends; they activate then, which changes nothing or shows
 // as a fork. A frontend takes a name that is not in a listing for deleted, so a listing
-// is complete and of one state, or it is not answered. It waits without limit for any
-// answer, so every command is answered within five seconds, with a majority or without:
-// NO, or a closed connection, is "later".
+// is complete and of one state, or the connection ends: NO it takes for the end of an
+// empty one. It waits without limit for any answer, so every command is answered within
+// five seconds, with a majority or without: NO, or a closed connection, is "later".
 //
 // # Writes and time
 //

@@ -56,6 +56,9 @@ func TestConversations(t *testing.T) {
 			if strings.HasPrefix(string(text), "# tls\n") {
 				change = append(change, func(c *Config) { c.TLS, c.Clear = testTLS(t), false })
 			}
+			if strings.HasPrefix(string(text), "# one stream\n") {
+				change = append(change, func(c *Config) { c.MaxStreams = 1 })
+			}
 			c := &conversation{t: t, m: newMurder(t, change...), file: file, conns: map[string]*talk{}}
 			defer c.close()
 			var out []string

@@ -37,7 +37,10 @@ const maxRefresh = 5000
 // How long streams that end go on, by chance, so that not all frontends come at once.
 const stagger = 10 * time.Second
 
-// update begins a stream. The answer is the stream's.
+// update begins a stream. The answer is the stream's. What cannot be answered ends the
+// connection, and no line says so: a slave of Cyrus waits for the end of the listing and
+// takes NO, BAD or BYE for it as well as OK, merges what it was told, which is nothing,
+// and has no mailboxes any more.
 func (c *conn) update(tag string, hosts []string) error {
 	st := &stream{c: c, tag: tag, done: make(chan struct{}), moved: make(chan struct{})}
 	for _, h := range hosts {
@@ -51,7 +54,8 @@ func (c *conn) update(tag string, hosts []string) error {
 		st.feed.hosts = append(st.feed.hosts, b)
 	}
 	if !c.s.streams.take() {
-		return c.answer(tag, no, "too many streams")
+		c.log.Warn("too many streams; the connection is closed", "limit", c.s.cfg.MaxStreams)
+		return errEnded
 	}
 	st.feed.s, st.feed.session, st.feed.order, st.feed.form = c.s, c.session, c.order, c.form
 	st.feed.own = c.speaker()
@@ -81,9 +85,7 @@ func (st *stream) run(ctx context.Context) {
 	switch {
 	case ctx.Err() != nil:
 	case !said && c.isOpen():
-		// Nothing was sent: the answer can still be no.
 		c.log.Warn("the directory could not be listed", "dur", time.Since(begun), "err", err)
-		_ = c.answer(st.tag, no, reason(err))
 	default:
 		c.log.Info("stream ended", "dur", time.Since(begun), "err", err)
 		c.s.m.ended.Inc()

@@ -233,6 +233,8 @@ var House = []Row{
 		Tests:         []string{"client", "directory", "directory/machine", "internal/calls", "internal/kv", "internal/mtls", "internal/oracle", "raftstore", "raftstore/wal"},
 		TestLibraries: []string{"porcupine", "raft"},
 	},
+	// Tests alone: real Cyrus and the built programs.
+	{From: "internal/interop", Tests: []string{"adapter/cyrus", "adapter/mupdate/mupdateclient", "client", "directory"}},
 	// It builds the tree with a bug in it and knows none of it.
 	{From: "internal/mutants"},
 	{From: "deploy/*"},

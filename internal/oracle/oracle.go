@@ -1222,6 +1222,10 @@ func (o *Oracle) setGroup(op machine.SetGroup) machine.Result {
 		had[s] = map[directory.MailboxName]bool{}
 		for name, b := range o.boxes {
 			had[s][name] = slices.ContainsFunc(o.inHome(b), func(f *directory.Fact) bool { return f.Server == s })
+			// Who comes and goes before anybody has looked was never inside.
+			if was, ok := o.left[s][name]; ok && o.regroup[s] {
+				had[s][name] = was
+			}
 		}
 	}
 	joined := false

@@ -106,5 +106,6 @@ func (f *failover) setPrimary(ctx context.Context, g *apiv1.Group, to string, ac
 	a, err := f.tell(ctx, machine.SetPrimary{Group: directory.GroupName(g.GetName()), To: directory.BackendName(to), Epoch: epoch, Reason: "simulated", AcceptMissing: acceptMissing})
 	if err == nil && a.effect() == machine.Changed {
 		f.x.did("switched over")
+		f.x.w.counts.Switchovers++
 	}
 }

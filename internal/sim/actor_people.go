@@ -312,10 +312,14 @@ func (o *operator) importList(ctx context.Context, b *backend) {
 			ops = ops[n:]
 		}
 	}
-	if len(ops) == 0 && x.rnd.IntN(2) == 0 {
+	if len(ops) > 0 {
+		return // the cluster was made anew meanwhile
+	}
+	if x.rnd.IntN(2) == 0 {
 		_, _ = o.tell(ctx, machine.Confirm{Server: b.name, How: directory.ByImport, Incarnation: directory.Incarnation(life)})
 	}
 	x.did("imported")
+	x.w.counts.Imports++
 }
 
 // decide settles what the guard holds: mostly the mail is there after all.

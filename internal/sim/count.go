@@ -20,6 +20,7 @@ type Counts struct {
 	Sent, Broken, Installed, NotTaken int
 	Reconfigured, Swaps, Scrubs       int
 	Storms                            int
+	Switchovers, Imports              int // of primaries, done; of lists, to the end
 	Faults                            map[string]int
 	// Resumed is how long, in units, writes had to wait after each storm.
 	Resumed []float64
@@ -51,6 +52,7 @@ func (c *Counts) add(o *Counts) {
 		{&c.Elections, &o.Elections}, {&c.Restarts, &o.Restarts}, {&c.Restores, &o.Restores},
 		{&c.Sent, &o.Sent}, {&c.Broken, &o.Broken}, {&c.Installed, &o.Installed}, {&c.NotTaken, &o.NotTaken},
 		{&c.Reconfigured, &o.Reconfigured}, {&c.Swaps, &o.Swaps}, {&c.Scrubs, &o.Scrubs}, {&c.Storms, &o.Storms},
+		{&c.Switchovers, &o.Switchovers}, {&c.Imports, &o.Imports},
 	} {
 		*n.to += *n.from
 	}
@@ -69,6 +71,7 @@ func (c *Counts) String() string {
 		c.Calls, c.Refused, c.Proposed, c.Forwarded, c.Acked, c.Commands, c.Applies, c.Reads, c.Locals)
 	line("%d elections, %d restarts, %d membership changes, %d clusters made anew; snapshots: %d sent, %d damaged, %d installed, %d not taken; %d state files exchanged, %d scrubbed",
 		c.Elections, c.Restarts, c.Reconfigured, c.Restores, c.Sent, c.Broken, c.Installed, c.NotTaken, c.Swaps, c.Scrubs)
+	line("%d primaries switched over, %d lists imported", c.Switchovers, c.Imports)
 	line("faults: %s", c.faults())
 	if n := len(c.Resumed); n > 0 {
 		all := slices.Sorted(slices.Values(c.Resumed))
@@ -88,6 +91,7 @@ func (c *Counts) enough(d time.Duration) (missing []string) {
 		{"acknowledged commands", c.Acked, 2 * time.Second}, {"linearizable reads", c.Reads, 10 * time.Second},
 		{"elections", c.Elections, 250 * time.Second}, {"restarts", c.Restarts, 250 * time.Second},
 		{"snapshots", c.Installed, 2000 * time.Second}, {"storms", c.Storms, 500 * time.Second}, {"scrubs", c.Scrubs, 500 * time.Second},
+		{"switchovers", c.Switchovers, 3000 * time.Second}, {"imports", c.Imports, 3000 * time.Second},
 	} {
 		if least := int(d / want.per); want.got < least {
 			missing = append(missing, fmt.Sprintf("%d %s, want %d", want.got, want.what, least))

@@ -448,7 +448,7 @@ func (w *World) absence() {
 
 func (w *World) stopOne() {
 	n := w.someone()
-	if n.life == nil || n.life.stopping {
+	if n.life == nil || n.life.told {
 		return
 	}
 	w.hit("%s", n.name)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -293,9 +294,10 @@ func (g *ledger) flushed(n *node, before, after raftstore.Meta) {
 // must still be in the log of who has sent it, or the node needs another at once,
 // and so on for ever. One that the log could not be kept for any longer does not
 // count, nor one that a node gets which has come further by the log meanwhile: it takes
-// no notice of it.
+// no notice of it; nor one that is a member no more.
 func (g *ledger) useful(from, to *life, index uint64, givenUp int) {
-	if from.dead || !from.status.Leading {
+	members := slices.Concat(from.status.Voters, from.status.Learners)
+	if from.dead || !from.status.Leading || !slices.Contains(members, to.n.id) {
 		return
 	}
 	if u := from.raft.Usage(); u.LogAfter > max(index, to.status.Committed) && u.GivenUp == givenUp {

@@ -55,6 +55,7 @@ type life struct {
 	held            []func() // what waits until it goes on
 	stuck           []*wait  // accesses of a disk that hangs, or whose process is stopped
 	dead, stopping  bool
+	told            bool // to stop: first it gives the lead away
 	watchdog        raftstore.Watchdog
 	probing         bool
 	sends           map[uint64]bool // a snapshot is under way to that id
@@ -360,9 +361,10 @@ func (w *World) lost(gone *node) {
 // finishes what it has begun and writes it to disk. It takes a process of its own.
 func (n *node) stop() {
 	l := n.life
-	if l == nil || l.stopping {
+	if l == nil || l.told {
 		return
 	}
+	l.told = true
 	l.w.start(n.name+" stop", func() {
 		w := l.w
 		if st := l.raft.Status(); st.Leading {

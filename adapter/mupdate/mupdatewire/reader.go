@@ -2,6 +2,7 @@ package mupdatewire
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 )
@@ -232,6 +233,8 @@ func (r *Reader) literal() (s string, next byte, fault string, err error) {
 		case c == '+' && digits > 0 && !now:
 			now = true
 			continue
+		case '0' <= c && c <= '9' && !now:
+			return "", 0, "", ErrTooLong // so nobody knows where it ends
 		case c == '}' && digits > 0:
 		default:
 			return "", c, textBadly, nil
@@ -310,15 +313,61 @@ func (r *Reader) atEnd(c byte) bool {
 	return c == '\n'
 }
 
-// refuse reads over the rest of the line, of which last was read.
+// refuse reads over the rest of the line, of which last was read, with the literals in
+// it that come without leave: what is in them must not be read as commands.
 func (r *Reader) refuse(last byte, tag, text string) error {
-	for c := last; c != '\n'; {
-		var err error
-		if c, err = r.octet(); err != nil {
+	c := last
+	var err error
+	for {
+		var tail []byte // the end of what was read
+		for c != '\n' {
+			if len(tail) == maxTail {
+				tail = tail[:copy(tail, tail[1:])]
+			}
+			tail = append(tail, c)
+			if c, err = r.octet(); err != nil {
+				return r.broken(err)
+			}
+		}
+		n := announced(tail)
+		if n < 0 {
+			return &SyntaxError{Tag: tag, Text: text}
+		}
+		if r.spent+n > r.limits.Line+r.limits.Skip {
+			return ErrTooLong
+		}
+		r.spent += n
+		if _, err = r.b.Discard(n); err == nil {
+			c, err = r.octet()
+		}
+		if err != nil {
 			return r.broken(err)
 		}
 	}
-	return &SyntaxError{Tag: tag, Text: text}
+}
+
+// maxTail is more than "{n+}" and a CR of any n that is read over.
+const maxTail = 24
+
+// announced returns of how many octets is the literal that the end of a line announces
+// and that comes without leave; -1 if there is none.
+func announced(tail []byte) int {
+	tail, is := bytes.CutSuffix(bytes.TrimSuffix(tail, []byte("\r")), []byte("+}"))
+	at := bytes.LastIndexByte(tail, '{')
+	if !is || at < 0 {
+		return -1
+	}
+	n, digits := 0, tail[at+1:]
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return -1
+		}
+		n = min(10*n+int(c-'0'), maxLiteral)
+	}
+	if len(digits) == 0 {
+		return -1
+	}
+	return n
 }
 
 func (r *Reader) broken(err error) error {

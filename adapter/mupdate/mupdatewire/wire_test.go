@@ -57,7 +57,12 @@ func TestReadLine(t *testing.T) {
 		{"X0 F {100}\r\nX1 NOOP\r\n", []Line{{"X1", "NOOP", nil}}, []string{"X0 Argument too long"}, io.EOF, 0},
 		{"X0 F \"" + strings.Repeat("x", 70) + "\"\r\n", nil, []string{"X0 Argument too long"}, io.EOF, 0},
 		{"X0 F {400+}\r\n", nil, nil, ErrTooLong, 0},
-		{"X0 F {99999999999999999999+}\r\n", nil, []string{"X0 Badly formed arguments"}, io.EOF, 0},
+		{"X0 F {99999999999999999999+}\r\nX1 NOOP\r\n", nil, nil, ErrTooLong, 0},
+		// The literals of a line that is refused are no commands.
+		{"X0 F a {9+}\r\nX1 NOOP\r\n\r\nX2 NOOP\r\n", []Line{{"X2", "NOOP", nil}}, []string{"X0 Extra arguments"}, io.EOF, 0},
+		{"X0 F \"a\x00\" {9+}\nX1 NOOP\r\n {9+}\r\nX2 NOOP\r\n\nX3 NOOP\r\n", []Line{{"X3", "NOOP", nil}}, []string{"X0 Badly formed arguments"}, io.EOF, 0},
+		{"X0 F a {9}\r\nX1 NOOP\r\n", []Line{{"X1", "NOOP", nil}}, []string{"X0 Extra arguments"}, io.EOF, 0},
+		{"X0 F a {900+}\r\nX1 NOOP\r\n", nil, nil, ErrTooLong, 0},
 		{strings.Repeat("x", 500), nil, nil, ErrTooLong, 0},
 		{"X0 F {5+}\r\nab", nil, nil, io.ErrUnexpectedEOF, 0},
 		{"X0 F \"a", nil, nil, io.ErrUnexpectedEOF, 0},

@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +31,8 @@ type Config struct {
 	Hostname, Version string
 	// TLS is what STARTTLS begins; nil: it is not offered.
 	TLS *tls.Config
+	// Broken says why a certificate that changed is not used; nil, or nil returned: it is.
+	Broken func() error
 	// Holder names the backend that a client's certificate is of; nil, or empty: none.
 	Holder func(tls.ConnectionState) string
 	// Clear takes logins without TLS.
@@ -136,7 +137,40 @@ func New(cfg Config) (*Server, error) {
 	s.m = newMetrics(cfg.Metrics, func() float64 { return float64(s.streams.count()) })
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.work.Go(func() { s.places.follow(s.ctx, cfg.Client) })
+	s.work.Go(s.watchFiles)
 	return s, nil
+}
+
+// watchFiles says, once each time, that a file which changed cannot be used: what it
+// held before goes on, and nobody would notice until it is too late.
+func (s *Server) watchFiles() {
+	said := map[string]string{}
+	for {
+		broken := map[string]error{"users": s.cfg.Users.Broken()}
+		if s.cfg.Broken != nil {
+			broken["certificate"] = s.cfg.Broken()
+		}
+		n := 0
+		for what, err := range broken {
+			text := ""
+			if err != nil {
+				n++
+				text = err.Error()
+			}
+			if text != said[what] && err != nil {
+				s.log.Error("a file that changed cannot be used; what it held before goes on", "kind", what, "err", err)
+			} else if text != said[what] {
+				s.log.Info("the file can be used again", "kind", what)
+			}
+			said[what] = text
+		}
+		s.m.broken.Set(float64(n))
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(lookAgain):
+		}
+	}
 }
 
 // Serve answers on l until it or the Server is closed.
@@ -161,8 +195,8 @@ func (s *Server) Serve(l net.Listener) error {
 			if s.ctx.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
-				// Out of descriptors, which will be given back; or who came has left.
+			if !errors.Is(err, net.ErrClosed) {
+				// Out of descriptors or memory, which will be given back; or who came has left.
 				wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 				s.log.Warn("no connection could be accepted", "err", err, "dur", wait)
 				time.Sleep(wait)

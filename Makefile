@@ -108,6 +108,7 @@ test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss, interop and mut
 	$(call part,chaos,$(GO) test -tags peers ./internal/chaos -count 1 -timeout 0 -v)
 	$(call part,powerloss,$(GO) test -tags peers ./internal/powerloss -run '^TestPowerLoss$$' -count 1 -timeout 0 -v -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl)
 	$(call part,interop,$(GO) test -tags peers ./internal/interop -count 1 -timeout 0 -v -args -interop.programs $(CURDIR)/bin -interop.repeats 1)
+	$(call part,mirror,$(GO) test -tags peers ./adapter/mupdate/mirror -run Cyrus -count 1 -timeout 5m -v)
 	$(call part,mutants,$(MAKE) -s mutants ROTATE=$(ROTATION))
 
 powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour

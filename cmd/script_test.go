@@ -277,6 +277,23 @@ func (n *node) serves() (err error) {
 	return fmt.Errorf("rookeryd: %w\n%s", err, log)
 }
 
+// ready waits until the node answers questions: it serves before it has heard of its
+// cluster's life.
+func (n *node) ready() error {
+	for range 6000 {
+		resp, err := http.Get("http://" + n.http + "/readyz")
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	log, _ := os.ReadFile(n.log.Name())
+	return fmt.Errorf("rookeryd: it is not ready after a minute\n%s", log)
+}
+
 // logs waits until the node has logged a text.
 func (n *node) logs(text string) error {
 	for range 3000 {
@@ -352,6 +369,11 @@ func (ns *nodes) found(count int, flags ...string) error {
 	}
 	for _, name := range names {
 		if err := ns.running[name].serves(); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if err := ns.running[name].ready(); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,9 @@ func (c *conn) cmdAuthenticate(ctx context.Context, l mupdatewire.Line) error {
 		return c.refuseLogin(l.Tag, mechanism, err)
 	}
 	c.s.m.logins.WithLabelValues(mechanism, "ok").Inc()
+	c.s.mu.Lock()
+	c.s.known(c)
+	c.s.mu.Unlock()
 	c.user = user
 	if user.Server != "" {
 		c.login = user.Server
@@ -92,6 +95,7 @@ func (c *conn) refuseLogin(tag, mechanism string, err error) error {
 	if !errors.Is(err, errCancelled) {
 		select {
 		case <-time.After(c.s.cfg.LoginPause):
+		case <-c.gone:
 		case <-c.s.ctx.Done():
 		}
 	}
@@ -183,6 +187,8 @@ func (c *conn) plain(x *sasl) (*User, error) {
 	}
 	select {
 	case c.s.checks <- struct{}{}:
+	case <-c.gone:
+		return nil, errLimited
 	case <-c.s.ctx.Done():
 		return nil, errLimited
 	}

@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"bufio"
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,6 +48,11 @@ type conn struct {
 	stream  *stream
 	wrong   int // passwords
 
+	tcp       net.Conn      // below TLS
+	gone      chan struct{} // closed when it is displaced
+	stranger  *list.Element // under s.mu; nil once it has logged in, or was displaced
+	displaced bool          // under s.mu
+
 	closing atomic.Bool
 	wmu     sync.Mutex
 	nc      net.Conn
@@ -54,7 +60,7 @@ type conn struct {
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
-	c := &conn{s: s, nc: nc, session: s.cfg.Client.NewSession(nil), order: s.cfg.Order, form: s.cfg.Literals, log: s.log.With("conn", nc.RemoteAddr().String())}
+	c := &conn{s: s, nc: nc, tcp: nc, gone: make(chan struct{}), session: s.cfg.Client.NewSession(nil), order: s.cfg.Order, form: s.cfg.Literals, log: s.log.With("conn", nc.RemoteAddr().String())}
 	if at, err := netip.ParseAddrPort(nc.RemoteAddr().String()); err == nil {
 		c.remote = at.Addr().Unmap().WithZone("")
 	}

@@ -13,6 +13,7 @@ type metrics struct {
 	connections prometheus.Gauge
 	accepted    prometheus.Counter
 	full        prometheus.Counter
+	displaced   prometheus.Counter
 	commands    *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
 	logins      *prometheus.CounterVec
@@ -27,6 +28,7 @@ type metrics struct {
 	orphans     prometheus.Counter
 	resyncs     *prometheus.CounterVec
 	repairs     prometheus.Gauge
+	broken      prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, streams func() float64) *metrics {
@@ -34,6 +36,8 @@ func newMetrics(r prometheus.Registerer, streams func() float64) *metrics {
 		connections: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_connections", Help: "Connections that are open."}),
 		accepted:    prometheus.NewCounter(prometheus.CounterOpts{Name: "rookery_mupdate_connections_total", Help: "Connections that were accepted."}),
 		full:        prometheus.NewCounter(prometheus.CounterOpts{Name: "rookery_mupdate_connections_refused_total", Help: "Connections that were answered BYE because there were too many."}),
+		displaced: prometheus.NewCounter(prometheus.CounterOpts{Name: "rookery_mupdate_connections_displaced_total",
+			Help: "Connections that were ended before they logged in, because others came and there were too many."}),
 		commands: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rookery_mupdate_commands_total",
 			Help: "Commands that were answered, by command and result."}, []string{"command", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "rookery_mupdate_command_seconds",
@@ -53,10 +57,11 @@ func newMetrics(r prometheus.Registerer, streams func() float64) *metrics {
 		resyncs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rookery_mupdate_resyncs_total",
 			Help: "ctl_mboxlist -m runs, by result: confirmed, unfinished, failed (the end could not be noted)."}, []string{"result"}),
 		repairs: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_repairs", Help: "What was left half done by a connection or by the loss of the quorum, and is still to be ended."}),
+		broken:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_broken_files", Help: "Files of users and certificates that changed and cannot be used; what they held before is."}),
 	}
 	if r != nil {
-		r.MustRegister(m.connections, m.accepted, m.full, m.commands, m.seconds, m.logins, m.streams, m.lines, m.listed,
-			m.again, m.ended, m.retired, m.unbound, m.forks, m.orphans, m.resyncs, m.repairs)
+		r.MustRegister(m.connections, m.accepted, m.full, m.displaced, m.commands, m.seconds, m.logins, m.streams, m.lines, m.listed,
+			m.again, m.ended, m.retired, m.unbound, m.forks, m.orphans, m.resyncs, m.repairs, m.broken)
 	}
 	return m
 }

@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +31,8 @@ type Config struct {
 	Hostname, Version string
 	// TLS is what STARTTLS begins; nil: it is not offered.
 	TLS *tls.Config
+	// Broken says why a certificate that changed is not used; nil, or nil returned: it is.
+	Broken func() error
 	// Holder names the backend that a client's certificate is of; nil, or empty: none.
 	Holder func(tls.ConnectionState) string
 	// Clear takes logins without TLS.
@@ -84,6 +86,10 @@ type Server struct {
 	stop  context.CancelFunc
 	work  sync.WaitGroup // of all that the server began
 	conns slots
+	// strangers are the connections that have not logged in, the oldest first; under mu.
+	strangers list.List
+	// told is when it was last logged that there are too many.
+	told time.Time
 	// streams among them.
 	streams slots
 	// checks bounds how many passwords are checked at once.
@@ -131,7 +137,40 @@ func New(cfg Config) (*Server, error) {
 	s.m = newMetrics(cfg.Metrics, func() float64 { return float64(s.streams.count()) })
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.work.Go(func() { s.places.follow(s.ctx, cfg.Client) })
+	s.work.Go(s.watchFiles)
 	return s, nil
+}
+
+// watchFiles says, once each time, that a file which changed cannot be used: what it
+// held before goes on, and nobody would notice until it is too late.
+func (s *Server) watchFiles() {
+	said := map[string]string{}
+	for {
+		broken := map[string]error{"users": s.cfg.Users.Broken()}
+		if s.cfg.Broken != nil {
+			broken["certificate"] = s.cfg.Broken()
+		}
+		n := 0
+		for what, err := range broken {
+			text := ""
+			if err != nil {
+				n++
+				text = err.Error()
+			}
+			if text != said[what] && err != nil {
+				s.log.Error("a file that changed cannot be used; what it held before goes on", "kind", what, "err", err)
+			} else if text != said[what] {
+				s.log.Info("the file can be used again", "kind", what)
+			}
+			said[what] = text
+		}
+		s.m.broken.Set(float64(n))
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(lookAgain):
+		}
+	}
 }
 
 // Serve answers on l until it or the Server is closed.
@@ -156,8 +195,8 @@ func (s *Server) Serve(l net.Listener) error {
 			if s.ctx.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
-				// Out of descriptors, which will be given back; or who came has left.
+			if !errors.Is(err, net.ErrClosed) {
+				// Out of descriptors or memory, which will be given back; or who came has left.
 				wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 				s.log.Warn("no connection could be accepted", "err", err, "dur", wait)
 				time.Sleep(wait)
@@ -168,10 +207,18 @@ func (s *Server) Serve(l net.Listener) error {
 		wait = 0
 		s.m.accepted.Inc()
 		if !s.conns.take() {
-			s.m.full.Inc()
-			s.log.Warn("too many connections", "limit", s.cfg.MaxConnections, "addr", nc.RemoteAddr().String())
-			s.work.Go(func() { refuse(nc) })
-			continue
+			// Who opens connections and does not log in must not keep out who does.
+			displaced := s.displace()
+			if time.Since(s.told) > time.Second {
+				s.told = time.Now()
+				s.log.Warn("too many connections", "limit", s.cfg.MaxConnections, "addr", nc.RemoteAddr().String(), "displaced", displaced)
+			}
+			if !displaced {
+				s.m.full.Inc()
+				s.work.Go(func() { refuse(nc) })
+				continue
+			}
+			s.m.displaced.Inc()
 		}
 		if !s.work1(nc) {
 			s.conns.put()
@@ -190,15 +237,46 @@ func (s *Server) work1(nc net.Conn) bool {
 		return false
 	}
 	s.open[c] = struct{}{}
+	c.stranger = s.strangers.PushBack(c)
 	s.m.connections.Inc()
 	s.work.Go(func() {
 		c.serve()
 		s.mu.Lock()
 		delete(s.open, c)
+		kept := !c.displaced
+		s.known(c)
 		s.mu.Unlock()
 		s.m.connections.Dec()
-		s.conns.put()
+		if kept {
+			s.conns.put()
+		}
 	})
+	return true
+}
+
+// known takes c from the strangers. s.mu is held.
+func (s *Server) known(c *conn) {
+	if c.stranger != nil {
+		s.strangers.Remove(c.stranger)
+		c.stranger = nil
+	}
+}
+
+// displace ends the oldest connection that has not logged in; its place is the caller's.
+// False if all have.
+func (s *Server) displace() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := s.strangers.Front()
+	if oldest == nil {
+		return false
+	}
+	c := oldest.Value.(*conn)
+	s.known(c)
+	c.displaced = true
+	close(c.gone)
+	c.closing.Store(true)
+	c.tcp.Close()
 	return true
 }
 

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 	"github.com/rookery-mail/rookery/client"
@@ -125,6 +129,35 @@ func TestBYEWhenFull(t *testing.T) {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("there is no room again: %v", err)
+		}
+	}
+}
+
+// Connections that do not log in keep nobody out: the oldest of them makes room.
+func TestStrangersMakeRoom(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.MaxConnections = 3 })
+	first := m.dial("be1", mupdateclient.Options{})
+	var strangers []net.Conn
+	for range 2 {
+		nc, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := bufio.NewReader(nc).ReadString('\n'); err != nil {
+			t.Fatalf("the greeting: %v", err)
+		}
+		strangers = append(strangers, nc)
+	}
+	second := m.dial("be2", mupdateclient.Options{})
+	if _, err := io.Copy(io.Discard, strangers[0]); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the oldest stranger is still there")
+	}
+	m.dial("be3", mupdateclient.Options{})
+	for _, c := range []*mupdateclient.Client{first, second} {
+		if err := c.Noop(t.Context()); err != nil {
+			t.Errorf("who has logged in was disturbed: %v", err)
 		}
 	}
 }
@@ -512,6 +545,79 @@ func BenchmarkFind(b *testing.B) {
 	for b.Loop() {
 		if _, found, err := c.Find(b.Context(), "user.a"); !found || err != nil {
 			b.Fatal(found, err)
+		}
+	}
+}
+
+// Whoever runs a node is told of a users file, or a certificate, that changed and cannot
+// be used, and of its end.
+func TestBrokenFiles(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	var path string
+	cert, key := filepath.Join(t.TempDir(), "crt"), filepath.Join(t.TempDir(), "key")
+	writePair(t, cert, key)
+	c := &certificate{cert: cert, key: key}
+	if _, err := c.get(nil); err != nil {
+		t.Fatal(err)
+	}
+	newMurder(t, func(cfg *Config) { path, cfg.Metrics, cfg.Broken = cfg.Users.path, registry, c.why })
+	await := func(what string, want float64) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range families {
+				if f.GetName() == "rookery_mupdate_broken_files" && f.GetMetric()[0].GetGauge().GetValue() == want {
+					return
+				}
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s: the metric never was %v", what, want)
+			}
+		}
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, "broken\n")
+	await("a broken users file", 1)
+	write(cert, "broken\n")
+	await("a broken certificate besides", 2)
+	write(path, string(good))
+	await("the users file is whole again", 1)
+	writePair(t, cert, key)
+	await("and the certificate", 0)
+	// Moved away and back, it has the time and size that are known.
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	await("no users file", 1)
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	await("it is back", 0)
+}
+
+// writePair writes a certificate and its key, as a renewal does.
+func writePair(t *testing.T, cert, key string) {
+	t.Helper()
+	pair := testTLS(t).Certificates[0]
+	secret, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: secret}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

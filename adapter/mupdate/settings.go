@@ -75,6 +75,9 @@ func loopback(address string) bool {
 	return err == nil && a.Addr().IsLoopback()
 }
 
+// Readable reads the files that are named, and says what is wrong with them.
+func (s *Settings) Readable() error { return s.Fill(new(Config)) }
+
 // Fill puts the settings into cfg: of TLS, what --mupdate-cert says.
 func (s *Settings) Fill(cfg *Config) error {
 	users, err := LoadUsers(s.Users)
@@ -91,6 +94,7 @@ func (s *Settings) Fill(cfg *Config) error {
 	if _, err := c.get(nil); err != nil {
 		return err
 	}
+	cfg.Broken = c.why
 	cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: c.get}
 	return nil
 }
@@ -103,6 +107,15 @@ type certificate struct {
 	looked time.Time
 	stamp  [2]fileStamp
 	held   *tls.Certificate
+	broken error // why what the files hold now is not used
+}
+
+// why says why the files as they are now are not used; nil if they are.
+func (c *certificate) why() error {
+	_, _ = c.get(nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken
 }
 
 // get returns the certificate as it is, or, if it cannot be read, as it was.
@@ -117,22 +130,26 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	for i, path := range []string{c.cert, c.key} {
 		info, err := os.Stat(path)
 		if err != nil {
+			c.broken = fmt.Errorf("mupdate: %w", err)
 			if c.held != nil {
 				return c.held, nil
 			}
-			return nil, fmt.Errorf("mupdate: %w", err)
+			return nil, c.broken
 		}
 		stamp[i] = fileStamp{info.ModTime(), info.Size()}
 	}
 	if c.held != nil && stamp == c.stamp {
+		c.broken = nil
 		return c.held, nil
 	}
 	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-	switch {
-	case err == nil:
-		c.held, c.stamp = &pair, stamp
-	case c.held == nil:
-		return nil, fmt.Errorf("mupdate: %s and %s: %w", c.cert, c.key, err)
+	if err != nil {
+		c.broken = fmt.Errorf("mupdate: %s and %s: %w", c.cert, c.key, err)
+		if c.held == nil {
+			return nil, c.broken
+		}
+		return c.held, nil
 	}
+	c.held, c.stamp, c.broken = &pair, stamp, nil
 	return c.held, nil
 }

@@ -162,6 +162,8 @@ func (u *Users) fresh() {
 	}
 	if err == nil {
 		err = u.load()
+	} else {
+		u.stamp = fileStamp{} // whatever comes back is read
 	}
 	u.broken = err
 }

@@ -38,7 +38,7 @@ type cyrusMaster struct {
 // newCyrusMaster writes the configuration of a master below dir. It does not start it.
 func newCyrusMaster(cyrmaster, programs, dir string) (*cyrusMaster, error) {
 	if os.Getuid() != 0 {
-		return nil, errors.New("Cyrus starts as root alone, and gives that up by itself: run this as root")
+		return nil, errors.New("only root can start Cyrus, which gives that up by itself: run this as root")
 	}
 	ports, err := freePorts(1)
 	if err != nil {

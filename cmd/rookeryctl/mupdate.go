@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/rookery-mail/rookery/adapter/mupdate"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 func (a *app) mupdateCmd() *cobra.Command {
@@ -143,12 +145,15 @@ func (a *app) readPassword(what string) (password string, typed bool, err error)
 	return string(b), true, nil
 }
 
-// putLogin puts a line into a users file. It is written in its place, so that its owner
-// and mode stay; who reads it meanwhile keeps what it had.
+// putLogin puts a line into a users file. The file is whole at every moment, and keeps
+// owner and mode: a full disk costs nobody's login.
 func putLogin(file, name, line string) error {
+	if at, err := filepath.EvalSymlinks(file); err == nil {
+		file = at // the link stays one
+	}
 	old, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.WriteFile(file, mupdate.ReplaceLogin(old, name, line), 0o600)
+	return mtls.Replace(file, mupdate.ReplaceLogin(old, name, line))
 }

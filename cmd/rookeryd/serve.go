@@ -59,6 +59,12 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		return err
 	}
 	countCertificates(n.files, n.registry)
+	if s.mupdate.Listen != "" {
+		// Before anything is made or served.
+		if err := s.mupdate.Readable(); err != nil {
+			return fmt.Errorf("--listen-mupdate: %w", err)
+		}
+	}
 	if n.listeners, err = listen(s); err != nil {
 		return err
 	}

@@ -223,15 +223,13 @@ func (s *server) stop() error {
 		return nil
 	}
 	// What was started has a shell, and that the master.
-	master := s.cmd.Process.Pid
-	for range 2 {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", master, master))
-		if err != nil {
-			return err
-		}
-		if master, err = strconv.Atoi(strings.Fields(string(b) + " none")[0]); err != nil {
-			return fmt.Errorf("%s has no master: %w", s.name, err)
-		}
+	shell, err := childOf(s.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	master, err := childOf(shell)
+	if err != nil {
+		return fmt.Errorf("%s has no master: %w", s.name, err)
 	}
 	_ = syscall.Kill(master, syscall.SIGTERM)
 	late := time.AfterFunc(5*time.Second, func() { _ = s.cmd.Process.Kill() })
@@ -241,12 +239,26 @@ func (s *server) stop() error {
 	return nil
 }
 
-// crash ends all processes of the server at once.
+// childOf is the only child of a process.
+func childOf(pid int) (int, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// crash ends all processes of the server at once. They have ended when it returns: the
+// first process of a pid namespace is not gone before the others are.
 func (s *server) crash() {
 	if s.cmd == nil {
 		return
 	}
-	_ = s.cmd.Process.Kill()
+	if shell, err := childOf(s.cmd.Process.Pid); err == nil {
+		_ = syscall.Kill(shell, syscall.SIGKILL)
+	} else {
+		_ = s.cmd.Process.Kill()
+	}
 	<-s.ended
 	s.cmd = nil
 }

@@ -132,6 +132,18 @@ func (g *ledger) renamed(from, to string, done bool) {
 	}
 }
 
+// below is what follows the name of a mailbox in its own and those below it, in order.
+func (g *ledger) below(top string) (rest []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, name := range sorted(g.exists) {
+		if isBelow(name, top) {
+			rest = append(rest, name[len(top):])
+		}
+	}
+	return rest
+}
+
 // moves: a mailbox, and all below it, may leave the server that it is on.
 func (g *ledger) moves(name string) {
 	g.mu.Lock()

@@ -306,8 +306,8 @@ func (r *run) imap(on *server, user string, words []string, again bool, want []s
 		case verb == "CREATE" && strings.Contains(answer.text, "already exists"),
 			verb == "DELETE" && strings.Contains(answer.text, "does not exist"):
 			answer.status, got = "OK", nil
-		case verb == "RENAME" && strings.Contains(answer.text, "does not exist"):
-			if finishRename(c, strings.Trim(words[1], `"`), strings.Trim(words[2], `"`)) {
+		case verb == "RENAME" && strings.Contains(answer.text, "exist"):
+			if finishRename(c, strings.Trim(words[1], `"`), strings.Trim(words[2], `"`), g.below(name(1))) {
 				answer.status, got = "OK", nil
 			}
 		}
@@ -329,43 +329,40 @@ func (r *run) imap(on *server, user string, words []string, again bool, want []s
 }
 
 // finishRename ends a rename of a tree that stopped half-way, mailbox by mailbox, as an
-// operator would, and reports whether all of it has the new name now, and owner.
-func finishRename(c *imap, from, to string) bool {
-	list := func(top string) (names []string, err error) {
-		answer, err := c.do(`LIST "" ` + quote(top+"*"))
-		for _, name := range answer.show() {
-			if isBelow(name, top) {
-				names = append(names, name)
-			}
-		}
-		return names, err
-	}
-	left, err := list(from)
+// operator would, and reports whether all of it has the new name now, and owner. rest is
+// what follows the old name in those of the tree. Where Cyrus put one back it made an
+// empty parent anew, which is deleted.
+func finishRename(c *imap, from, to string, rest []string) bool {
+	answer, err := c.do(`LIST "" "*"`)
 	if err != nil {
 		return false
 	}
-	for _, name := range left {
-		if answer, err := c.do("RENAME " + quote(name) + " " + quote(to+name[len(from):])); err != nil || answer.status != "OK" {
-			return false
+	there := answer.show()
+	ok := func(format string, names ...any) bool {
+		answer, err := c.do(fmt.Sprintf(format, names...))
+		return err == nil && answer.status == "OK"
+	}
+	for _, suffix := range rest {
+		if !slices.Contains(there, to+suffix) && (!slices.Contains(there, from+suffix) || !ok("RENAME %q %q", from+suffix, to+suffix)) {
+			return false // or not seen yet
 		}
 	}
-	left, err = list(from)
-	if err != nil || len(left) > 0 {
-		return false
-	}
-	there, err := list(to)
-	if err != nil || len(there) == 0 {
-		return false
+	for _, suffix := range slices.Backward(rest) {
+		if !slices.Contains(there, from+suffix) || !slices.Contains(there, to+suffix) {
+			continue
+		}
+		answer, err := c.do("STATUS " + quote(from+suffix) + " (MESSAGES)")
+		if err != nil || !strings.HasSuffix(strings.Join(answer.show(), ""), "(MESSAGES 0)") || !ok("DELETE %q", from+suffix) {
+			return false
+		}
 	}
 	was, is := strings.TrimPrefix(from, "user."), strings.TrimPrefix(to, "user.")
 	if was == from || strings.Contains(was, ".") {
 		return true
 	}
-	for _, name := range there { // which Cyrus does last, where it comes so far
-		for _, command := range []string{"SETACL %q " + is + " lrswipkxtecdan", "DELETEACL %q " + was} {
-			if answer, err := c.do(fmt.Sprintf(command, name)); err != nil || answer.status != "OK" {
-				return false
-			}
+	for _, suffix := range rest { // which Cyrus does last, where it comes so far
+		if !ok("SETACL %q "+is+" lrswipkxtecdan", to+suffix) || !ok("DELETEACL %q "+was, to+suffix) {
+			return false
 		}
 	}
 	return true
@@ -481,29 +478,21 @@ func (r *run) crashing(from, word, nth, which string, s step) (got []string, err
 	l := r.lab
 	n, _ := strconv.Atoi(nth)
 	host := l.net.host(from)
-	var once sync.Once
-	crashed := make(chan struct{})
 	var mu sync.Mutex
 	l.also(func(at, said string) {
-		if at != host || said != word {
-			return
-		}
 		mu.Lock()
-		n--
-		now := n == 0
-		mu.Unlock()
-		if now {
-			once.Do(func() {
+		defer mu.Unlock()
+		if at == host && said == word {
+			if n--; n == 0 {
 				l.servers[which].crash()
-				close(crashed)
-			})
+			}
 		}
 	})
-	defer l.also(nil)
 	got, err = r.do(s, false)
-	select {
-	case <-crashed:
-	default:
+	l.also(nil)
+	mu.Lock() // the command ends as soon as the crash begins
+	defer mu.Unlock()
+	if n > 0 {
 		if r.killer.killed() {
 			return nil, nil // it did not come so far
 		}

@@ -281,6 +281,11 @@ func (p *Pair) Write(cert, key string, replace bool) error {
 	return place(cert, p.Cert, 0o644, replace)
 }
 
+// Replace writes a file of secrets: in the place of what is there, with its owner and
+// mode, but for nobody beyond owner and group to read; else for its owner alone. The
+// file is whole at every moment, and on the disk when Replace returns.
+func Replace(path string, data []byte) error { return place(path, data, 0o600, true) }
+
 // place writes a file beside its place and moves it there when it is on the disk.
 func place(path string, data []byte, mode fs.FileMode, replace bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600

@@ -104,6 +104,9 @@ func (l *Log) open(from Mark) (*Replay, error) {
 	if len(segs) == 0 {
 		return nil, fmt.Errorf("%w: %s: no segment of the log is left", ErrCorrupt, l.dir)
 	}
+	if err := l.tidy(); err != nil {
+		return nil, err
+	}
 	tail := segs[len(segs)-1].path
 	// A log with something behind its end is first read without opening it for
 	// writing, which would wipe that away, and with it what a person could
@@ -139,6 +142,22 @@ func (l *Log) open(from Mark) (*Replay, error) {
 		return nil, errors.Join(err, l.w.Close())
 	}
 	return r, nil
+}
+
+// tidy removes the files of segments to come. etcd's log makes one ahead, by two names
+// in turn, and takes up one of them again: what a process that was killed had made by
+// the other would stay for as long as it took to fill a segment.
+func (l *Log) tidy() error {
+	ahead, err := filepath.Glob(filepath.Join(l.dir, "*.tmp"))
+	if err != nil {
+		return err
+	}
+	for _, path := range ahead {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("wal: %w", err)
+		}
+	}
+	return nil
 }
 
 // read opens the log for appending and reads it.

@@ -378,6 +378,21 @@ func TestTornTail(t *testing.T) {
 
 // TestLowerPromise stops between the steps of a Sync that shortens the log:
 // whatever it has come to, the log opens.
+// What a process that was killed had made ahead is gone once the log is open again.
+func TestNothingAheadIsLeft(t *testing.T) {
+	dir, l := create(t)
+	do(t, l.Close())
+	for _, name := range []string{"0.tmp", "1.tmp"} {
+		do(t, os.WriteFile(filepath.Join(dir, segmentDir, name), make([]byte, 1<<20), 0o600))
+	}
+	l, _ = open(t, dir, testAt)
+	do(t, l.Close()) // it removes its own
+	left, err := filepath.Glob(filepath.Join(dir, segmentDir, "*.tmp"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
 func TestLowerPromise(t *testing.T) {
 	dir, l := create(t)
 	appendSync(t, l, hardState(3, 5), entries(3, 2, 10, 50))

@@ -312,6 +312,9 @@ func (r *round) keep(ctx context.Context, rev directory.Revision) error {
 	slices.Sort(names)
 	for _, name := range names {
 		res, err := r.cfg.Directory.ConfirmBackendIn(ctx, r.life, name, directory.ByImport)
+		if unanswered(err) && !r.cfg.Once {
+			return nil // it is noted another time
+		}
 		if err != nil {
 			return err
 		}

@@ -501,3 +501,94 @@ func TestRandom(t *testing.T) {
 		})
 	}
 }
+
+// What the mirror itself stated, or took back, is no word of others after a break.
+func TestOwnStatementsAreNotOthers(t *testing.T) {
+	m, dir := newMaster(t), newNode(t)
+	m.heard(be1, be2)
+	stated(t, m.Client, holds(be1, "user.a"), holds(be1, "user.b"), holds(be1, "user.c"), holds(be1, "user.d"), holds(be1, "user.stays"))
+	r := start(t, m, dir)
+	r.await("differences 0")
+	// Something that stands, so that be1 is not found equal again.
+	stated(t, dir, holds(be1, "user.direct"))
+	r.await("difference user.direct")
+	stated(t, m.Client, client.Retract{Mailbox: "user.a", Server: be1}, holds(be1, "user.b", "x\tl\t"), client.Deactivate{Mailbox: "user.d", Server: be1}, holds(be2, "user.d"))
+	// All of it is done, and the mirror knows: what a break leaves undecided is for people.
+	r.awaitAll("mended user.a", "mended user.b", "mended user.d: at be2.example.org!default")
+	equalBut(t, m, dir, "user.direct")
+
+	m.line.move("127.0.0.1:1")
+	r.await("lost")
+	stated(t, m.Client, holds(be1, "user.a"), client.Retract{Mailbox: "user.b", Server: be1}, client.Retract{Mailbox: "user.c", Server: be1},
+		client.Deactivate{Mailbox: "user.d", Server: be2}, holds(be1, "user.d"))
+	m.line.move(m.addr)
+	r.await("listed")
+	equalBut(t, m, dir, "user.direct")
+	if out, err := r.end(); err != nil || out.Differences != 1 {
+		t.Errorf("%+v, %v; told\n%s", out, err, r.log())
+	}
+}
+
+// equalBut waits until both sides say the same, but for a name that only the directory has.
+func equalBut(t *testing.T, m *master, dir *client.Client, name directory.MailboxName) {
+	t.Helper()
+	end := time.Now().Add(patience)
+	for {
+		a, b := seen(t, m.Client), seen(t, dir)
+		there := b[name] != nil
+		delete(b, name)
+		alike := len(a) == len(b)
+		for name, r := range a {
+			alike = alike && same(r, b[name])
+		}
+		if alike && there {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("master %v, directory %v, %s there: %v", a, b, name, there)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// A fact that others stated after its server was found equal, and before that was noted,
+// is stated anew, unchanged: after the note.
+func TestRestate(t *testing.T) {
+	dir := newNode(t)
+	stated(t, dir, holds(be1, "user.a"))
+	note, err := dir.ConfirmBackend(t.Context(), be1, directory.ByImport)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fact := func() client.Route {
+		r, err := dir.Lookup(t.Context(), "user.a", client.Details(), client.Linearizable())
+		if err != nil || r.Fact(be1) == nil {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		return r
+	}
+	before := fact()
+	r := &round{mirror: &mirror{
+		cfg:   Config{Directory: dir.NewSession(nil)},
+		equal: map[directory.BackendName]directory.Revision{be1: before.Fact(be1).Last - 1},
+		noted: map[directory.BackendName]directory.Revision{be1: note.Revision},
+	}}
+	if r.t, err = readTopology(t.Context(), r.cfg.Directory); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // once is enough
+		l := &look{item: item{name: "user.a"}, route: fact()}
+		if err := r.restate(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := fact()
+	got, was := *after.Fact(be1), *before.Fact(be1)
+	if got.Last <= note.Revision || got.Last > note.Revision+1 {
+		t.Errorf("stated at revision %d; the note is of %d", got.Last, note.Revision)
+	}
+	got.Last, got.Age, was.Last, was.Age = 0, 0, 0, 0
+	if got != was || after.Outcome != before.Outcome {
+		t.Errorf("got %+v %v, want %+v %v", got, after.Outcome, was, before.Outcome)
+	}
+}

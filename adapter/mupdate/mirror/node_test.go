@@ -375,6 +375,20 @@ func (r *running) await(want string, never ...string) {
 	}
 }
 
+// awaitAll waits until all of it was told, in whatever order.
+func (r *running) awaitAll(all ...string) {
+	r.t.Helper()
+	end := time.Now().Add(patience)
+	for _, want := range all {
+		for !strings.Contains(r.log(), want) {
+			if time.Now().After(end) {
+				r.t.Fatalf("never told %q; told:\n%s", want, r.log())
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
 func (r *running) log() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

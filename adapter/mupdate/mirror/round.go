@@ -633,7 +633,7 @@ func (r *round) next() <-chan time.Time {
 func (r *round) persist(ctx context.Context, f func() error) error {
 	for n := 0; ; n++ {
 		err := f()
-		if err == nil || !errors.Is(err, client.ErrUnavailable) && !errors.Is(err, client.ErrUndecided) || ctx.Err() != nil {
+		if !unanswered(err) || ctx.Err() != nil {
 			return err
 		}
 		if n == 0 {
@@ -643,4 +643,9 @@ func (r *round) persist(ctx context.Context, f func() error) error {
 			return err
 		}
 	}
+}
+
+// unanswered reports whether err says no more than that the directory could not be asked.
+func unanswered(err error) bool {
+	return errors.Is(err, client.ErrUnavailable) || errors.Is(err, client.ErrUndecided)
 }

@@ -108,6 +108,14 @@ func (r *round) came(l *look, op client.Op, res client.Result) {
 	if a, leaves := op.(client.Assert); res.Effect == client.Removed || leaves && a.Deactivated && a.Server != l.master.Location.Backend {
 		r.gone[l.name] = gone{serverOf(op), res.Revision}
 	}
+	if res.Effect == client.MoveCompleted {
+		// Whoever had given it up has it no more by this statement, and by nobody else's.
+		for i := range l.route.Facts {
+			if f := &l.route.Facts[i]; f.State == directory.Deactivated && f.Server != serverOf(op) {
+				r.gone[l.name] = gone{f.Server, res.Revision}
+			}
+		}
+	}
 	switch {
 	case res.Err != nil:
 		l.why = "refused: " + bare(res.Err)

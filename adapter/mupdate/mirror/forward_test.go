@@ -504,6 +504,12 @@ func TestRandom(t *testing.T) {
 
 // What the mirror itself stated, or took back, is no word of others after a break.
 func TestOwnStatementsAreNotOthers(t *testing.T) {
+	for _, seenBetween := range []bool{false, true} {
+		t.Run(fmt.Sprintf("a move seen in its middle %v", seenBetween), func(t *testing.T) { ownStatements(t, seenBetween) })
+	}
+}
+
+func ownStatements(t *testing.T, seenBetween bool) {
 	m, dir := newMaster(t), newNode(t)
 	m.heard(be1, be2)
 	stated(t, m.Client, holds(be1, "user.a"), holds(be1, "user.b"), holds(be1, "user.c"), holds(be1, "user.d"), holds(be1, "user.stays"))
@@ -512,10 +518,14 @@ func TestOwnStatementsAreNotOthers(t *testing.T) {
 	// Something that stands, so that be1 is not found equal again.
 	stated(t, dir, holds(be1, "user.direct"))
 	r.await("difference user.direct")
-	stated(t, m.Client, client.Retract{Mailbox: "user.a", Server: be1}, holds(be1, "user.b", "x\tl\t"), client.Deactivate{Mailbox: "user.d", Server: be1}, holds(be2, "user.d"))
+	stated(t, m.Client, client.Retract{Mailbox: "user.a", Server: be1}, holds(be1, "user.b", "x\tl\t"), client.Deactivate{Mailbox: "user.d", Server: be1})
+	if seenBetween {
+		r.awaitAll("mended user.d: reserved by the master for be1.example.org!default")
+	}
+	stated(t, m.Client, holds(be2, "user.d"))
 	// All of it is done, and the mirror knows: what a break leaves undecided is for people.
 	r.awaitAll("mended user.a", "mended user.b", "mended user.d: at be2.example.org!default")
-	equalBut(t, m, dir, "user.direct")
+	equalBut(t, m, dir, "user.direct", r.log)
 
 	m.line.move("127.0.0.1:1")
 	r.await("lost")
@@ -523,14 +533,14 @@ func TestOwnStatementsAreNotOthers(t *testing.T) {
 		client.Deactivate{Mailbox: "user.d", Server: be2}, holds(be1, "user.d"))
 	m.line.move(m.addr)
 	r.await("listed")
-	equalBut(t, m, dir, "user.direct")
+	equalBut(t, m, dir, "user.direct", r.log)
 	if out, err := r.end(); err != nil || out.Differences != 1 {
 		t.Errorf("%+v, %v; told\n%s", out, err, r.log())
 	}
 }
 
 // equalBut waits until both sides say the same, but for a name that only the directory has.
-func equalBut(t *testing.T, m *master, dir *client.Client, name directory.MailboxName) {
+func equalBut(t *testing.T, m *master, dir *client.Client, name directory.MailboxName, told func() string) {
 	t.Helper()
 	end := time.Now().Add(patience)
 	for {
@@ -545,7 +555,12 @@ func equalBut(t *testing.T, m *master, dir *client.Client, name directory.Mailbo
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("master %v, directory %v, %s there: %v", a, b, name, there)
+			for name, r := range a {
+				if !same(r, b[name]) {
+					t.Errorf("%s: at the master %+v, in the directory %+v", name, r, b[name])
+				}
+			}
+			t.Fatalf("master %v, directory %v, %s there: %v; told\n%s", a, b, name, there, told())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

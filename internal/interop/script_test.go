@@ -5,6 +5,7 @@ package interop
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -597,19 +598,40 @@ func (r *run) clone(from, to *server, args []string) error {
 	return to.configure()
 }
 
-// replicated waits until the replica has the same list as be1.
+// replicated waits until the replica has the same list as be1, and the same mail in it: a
+// sync_client that was refused makes the mailboxes first, and comes back for their mail.
 func (r *run) replicated() error {
+	be1, rep := r.lab.servers["be1"], r.lab.servers["rep"]
 	return wait("rep has what be1 has", func() (bool, error) {
-		mine, err := r.lab.servers["be1"].mailboxes()
+		mine, err := be1.mailboxes()
 		if err != nil {
 			return false, err
 		}
-		copies, err := r.lab.servers["rep"].mailboxes()
+		copies, err := rep.mailboxes()
 		if err != nil {
 			return false, err
 		}
-		found := unlike(mine, copies)
-		return len(found) == 0, errors.New(strings.Join(found, "; "))
+		if found := unlike(mine, copies); len(found) > 0 {
+			return false, errors.New(strings.Join(found, "; "))
+		}
+		for name := range mine {
+			user, isInbox := strings.CutPrefix(name, "user.")
+			if !isInbox || strings.Contains(user, ".") {
+				continue
+			}
+			mails, err := readAll(be1.address("143"), user)
+			if err != nil {
+				return false, err
+			}
+			copied, err := readAll(rep.address("143"), user)
+			if err != nil {
+				return false, err
+			}
+			if !maps.Equal(mails, copied) {
+				return false, fmt.Errorf("of the mail of %s be1 has %v, and rep %v", user, sorted(mails), sorted(copied))
+			}
+		}
+		return true, nil
 	})
 }
 

@@ -93,7 +93,7 @@ func Resolve(m *Mailbox, v View) Route {
 			r.Forked = true
 			stranger = f
 		case placeLost:
-			if lost == nil || home != nil && home.Has(f.Server) {
+			if lost == nil || worth(f, home) > worth(lost, home) {
 				lost = f
 			}
 		case placeReturned:
@@ -121,7 +121,7 @@ func Resolve(m *Mailbox, v View) Route {
 		r.Outcome = OrphanedFork
 	case lost != nil:
 		r.Outcome, r.Server = BackendIsDown, lost.Server
-		if home != nil && home.Has(lost.Server) {
+		if home != nil && home.Has(lost.Server) && lost.State != HeldReturn {
 			r.Fact = lost
 		}
 	case returned != nil:
@@ -130,6 +130,18 @@ func Resolve(m *Mailbox, v View) Route {
 		r.Outcome = Held
 	}
 	return r
+}
+
+// worth orders facts of lost servers: a member's tells more than another's, and of
+// those one that was believed more than a return that was not.
+func worth(f *Fact, home *Group) (n int) {
+	if home != nil && home.Has(f.Server) {
+		n += 2
+	}
+	if f.State != HeldReturn {
+		n++
+	}
+	return n
 }
 
 // HomeOf returns the group a mailbox belongs to: the one stored, or, while a

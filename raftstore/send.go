@@ -28,10 +28,18 @@ type report struct {
 // on its way. A transfer that is slower is given up; the node gets a later one.
 const keepTimes = 4
 
-// sends notes that a message with a snapshot leaves this node.
+// sends notes that a message with a snapshot leaves this node. Raft may ask for a later
+// one while one is on its way, for it has heard meanwhile that the node has come as far as
+// the log goes back, and then the log did not. What is on its way stays what the log is
+// kept for.
 func (c *core) sends(m *raftpb.Message) {
-	c.sending[m.GetTo()] = &sending{index: m.GetSnapshot().GetMetadata().GetIndex()}
-	c.log.Info("snapshot is sent", "peer", m.GetTo(), "index", m.GetSnapshot().GetMetadata().GetIndex())
+	index := m.GetSnapshot().GetMetadata().GetIndex()
+	if s := c.sending[m.GetTo()]; s != nil && !s.sent {
+		c.log.Info("snapshot asked for while one is sent", "peer", m.GetTo(), "index", index, "sent", s.index)
+		return
+	}
+	c.sending[m.GetTo()] = &sending{index: index}
+	c.log.Info("snapshot is sent", "peer", m.GetTo(), "index", index)
 }
 
 func (c *core) takeReport(e report) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rookery-mail/rookery/raftstore/snap"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // spooled lists the files in the spool.
@@ -301,6 +302,15 @@ func TestLogIsKeptForASend(t *testing.T) {
 	}
 	if len(snaps) != 1 {
 		t.Errorf("%d snapshots are on their way to one node", len(snaps))
+	}
+	// Raft has heard from the node meanwhile, and asks for a later one: what is on its way
+	// is still what the log is kept for.
+	later := proto.CloneOf(snaps[0])
+	later.Snapshot.Metadata.Index = new(c.applied.Index)
+	c.sends(later)
+	run(60)
+	if got := c.entries.before.Index; got > at {
+		t.Errorf("the log is kept after %d, a snapshot of %d is on its way and another was asked for", got, at)
 	}
 	// It is installed and reported, and the node does not catch up at once: what
 	// came after the snapshot, more than is kept otherwise, is still there.

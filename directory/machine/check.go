@@ -189,7 +189,7 @@ func (c *checker) mailbox(mb *directory.Mailbox) error {
 		}
 	}
 	route := directory.Resolve(&want, c)
-	want.Forked, want.Listed = route.Forked, route.Fact != nil
+	want.Forked, want.Listed = route.Forked, listedRow(&route)
 	if !c.sweeping && (want.Home != a.settledHome(mb) || want.Forked != mb.Forked || want.Listed != mb.Listed) {
 		if err := c.fault(FindRow, mb.Name, "forked %v listed %v, should be %v %v", mb.Forked, mb.Listed, want.Forked, want.Listed); err != nil {
 			return err

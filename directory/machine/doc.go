@@ -79,7 +79,8 @@
 // as HeldWithdrawal. Otherwise the fact goes, with a verdict about that server.
 // If the server was the home's primary, its fact in force and no HeldReturn,
 // and the epoch stated none or the group's, it decides for the group: members'
-// facts in force, but for HeldReturns, become stale copies. If the
+// facts in force, but for HeldReturns, become stale copies, and who has just left the
+// group inherits nothing (from cluster version 2 on). If the
 // home was not vacant and now is, a tombstone remembers it. A mailbox without
 // facts is no more.
 //

@@ -56,7 +56,7 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 			mb.Facts[i].Counted = directory.InHome(mb, &mb.Facts[i], a)
 		}
 		route := directory.Resolve(mb, a)
-		mb.Forked, mb.Listed = route.Forked, route.Fact != nil
+		mb.Forked, mb.Listed = route.Forked, listedRow(&route)
 	}
 	if err := a.revive(e); err != nil {
 		return err
@@ -89,6 +89,13 @@ func (a *apply) save(e *edit, kind directory.ChangeKind, server directory.Server
 	}
 	a.log(c)
 	return nil
+}
+
+// listedRow is what the row says of a mailbox with that route: it is listed, or a member
+// of its home was lost before anybody had decided whether to believe its return. Such
+// a one is in no LIST; that the row has it is the octets of cluster version 1.
+func listedRow(r *directory.Route) bool {
+	return r.Fact != nil || r.Outcome == directory.BackendIsDown && r.Home != nil && r.Home.Has(r.Server)
 }
 
 // revive clears the way for a name that comes alive: it has no tombstone, and

@@ -55,7 +55,8 @@ func (a *apply) retract(op Retract) (Result, error) {
 
 // takeBack removes b's fact from e and saves. If b is the primary of the home,
 // and epoch is zero or the group's, it decides for the group: the members'
-// copies are stale.
+// copies are stale. Who has just left the group, so that no sweep has come by yet,
+// holds a stranger's copy and does not inherit the mailbox.
 func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how directory.Gone, newName directory.MailboxName) error {
 	mb := e.mb
 	home := a.Group(directory.HomeOf(mb, a))
@@ -70,7 +71,10 @@ func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how direct
 	if decides {
 		for i := range mb.Facts {
 			f := &mb.Facts[i]
-			if home.Has(f.Server) && f.Standing == directory.InForce && f.State != directory.HeldReturn {
+			switch {
+			case !home.Has(f.Server):
+				f.Counted = f.Counted && a.cluster.Version < versionLeft
+			case f.Standing == directory.InForce && f.State != directory.HeldReturn:
 				f.Standing = directory.StaleCopy
 				a.touch(f)
 			}

@@ -28,6 +28,9 @@ const (
 	// versionLapse: a withdrawal that was announced ends by itself. The deadline is a
 	// row that older releases do not know.
 	versionLapse uint32 = 2
+	// versionLeft: a server that has just left a group does not inherit what the group's
+	// primary retracts.
+	versionLeft uint32 = 2
 )
 
 // ErrRelease: the cluster is of a version that this release does not support. The

@@ -69,18 +69,19 @@ func (o *Oracle) Route(name directory.MailboxName) (p Place) {
 	case p.Forked:
 		p.Outcome = directory.OrphanedFork
 	case b != nil:
-		for _, s := range slices.Sorted(maps.Keys(b.facts)) {
-			f := b.facts[s]
-			be := o.backends[s]
-			if !be.Admitted || be.State != directory.BackendLost || f.Standing != directory.InForce {
-				continue
-			}
-			p.Outcome = directory.BackendIsDown
-			switch {
-			case member(home, s):
-				p.Server, p.Lister = be.Name, be.Name
-			case p.Server == "":
-				p.Server = be.Name
+		// A member's copy that was believed, else one that was not, else anybody's.
+		for _, whose := range []struct{ member, believed bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
+			for _, s := range slices.Sorted(maps.Keys(b.facts)) {
+				f := b.facts[s]
+				be := o.backends[s]
+				if !be.Admitted || be.State != directory.BackendLost || f.Standing != directory.InForce || p.Server != "" ||
+					member(home, s) != whose.member || (f.State != directory.HeldReturn) != whose.believed {
+					continue
+				}
+				p.Outcome, p.Server = directory.BackendIsDown, be.Name
+				if whose.member && whose.believed {
+					p.Lister = be.Name
+				}
 			}
 		}
 	}
@@ -144,7 +145,7 @@ func (o *Oracle) List(user directory.UserID, groups []string) []directory.Mailbo
 		if lister == "" {
 			continue
 		}
-		if f := b.facts[o.backend(lister).ID]; f.State != directory.HeldReturn && MaySee(f.ACL, user, groups) {
+		if f := b.facts[o.backend(lister).ID]; MaySee(f.ACL, user, groups) {
 			listed = append(listed, name)
 		}
 	}

@@ -828,6 +828,9 @@ func (o *Oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epo
 				other.Standing = directory.StaleCopy
 				o.touch(other)
 			}
+			if !member(home, s) && o.version >= 2 {
+				delete(o.left[s], name)
+			}
 		}
 	}
 	if was && len(o.live(b)) == 0 {

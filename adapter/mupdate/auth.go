@@ -247,11 +247,22 @@ func (c *conn) scram(x *sasl) (*User, error) {
 	return user, nil
 }
 
-// refusals counts wrong passwords by address.
+// refusals counts wrong passwords by where they came from.
 type refusals struct {
 	mu    sync.Mutex
-	from  map[netip.Addr]int
+	from  map[netip.Prefix]int
 	until time.Time // the count begins anew then
+}
+
+// whence is what an address is counted by. Of IPv6 it is the network of 64 bits: who
+// has one address of it has them all.
+func whence(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits) // of an address that there is none of, none
+	return p
 }
 
 // More wrong passwords than that of one address in a minute are not looked at, but for
@@ -266,13 +277,13 @@ func (r *refusals) add(a netip.Addr, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.After(r.until) || len(r.from) >= refusalMost {
-		r.from, r.until = make(map[netip.Addr]int), now.Add(refusalWindow)
+		r.from, r.until = make(map[netip.Prefix]int), now.Add(refusalWindow)
 	}
-	r.from[a]++
+	r.from[whence(a)]++
 }
 
 func (r *refusals) tooMany(a netip.Addr, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return now.Before(r.until) && r.from[a] >= refusalLimit
+	return now.Before(r.until) && r.from[whence(a)] >= refusalLimit
 }

@@ -275,7 +275,14 @@ func (c *conn) limitWrite() {
 	c.nc.SetWriteDeadline(time.Now().Add(limit))
 }
 
-// close ends the connection, from any goroutine.
+// cut ends the connection below TLS, from any goroutine, at any time.
+func (c *conn) cut() {
+	c.closing.Store(true)
+	c.tcp.Close()
+}
+
+// close ends the connection. It is for those that come after STARTTLS or do it: the
+// reader, and its stream.
 func (c *conn) close() {
 	if !c.closing.Swap(true) {
 		c.nc.Close()

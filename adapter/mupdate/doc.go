@@ -31,7 +31,9 @@
 // as a fork. A frontend takes a name that is not in a listing for deleted, so a listing
 // is complete and of one state, or the connection ends: NO it takes for the end of an
 // empty one. It waits without limit for any answer, so every command is answered within
-// five seconds, with a majority or without: NO, or a closed connection, is "later".
+// five seconds, with a majority or without: NO, or a closed connection, is "later". The
+// listing of a large directory is gathered first, which takes as long as it takes; one
+// that stands still for that long ends too.
 //
 // # Writes and time
 //

@@ -144,16 +144,13 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 			return err
 		}
 		if listing {
-			stalled.Reset(stallTime)
+			stalled.Reset(f.s.cfg.Timeout)
 		}
 	}
 	return cmp.Or(context.Cause(ctx), errEnded)
 }
 
 var errStalled error = later("no node could list the directory in time")
-
-// stallTime is how long a listing may stand still.
-const stallTime = 10 * time.Second
 
 // list takes a part of the listing, and what changed beside it.
 func (f *feed) list(u client.WatchUpdate) error {

@@ -117,6 +117,14 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("mupdate: nobody could log in: there is no certificate, and logins in the clear are not allowed")
 	}
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, DefaultMaxConnections)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if most := descriptors() / 2; most > 0 && cfg.MaxConnections > most {
+		cfg.Log.Warn("fewer connections are taken than was said, so that the process keeps descriptors for its files and its peers; raise its limit of open files",
+			"proto", "mupdate", "said", cfg.MaxConnections, "limit", most)
+		cfg.MaxConnections = most
+	}
 	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, DefaultMaxStreams)
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
 	cfg.LoginPause = cmp.Or(cfg.LoginPause, DefaultLoginPause)
@@ -124,9 +132,6 @@ func New(cfg Config) (*Server, error) {
 	cfg.OrphanGrace = cmp.Or(cfg.OrphanGrace, DefaultOrphanGrace)
 	if cfg.Hostname == "" {
 		cfg.Hostname, _ = os.Hostname()
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log.With("proto", "mupdate"),
@@ -275,8 +280,7 @@ func (s *Server) displace() bool {
 	s.known(c)
 	c.displaced = true
 	close(c.gone)
-	c.closing.Store(true)
-	c.tcp.Close()
+	c.cut()
 	return true
 }
 
@@ -302,7 +306,7 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.close()
+		c.cut()
 	}
 	s.orphans.close()
 	s.work.Wait()

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -619,5 +620,53 @@ func writePair(t *testing.T, cert, key string) {
 		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Of IPv6 a network is counted, of IPv4 an address.
+func TestRefusalsByNetwork(t *testing.T) {
+	var r refusals
+	now := time.Unix(1000, 0)
+	for i := range refusalLimit {
+		r.add(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1::%x", i+1)), now)
+		r.add(netip.MustParseAddr("192.0.2.1"), now)
+	}
+	for addr, want := range map[string]bool{
+		"2001:db8:0:1:ffff::1": true, "2001:db8:0:2::1": false,
+		"192.0.2.1": true, "192.0.2.2": false,
+	} {
+		if got := r.tooMany(netip.MustParseAddr(addr), now); got != want {
+			t.Errorf("tooMany of %s: got %v, want %v", addr, got, want)
+		}
+	}
+	r.add(netip.Addr{}, now) // of a connection without an address
+	if r.tooMany(netip.MustParseAddr("192.0.2.1"), now.Add(refusalWindow+1)) {
+		t.Error("tooMany: still, a window later")
+	}
+}
+
+// Connections leave the process half of its descriptors.
+func TestConnectionsLeaveDescriptors(t *testing.T) {
+	most := descriptors() / 2
+	m := newMurder(t, func(c *Config) { c.MaxConnections = 1 << 30 })
+	if got := m.s.cfg.MaxConnections; got != most || most == 0 {
+		t.Errorf("MaxConnections: got %d, want %d", got, most)
+	}
+}
+
+// A directory for listings that takes no file is found at the start.
+func TestSpoolDirIsLookedAt(t *testing.T) {
+	login := Login{Name: "be1", Password: password}
+	line, err := login.Line()
+	if err != nil {
+		t.Fatal(err)
+	}
+	users := filepath.Join(t.TempDir(), "users")
+	if err := os.WriteFile(users, []byte(line+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := Settings{Listen: "127.0.0.1:3905", Users: users, Spool: filepath.Join(t.TempDir(), "none")}
+	if err := s.Readable(); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "--mupdate-spool") {
+		t.Errorf("Readable: got %v, want that the directory of --mupdate-spool is not there", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/rookery-mail/rookery/adapter/mupdate/spool"
 )
 
 // Settings are the flags of a program that answers MUPDATE.
@@ -87,6 +89,9 @@ func (s *Settings) Fill(cfg *Config) error {
 	cfg.Users, cfg.Clear, cfg.Hostname = users, s.Clear, s.Hostname
 	cfg.Order, cfg.Literals = s.Order, s.Literals
 	cfg.MaxConnections, cfg.MaxStreams, cfg.SpoolDir = s.MaxConnections, s.MaxStreams, s.Spool
+	if err := spool.Usable(s.Spool); err != nil {
+		return fmt.Errorf("listings cannot wait to be sent, --mupdate-spool says where: %w", err)
+	}
 	if s.Cert == "" {
 		return nil
 	}

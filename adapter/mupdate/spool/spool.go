@@ -94,13 +94,9 @@ func (s *Spool) sortChunk() {
 // flush puts what is in memory into the file.
 func (s *Spool) flush() error {
 	if s.file == nil {
-		f, err := os.CreateTemp(s.dir, "rookery-mupdate-*")
+		f, err := nameless(s.dir)
 		if err != nil {
-			return fmt.Errorf("spool: %w", err)
-		}
-		if err := os.Remove(f.Name()); err != nil {
-			f.Close()
-			return fmt.Errorf("spool: %w", err)
+			return err
 		}
 		s.file = f
 	}
@@ -113,9 +109,45 @@ func (s *Spool) flush() error {
 	return nil
 }
 
+// nameless makes a file in dir that has no name, so that it ends with the process.
+func nameless(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "rookery-mupdate-*")
+	if err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	return f, nil
+}
+
+// Usable reports why a Spool could not keep a file in dir; nil if it could.
+func Usable(dir string) error {
+	f, err := nameless(dir)
+	if err == nil {
+		err = f.Close()
+	}
+	return err
+}
+
 // Each calls f with every record, in order, until it returns an error, which it returns.
 // data is f's until it returns. It may be called again; nothing may be added any more.
+//
+// Errors: f's; of the file, also when it no longer has all that was added.
 func (s *Spool) Each(f func(name string, data []byte) error) error {
+	n := 0
+	err := s.each(func(name string, data []byte) error {
+		n++
+		return f(name, data)
+	})
+	if err == nil && n != s.count {
+		return fmt.Errorf("spool: %d records were added and %d are there", s.count, n)
+	}
+	return err
+}
+
+func (s *Spool) each(f func(name string, data []byte) error) error {
 	var from []*run
 	start := int64(0)
 	ends := s.runs

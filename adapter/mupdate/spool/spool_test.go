@@ -3,6 +3,8 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -47,5 +49,45 @@ func TestSpool(t *testing.T) {
 			}
 			s.Close()
 		}
+	}
+}
+
+// A file that lost its end, between two records or in one, is no shorter listing.
+func TestSpoolCut(t *testing.T) {
+	for _, sorted := range []bool{true, false} {
+		s := New(t.TempDir(), sorted)
+		defer s.Close()
+		data := []byte(strings.Repeat(".", 1000))
+		for i := range 10_000 {
+			if err := s.Add(fmt.Sprintf("user.%05d", i), data); err != nil {
+				t.Fatalf("Add: %v", err)
+			}
+		}
+		if s.size == 0 {
+			t.Fatal("nothing is in the file")
+		}
+		record := int64(1 + 2 + len("user.00000") + len(data)) // two lengths before it
+		for _, less := range []int64{record / 2, record, record + 1, record + 2, record + 3, record + 500, 2 * record} {
+			size := s.size - less
+			if err := s.file.Truncate(size); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Each(func(string, []byte) error { return nil }); err == nil {
+				t.Fatalf("sorted %v: Each, with a file of %d octets of %d: no error", sorted, size, s.size)
+			}
+		}
+	}
+}
+
+func TestUsable(t *testing.T) {
+	dir := t.TempDir()
+	if err := Usable(dir); err != nil {
+		t.Errorf("Usable: %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("Usable leaves %v", left)
+	}
+	if err := Usable(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Usable of a directory that is not there: got %v, want that it does not exist", err)
 	}
 }

@@ -46,6 +46,7 @@ func TurnsOn(from, to uint32) (lines []string) {
 			lines = append(lines,
 				"`rookeryctl backends set B --state full`: a backend that takes no new users and is not being emptied",
 				"a withdrawal that was announced and not made (MUPDATE's DELETE before a rename) ends after the grace of reservations: the mailbox is active again",
+				"a server that has just left its group does not inherit what the group's primary retracts",
 				"the state says its version so that releases before v0.4.0 stop at it")
 		}
 	}

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/rookery-mail/rookery/directory"
@@ -189,7 +190,7 @@ func (a *apply) assertAgain(op Assert, e *edit, b *directory.Backend, f *directo
 		effect, entry = MoveAborted, entryAborts
 	}
 	restated := !sameStatement(f, &was) || f.State != was.State || f.Standing != was.Standing
-	if restated {
+	if restated || a.deciding(b) {
 		a.touch(f)
 	}
 	if effect == Added {
@@ -199,6 +200,18 @@ func (a *apply) assertAgain(op Assert, e *edit, b *directory.Backend, f *directo
 		}
 	}
 	return Result{Effect: effect}, a.enter(e, b, entry)
+}
+
+// deciding reports whether a decision about what the guard holds of b's group is being
+// carried out. What is stated meanwhile is later than what is decided about, and shows
+// it even if it says nothing new.
+func (a *apply) deciding(b *directory.Backend) bool {
+	if !a.clk.Sweeping || a.cluster.Version < versionSince {
+		return false
+	}
+	return slices.ContainsFunc(a.Group(b.Group).Members, func(s directory.ServerID) bool {
+		return a.tx.Get(bucketSweep, sweepKey(sweepDecide, s)) != nil
+	})
 }
 
 // touch marks a fact as changed by this command.

@@ -87,7 +87,9 @@
 // The guard's limit is max(GuardCount, GuardPercent of what the server stated
 // plus what it withdrew in the window), over GuardWindow in whole minutes begun;
 // what is held back is not counted. A decision is about what was held when it
-// was applied: a rejected withdrawal is deactivated if it was, else active.
+// was applied: a rejected withdrawal is deactivated if it was, else active. An
+// approved one of a primary decides for the group as a retraction does, but leaves what
+// members have stated since it was withdrawn (from cluster version 2 on).
 //
 // # Reserve
 //

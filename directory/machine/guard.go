@@ -107,7 +107,11 @@ func (a *apply) decideOne(name directory.MailboxName, b *directory.Backend, appr
 	withdrawal := f.State == directory.HeldWithdrawal
 	switch {
 	case withdrawal && approve:
-		return a.takeBack(e, b, 0, directory.GoneRetracted, "")
+		upTo := a.clk.Revision
+		if a.cluster.Version >= versionSince {
+			upTo = f.Last // when it was withdrawn
+		}
+		return a.takeBack(e, b, 0, upTo, directory.GoneRetracted, "")
 	case !withdrawal && !approve:
 		e.remove(b.ID)
 		return a.save(e, directory.ChangeMailbox, b.ID)

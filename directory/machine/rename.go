@@ -142,7 +142,7 @@ func (a *apply) renameOne(b *directory.Backend, from, to directory.MailboxName) 
 		return err
 	}
 	f := *source.mb.Fact(b.ID)
-	if err := a.takeBack(source, b, 0, directory.GoneRenamed, to); err != nil {
+	if err := a.takeBack(source, b, 0, a.clk.Revision, directory.GoneRenamed, to); err != nil {
 		return err
 	}
 	target, err := a.edit(to)

@@ -50,14 +50,14 @@ func (a *apply) retract(op Retract) (Result, error) {
 		a.touch(f)
 		return Result{Effect: GuardHeld}, a.save(e, directory.ChangeMailbox, b.ID)
 	}
-	return Result{Effect: Removed}, a.takeBack(e, b, op.Epoch, directory.GoneRetracted, "")
+	return Result{Effect: Removed}, a.takeBack(e, b, op.Epoch, a.clk.Revision, directory.GoneRetracted, "")
 }
 
 // takeBack removes b's fact from e and saves. If b is the primary of the home,
 // and epoch is zero or the group's, it decides for the group: the members'
-// copies are stale. Who has just left the group, so that no sweep has come by yet,
+// copies are stale, but for what was stated later than upTo. Who has just left the group, so that no sweep has come by yet,
 // holds a stranger's copy and does not inherit the mailbox.
-func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how directory.Gone, newName directory.MailboxName) error {
+func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, upTo directory.Revision, how directory.Gone, newName directory.MailboxName) error {
 	mb := e.mb
 	home := a.Group(directory.HomeOf(mb, a))
 	f := mb.Fact(b.ID)
@@ -74,7 +74,7 @@ func (a *apply) takeBack(e *edit, b *directory.Backend, epoch uint64, how direct
 			switch {
 			case !home.Has(f.Server):
 				f.Counted = f.Counted && a.cluster.Version < versionLeft
-			case f.Standing == directory.InForce && f.State != directory.HeldReturn:
+			case f.Standing == directory.InForce && f.State != directory.HeldReturn && f.Last <= upTo:
 				f.Standing = directory.StaleCopy
 				a.touch(f)
 			}

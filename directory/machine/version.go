@@ -31,6 +31,8 @@ const (
 	// versionLeft: a server that has just left a group does not inherit what the group's
 	// primary retracts.
 	versionLeft uint32 = 2
+	// versionSince: an approved withdrawal leaves what others have stated since.
+	versionSince uint32 = 2
 )
 
 // ErrRelease: the cluster is of a version that this release does not support. The
@@ -47,6 +49,7 @@ func TurnsOn(from, to uint32) (lines []string) {
 				"`rookeryctl backends set B --state full`: a backend that takes no new users and is not being emptied",
 				"a withdrawal that was announced and not made (MUPDATE's DELETE before a rename) ends after the grace of reservations: the mailbox is active again",
 				"a server that has just left its group does not inherit what the group's primary retracts",
+				"`rookeryctl withdrawal approve` of a primary leaves what other members of its group have stated since it withdrew",
 				"the state says its version so that releases before v0.4.0 stop at it")
 		}
 	}

@@ -719,7 +719,7 @@ func (o *Oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 	default:
 		restated := f
 		restated.Incarnation, restated.Was = old.Incarnation, old.Was
-		if restated != *old {
+		if restated != *old || now && o.deciding(be) {
 			o.touch(&f)
 		}
 		if !special && (restated != *old || takes) {
@@ -727,6 +727,14 @@ func (o *Oracle) weigh(b *box, be *directory.Backend, name directory.MailboxName
 		}
 	}
 	return effect(e)
+}
+
+// deciding reports whether a decision about be's group is being carried out.
+func (o *Oracle) deciding(be *directory.Backend) bool {
+	return o.version >= 2 && slices.ContainsFunc(o.groupOf(be.ID).Members, func(s directory.ServerID) bool {
+		_, is := o.decide[s]
+		return is
+	})
 }
 
 // touch marks a fact as changed by this command.
@@ -812,19 +820,19 @@ func (o *Oracle) retract(op machine.Retract) machine.Result {
 		}
 		o.guards[be.ID] = append(o.guards[be.ID], guardEvent{minute(o.now), false})
 	}
-	o.take(b, op.Mailbox, f, op.Epoch, directory.GoneRetracted, "")
+	o.take(b, op.Mailbox, f, op.Epoch, o.rev, directory.GoneRetracted, "")
 	return effect(machine.Removed)
 }
 
 // take takes a fact away, with all that follows from it.
-func (o *Oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, how directory.Gone, newName directory.MailboxName) {
+func (o *Oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epoch uint64, upTo directory.Revision, how directory.Gone, newName directory.MailboxName) {
 	home := o.homeOf(b)
 	was := len(o.live(b)) > 0
 	delete(b.facts, f.Server)
 	delete(b.stray, f.Server)
 	if home != nil && home.Primary == f.Server && f.Standing == directory.InForce && f.State != directory.HeldReturn && (epoch == 0 || epoch == home.Epoch) {
 		for s, other := range b.facts {
-			if member(home, s) && other.Standing == directory.InForce && other.State != directory.HeldReturn {
+			if member(home, s) && other.Standing == directory.InForce && other.State != directory.HeldReturn && other.Last <= upTo {
 				other.Standing = directory.StaleCopy
 				o.touch(other)
 			}
@@ -1070,7 +1078,7 @@ func (o *Oracle) rename(op machine.Rename) machine.Result {
 	for _, m := range moves {
 		b := o.boxes[m.from]
 		f := *b.facts[be.ID]
-		o.take(b, m.from, b.facts[be.ID], 0, directory.GoneRenamed, m.to)
+		o.take(b, m.from, b.facts[be.ID], 0, o.rev, directory.GoneRenamed, m.to)
 		t := o.boxes[m.to]
 		if t == nil {
 			t = &box{stray: map[directory.ServerID]string{}, facts: map[directory.ServerID]*directory.Fact{}}
@@ -1782,7 +1790,11 @@ func (o *Oracle) decideFact(name directory.MailboxName, f *directory.Fact, appro
 	b := o.boxes[name]
 	switch {
 	case f.State == directory.HeldWithdrawal && approve:
-		o.take(b, name, f, 0, directory.GoneRetracted, "")
+		upTo := o.rev
+		if o.version >= 2 {
+			upTo = f.Last // the others have stated the rest since
+		}
+		o.take(b, name, f, 0, upTo, directory.GoneRetracted, "")
 	case f.State == directory.HeldReturn && !approve:
 		delete(b.facts, f.Server)
 		if len(b.facts) == 0 {

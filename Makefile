@@ -44,9 +44,14 @@ SIMSEEDS ?= 100
 SIMFIRST ?= 1
 SIMTIME  ?= 1000s
 CHAOS_FAULTS     ?= 1000
-CHAOS_OPERATIONS ?= 2000000
-CHAOS_ARGS       ?= -chaos.least=100
+CHAOS_OPERATIONS ?= $(shell expr $(CHAOS_FAULTS) '*' 2000 2>/dev/null)
+CHAOS_SEED       ?= 0
+CHAOS_LEAST      ?= 100
+CHAOS_ARGS       ?=
 LOSSES           ?= 100
+
+POWERLOSS  := $(GO) test -tags peers ./internal/powerloss -count 1 -timeout 120m -v -run
+POWER_ARGS  = -args -rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.seed=$(POWER_SEED)
 
 INTEROP_REPEATS ?= 20
 INTEROP := $(GO) test -tags peers ./internal/interop -run '^TestInterop$$' -count 1 -timeout 0 -v -args -interop.programs $(CURDIR)/bin
@@ -111,13 +116,13 @@ test-peers: build $(POWERFS) ## slices of sim, chaos, powerloss, interop and mut
 	$(call part,mirror,$(GO) test -tags peers ./adapter/mupdate/mirror -run Cyrus -count 1 -timeout 5m -v)
 	$(call part,mutants,$(MAKE) -s mutants ROTATE=$(ROTATION))
 
-powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times and damage their disks; needs Linux, root, FUSE; in half an hour
+powerloss: build $(POWERFS) ## cut the power of nodes POWER_CUTS (1000) times, and damage POWER_DAMAGE (3; 0: none) places of each kind of file; needs Linux, root, FUSE; in half an hour
 	$(GO) -C internal/tools/powerfs test ./...
-	$(GO) test -tags peers ./internal/powerloss -run '^TestPower' -count 1 -timeout 120m -v -args \
-		-rookeryd $(CURDIR)/bin/rookeryd -rookeryctl $(CURDIR)/bin/rookeryctl -power.cuts=$(POWER_CUTS) -power.seed=$(POWER_SEED) -power.damage=$(POWER_DAMAGE)
+	$(call part,power cuts,$(POWERLOSS) '^TestPowerLoss$$' $(POWER_ARGS) -power.cuts=$(POWER_CUTS))
+	$(if $(filter-out 0,$(POWER_DAMAGE)),$(call part,damage,$(POWERLOSS) '^TestPowerDamage$$' $(POWER_ARGS) -power.damage=$(POWER_DAMAGE)))
 
-chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times under load, and judge every answer; needs root, ip, iptables; half an hour
-	$(GO) test -tags peers ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) $(CHAOS_ARGS)
+chaos: ## break real nodes in network namespaces CHAOS_FAULTS (1000) times, CHAOS_LEAST (100) operations a second at least, and judge every answer; needs root, ip, iptables; half an hour
+	$(GO) test -tags peers ./internal/chaos -run '^TestChaos$$' -count 1 -timeout 0 -v -args -chaos.faults=$(CHAOS_FAULTS) -chaos.operations=$(CHAOS_OPERATIONS) -chaos.seed=$(CHAOS_SEED) -chaos.least=$(CHAOS_LEAST) $(CHAOS_ARGS)
 
 interop: build ## Debian's Cyrus with 3 nodes and with 1 for its MUPDATE master, in peace and INTEROP_REPEATS (20) times with kills; needs root, ip, Debian's Cyrus; in an hour
 	$(call part,interop with three nodes,$(INTEROP) -interop.nodes=3 -interop.repeats=$(INTEROP_REPEATS) $(INTEROP_ARGS))
@@ -144,7 +149,7 @@ mutants: $(if $(ROTATE),,$(POWERFS)) ## plant each bug of internal/mutants and s
 	$(GO) test -tags peers ./internal/mutants -run '^TestMutants$$' -count 1 -timeout 0 -v -args \
 		$(if $(MUTANT),-mutants.only='$(MUTANT)',$(if $(ROTATE),-mutants.rotate=$(ROTATE),-mutants.all))
 
-soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat
+soak: build ## three nodes under all that clients and operators do for SOAK (2h); fails unless memory, descriptors, goroutines and files stay flat; below 90s it only shows them
 	$(GO) test ./cmd/rookeryd -run '^TestSoak$$' -count 1 -timeout 0 -v -args -rookeryd=$(CURDIR)/bin/rookeryd -soak.time=$(SOAK)
 
 upgrade: ## nodes of this release beside earlier ones, built from their commits: there and back under load; UPGRADETIME (2s) for each mixture

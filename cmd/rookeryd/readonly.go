@@ -73,7 +73,7 @@ func (k keeper) run(ctx context.Context) error {
 		// First: a state that differs is not to be shown, also where the mark that
 		// says so could not be written.
 		if reseedable(err) {
-			k.log.Error("this node's state is not to be used; it serves nothing and gets another node's", "err", err)
+			k.log.Error("this node's state is not to be used; it serves nothing, and gets another node's if that can take its place", "err", err)
 			if err := k.reseed(ctx, err); err != nil || ctx.Err() != nil {
 				return err
 			}

@@ -62,6 +62,9 @@ func TestChaos(t *testing.T) {
 		replay(t, *chaosReplay)
 		return
 	}
+	if *chaosFaults < 0 || *chaosOps < 0 || *chaosRound < 1 {
+		t.Fatalf("chaos: %d faults in rounds of %d, %d operations: give -chaos.faults (CHAOS_FAULTS) and -chaos.operations of 0 or more, -chaos.round of 1 or more", *chaosFaults, *chaosRound, *chaosOps)
+	}
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64() >> 32
 	}
@@ -115,7 +118,7 @@ func TestChaos(t *testing.T) {
 		t.Errorf("chaos: %d faults, want %d", sum.faults, *chaosFaults)
 	}
 	if sum.acked+sum.items < int64(*chaosOps) {
-		t.Errorf("chaos: %d operations were answered, each item of a batch counted, want %d: too few to prove anything", sum.acked+sum.items, *chaosOps)
+		t.Errorf("chaos: %d operations were answered, each item of a batch counted, want %d (-chaos.operations, CHAOS_OPERATIONS): too few to prove anything", sum.acked+sum.items, *chaosOps)
 	}
 }
 
@@ -166,7 +169,6 @@ func (r *round) play(t *testing.T, sum *totals) (verdict func()) {
 	if err != nil {
 		t.Fatalf("chaos: seed %d: %v", r.seed, err)
 	}
-	defer c.interruptible()()
 	closed := false
 	defer func() {
 		if !closed {
@@ -270,6 +272,10 @@ func (r *round) judge(t *testing.T, sum *totals, c *cluster, l *load, f *faults,
 		played.Round(time.Second), time.Duration(c.processor.Load()).Round(100*time.Millisecond), time.Since(judged).Round(time.Millisecond), j.checked.writes, j.checked.reads, j.checked.marks, len(j.log), calls)
 	problems := c.failures()
 	if len(problems) == 0 {
+		return
+	}
+	if len(problems) == 1 && strings.HasPrefix(problems[0], toldToEnd) {
+		t.Errorf("chaos: %s; what was judged until then was right", problems[0])
 		return
 	}
 	for _, p := range problems {

@@ -33,6 +33,7 @@ type cluster struct {
 	relays    map[[2]int]*relay // by caller and target, at their addresses
 	diskSize  string
 	processor atomic.Int64 // nanoseconds that nodes have taken which ended
+	end       func()       // of what waits for ^C
 
 	mu       sync.Mutex
 	problems []string
@@ -68,8 +69,9 @@ func build(dir, program string) (string, error) {
 func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host int) []string) (c *cluster, err error) {
 	c = &cluster{dir: dir, pki: filepath.Join(dir, "pki"), rookeryd: rookeryd, relays: map[[2]int]*relay{}, diskSize: "448m"}
 	if c.net, err = newNetwork(rng); err != nil {
-		return nil, err
+		return c, err
 	}
+	c.end = c.interruptible()
 	defer func() {
 		if err != nil {
 			c.close()
@@ -77,7 +79,7 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 	}()
 	ca, err := mtls.InitCA(c.pki, "", 0)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	issue := func(id mtls.Identity, hosts ...string) error {
 		pair, err := ca.Issue(mtls.Request{Identity: id, Hosts: hosts})
@@ -89,31 +91,34 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 	}
 	operator := mtls.Identity{Role: mtls.Operator, Name: "chaos"}
 	if err := issue(operator); err != nil {
-		return nil, err
+		return c, err
 	}
 	cert, key := mtls.FileNames(operator)
 	files, err := mtls.Load(mtls.Paths{Cert: filepath.Join(c.pki, cert), Key: filepath.Join(c.pki, key), CA: filepath.Join(c.pki, mtls.CACert)}, nil, nil)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	c.creds = client.WithCredentials(mtls.Client(files, nil))
 
 	// One more than there are voters: it joins and leaves.
 	var founders []string
 	for host := 1; host <= count+1; host++ {
+		if !c.alive() {
+			return c, errors.New(toldToEnd)
+		}
 		n := &node{c: c, host: host, name: fmt.Sprintf("n%d", host), dir: filepath.Join(dir, fmt.Sprintf("n%d", host))}
 		if err := c.net.add(host); err != nil {
-			return nil, err
+			return c, err
 		}
 		c.nodes = append(c.nodes, n)
 		if err := issue(mtls.Identity{Role: mtls.Node, Name: n.name}, c.net.address(host)); err != nil {
-			return nil, err
+			return c, err
 		}
 		if err := os.MkdirAll(n.dir, 0o700); err != nil {
-			return nil, err
+			return c, err
 		}
 		if err := script(fmt.Sprintf("mount -t tmpfs -o size=%s %s %s", c.diskSize, prefix+"disk", n.dir)); err != nil {
-			return nil, err
+			return c, err
 		}
 		if host <= count {
 			founders = append(founders, n.name+"="+n.peer())
@@ -130,7 +135,7 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 			}
 			r, err := newRelay(c.net.address(relaysAt)+":0", b.peer())
 			if err != nil {
-				return nil, err
+				return c, err
 			}
 			c.relays[[2]int{a.host, b.host}] = r
 		}
@@ -144,11 +149,14 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 			continue
 		}
 		if err := n.start(); err != nil {
-			return nil, err
+			return c, err
 		}
 	}
 	return c, nil
 }
+
+// toldToEnd begins what fails a run that was interrupted.
+const toldToEnd = "this test was told to end"
 
 // interruptible has ^C end the round as a violation would: what was made on the
 // machine is removed. It returns what ends that.
@@ -158,14 +166,14 @@ func (c *cluster) interruptible() (end func()) {
 	go func() {
 		select {
 		case s := <-signals:
-			c.fail("this test was told to end: %v", s)
+			c.fail("%s: %v", toldToEnd, s)
 		case <-done:
 		}
 	}()
-	return func() {
+	return sync.OnceFunc(func() {
 		signal.Stop(signals)
 		close(done)
-	}
+	})
 }
 
 // voters are the nodes that founded the cluster.
@@ -251,6 +259,7 @@ func (c *cluster) ready(n *node, timeout time.Duration) error {
 
 // close ends all processes and removes what was made.
 func (c *cluster) close() {
+	defer c.end()
 	for _, n := range c.nodes {
 		n.signal(syscall.SIGCONT)
 		n.kill()

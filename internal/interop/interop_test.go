@@ -88,7 +88,6 @@ func pass(t *testing.T, scripts []*script, seed uint64, repeat int, all *tally) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.interruptible()()
 	l.ledger.started("fe")
 	l.ledger.probe()
 	defer l.ledger.tell(all)

@@ -24,6 +24,7 @@ type lab struct {
 	servers map[string]*server
 	ledger  *ledger
 	told    atomic.Bool // to end: what was made on the machine is to be removed
+	end     func()      // of what waits for that
 
 	mu       sync.Mutex
 	problems []string
@@ -96,6 +97,7 @@ func (l *lab) also(f func(host, word string)) {
 func newLab(programs string, nodes int) (l *lab, err error) {
 	l = &lab{servers: map[string]*server{}, counting: true}
 	l.ledger = newLedger(l)
+	l.end = l.interruptible()
 	defer func() {
 		if err != nil {
 			l.close()
@@ -167,10 +169,10 @@ func (l *lab) interruptible() (end func()) {
 		case <-done:
 		}
 	}()
-	return func() {
+	return sync.OnceFunc(func() {
 		signal.Stop(signals)
 		close(done)
-	}
+	})
 }
 
 // random is chance from the seed.
@@ -222,6 +224,7 @@ func (l *lab) saveLogs(dir string) error {
 
 // close ends and removes all of it.
 func (l *lab) close() {
+	defer l.end()
 	l.ledger.close()
 	for _, s := range l.servers {
 		s.crash()

@@ -148,6 +148,12 @@ func (r *run) try(s step) (got []string, err error) {
 		}
 		r.trace("         again after: %v", err)
 		time.Sleep(300 * time.Millisecond)
+		if r.mended == 0 && tells(s.text) && time.Since(begun) > mendAfter {
+			r.trace("         after ctl_mboxlist -m")
+			if err := r.mend(); err != nil {
+				return got, err
+			}
+		}
 		// A frontend that lost its node knows nothing new, and says no to it.
 		if fe := r.lab.servers["fe"]; fe.cmd != nil {
 			if err := fe.follows(0); err != nil {
@@ -155,6 +161,28 @@ func (r *run) try(s step) (got []string, err error) {
 			}
 		}
 	}
+}
+
+// mendAfter is how long facts that are not as they have to be are waited for before
+// ctl_mboxlist -m mends them.
+const mendAfter = 3 * time.Second
+
+// tells reports whether a step asks the directory what it knows. An XFER whose ACTIVATE
+// was refused says so in the log only, and answers OK: what is asked next is half done.
+func tells(text string) bool {
+	words := strings.Fields(text)
+	return words[0] == "facts" || words[0] == "copies" || words[0] == "rookeryctl" && words[1] != "switchover"
+}
+
+// mend has every backend say what it holds, as an operator would.
+func (r *run) mend() error {
+	r.mended = 1
+	for _, s := range r.lab.backends() {
+		if out, err := s.tool("ctl_mboxlist", "-m"); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+	}
+	return nil
 }
 
 // silent reports whether a step succeeds even where the directory was not there: a
@@ -687,14 +715,11 @@ func (r *run) judge() error {
 	}
 	if len(found) > 0 && r.killer.killed() {
 		// What was refused half-way is what ctl_mboxlist -m mends.
-		r.mended = 1
 		for _, line := range found {
 			r.trace("         before ctl_mboxlist -m: %s", line)
 		}
-		for _, s := range l.backends() {
-			if out, err := s.tool("ctl_mboxlist", "-m"); err != nil {
-				return fmt.Errorf("%w\n%s", err, out)
-			}
+		if err := r.mend(); err != nil {
+			return err
 		}
 		if slices.ContainsFunc(found, func(line string) bool { return strings.Contains(line, "rep") }) {
 			if err := r.rebuild(); err != nil {

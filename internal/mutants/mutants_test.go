@@ -109,6 +109,8 @@ func choose(all []*mutant) (chosen []*mutant, err error) {
 			err = fmt.Errorf("no mutant is called %s", *runOnly)
 		}
 		return chosen, err
+	case *runRotate < -1:
+		return nil, fmt.Errorf("-mutants.rotate=%d: give a number of 0 or more (ROTATE)", *runRotate)
 	case *runRotate >= 0:
 		var quick []*mutant
 		for _, m := range all {
@@ -281,7 +283,7 @@ func watch(harness string, from int, cmd *exec.Cmd, whole io.Writer) (r result) 
 	r.harness, r.from = harness, from
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = 30 * time.Second // it removes what it made on the machine
 	// A harness that is out of time is asked to end, so that it ends what it began.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	begun := time.Now()

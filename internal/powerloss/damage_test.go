@@ -74,8 +74,8 @@ func (o outcomes) print(title string, columns ...string) {
 	fmt.Println()
 }
 
-// TestPowerDamage damages the files of a stopped node and starts it. It is for
-// who asks for it: without -power.damage it damages nothing.
+// TestPowerDamage damages the files of a stopped node, -power.damage places of each
+// kind, and starts it.
 func TestPowerDamage(t *testing.T) {
 	d := &damager{
 		harness: &harness{programs: built(t), report: &report{}, spawn: newSpawner(), dir: t.TempDir(), seed: *seed, net: fmt.Sprintf("127.%d.", 2+rand.IntN(250))},

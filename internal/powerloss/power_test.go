@@ -155,6 +155,7 @@ func (h *harness) live(ctx context.Context, w *world) (err error) {
 		acked, refused := w.load.counts()
 		h.report.acked.Add(int64(acked))
 		h.report.refused.Add(int64(refused))
+		fmt.Printf("%s powerloss: %d cuts so far; a world of %d nodes ends with %d writes acknowledged\n", time.Now().UTC().Format("15:04:05"), h.report.cuts.Load(), size, acked)
 	}()
 	for range 5 + w.rng.IntN(15) {
 		if h.enough() || ctx.Err() != nil {

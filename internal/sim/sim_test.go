@@ -47,6 +47,9 @@ func TestSim(t *testing.T) {
 		work(t)
 		return
 	}
+	if *simSeeds < 1 || *simTime < time.Second || *simWorkers < 1 {
+		t.Fatalf("%d seeds of %v by %d processes: give -sim.seeds (SIMSEEDS) and -sim.workers of 1 or more, and -sim.time (SIMTIME) of 1s or more", *simSeeds, *simTime, *simWorkers)
+	}
 	if *simLog {
 		r := run(t, *simFirst, *simTime, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})))
 		fmt.Println(r)
@@ -80,7 +83,7 @@ func report(t *testing.T, r result) bool {
 	if r.Failure == "" {
 		return false
 	}
-	fmt.Printf("sim: seed %d: VIOLATION %s\nsim: again: go test ./internal/sim -run '^TestSim$' -sim.seeds 1 -sim.first %d -sim.time %v\n", r.Seed, r.Failure, r.Seed, *simTime)
+	fmt.Printf("sim: seed %d: VIOLATION %s\nsim: again: go test ./internal/sim -run '^TestSim$' -count 1 -v -args -sim.seeds 1 -sim.first %d -sim.time %v\n", r.Seed, r.Failure, r.Seed, *simTime)
 	t.Errorf("seed %d: VIOLATION %s", r.Seed, r.Failure)
 	return true
 }

@@ -9,6 +9,10 @@ fuzztime=${1:?usage: fuzz.sh TIME [PACKAGE...]}
 shift
 [ $# -gt 0 ] || set -- ./...
 
+echo "$fuzztime" | grep -Eq '^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$|^[0-9]+x$' || {
+	echo "fuzz.sh: FUZZTIME is a time such as 30s, or a number of executions such as 1000x, not $fuzztime" >&2
+	exit 1
+}
 listing=$(go test -list '^Fuzz' "$@")
 targets=$(printf '%s\n' "$listing" | awk '
 	/^Fuzz/ { name[++n] = $1 }

@@ -167,11 +167,17 @@ func (r *run) try(s step) (got []string, err error) {
 // ctl_mboxlist -m mends them.
 const mendAfter = 3 * time.Second
 
-// tells reports whether a step asks the directory what it knows. An XFER whose ACTIVATE
-// was refused says so in the log only, and answers OK: what is asked next is half done.
+// tells reports whether a step asks what there is. An XFER or a RENAME whose ACTIVATE was
+// refused says so in the log only, and answers OK: what is asked next is half done.
 func tells(text string) bool {
 	words := strings.Fields(text)
-	return words[0] == "facts" || words[0] == "copies" || words[0] == "rookeryctl" && words[1] != "switchover"
+	switch words[0] {
+	case "facts", "copies":
+		return true
+	case "rookeryctl":
+		return words[1] != "switchover"
+	}
+	return len(words) > 2 && slices.Contains([]string{"LIST", "LSUB", "STATUS"}, words[2])
 }
 
 // mend has every backend say what it holds, as an operator would.

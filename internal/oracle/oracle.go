@@ -196,14 +196,17 @@ func (o *Oracle) one(c machine.Command) machine.Result {
 		r = o.finalize(op)
 	case machine.Assert:
 		r = o.assert(op)
+		o.written(op.Mailbox, r)
 	case machine.Retract:
 		r = o.retract(op)
+		o.written(op.Mailbox, r)
 	case machine.Reserve:
 		r = o.reserve(op)
 	case machine.Release:
 		r = o.release(op)
 	case machine.Deactivate:
 		r = o.deactivate(op)
+		o.written(op.Mailbox, r)
 	case machine.Rename:
 		r = o.rename(op)
 	case machine.SetPrimary:
@@ -836,8 +839,8 @@ func (o *Oracle) take(b *box, name directory.MailboxName, f *directory.Fact, epo
 				other.Standing = directory.StaleCopy
 				o.touch(other)
 			}
-			if !member(home, s) && o.version >= 2 {
-				delete(o.left[s], name)
+			if !member(home, s) && o.version >= 2 && o.left[s] != nil {
+				o.left[s][name] = false // nobody inherits
 			}
 		}
 	}
@@ -1697,6 +1700,32 @@ func (o *Oracle) look(a announcement, at directory.Time) {
 	o.lapses[a][at] = true
 }
 
+// written has a look taken at a mailbox if an operation wrote it.
+func (o *Oracle) written(name directory.MailboxName, r machine.Result) {
+	if r.Refused == nil && r.Effect != machine.NotHeld && r.Effect != machine.NotSince {
+		o.takeAlong(name)
+	}
+}
+
+// takeAlong looks at a mailbox that is written: what only a server holds that has just
+// left the home's group goes with it. Nobody has just left from then on.
+func (o *Oracle) takeAlong(name directory.MailboxName) {
+	b := o.boxes[name]
+	if b == nil {
+		return
+	}
+	live, strangers, home := o.live(b), o.strangers(b), o.homeOf(b)
+	for _, s := range slices.Sorted(maps.Keys(o.left)) {
+		if !o.left[s][name] {
+			continue
+		}
+		if home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0].Server == s {
+			b.home = o.backends[s].Group
+		}
+		o.left[s][name] = false
+	}
+}
+
 // sweepOne carries one sweep to its end: memberships, then admissions, then
 // decisions, by server.
 func (o *Oracle) sweepOne() {
@@ -1705,10 +1734,7 @@ func (o *Oracle) sweepOne() {
 		for _, name := range o.names() {
 			b := o.boxes[name]
 			if f := b.facts[s]; f != nil {
-				live, strangers := o.live(b), o.strangers(b)
-				if home := o.homeOf(b); o.left[s][name] && home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0] == f {
-					b.home = o.backends[s].Group
-				}
+				o.takeAlong(name)
 				o.settleHome(b)
 				if len(o.live(b)) > 0 {
 					o.revive(b, name)
@@ -1723,6 +1749,7 @@ func (o *Oracle) sweepOne() {
 			b := o.boxes[name]
 			if f := b.facts[s]; f != nil && f.State != directory.HeldReturn {
 				o.reenter(b, name, f, f.State)
+				o.takeAlong(name)
 				if len(o.live(b)) > 0 {
 					o.revive(b, name)
 				}
@@ -1735,6 +1762,7 @@ func (o *Oracle) sweepOne() {
 		for _, name := range o.names() {
 			if f := o.boxes[name].facts[s]; f != nil && f.State.IsHeld() && f.Last <= o.decided[s] {
 				o.decideFact(name, f, o.decide[s])
+				o.takeAlong(name)
 			}
 		}
 		delete(o.decide, s)
@@ -1747,6 +1775,7 @@ func (o *Oracle) sweepOne() {
 				if f.State != directory.HeldReturn && f.Incarnation != o.life && o.confirmed(f) {
 					o.reenter(b, name, f, f.State)
 				}
+				o.takeAlong(name)
 				if len(o.live(b)) > 0 {
 					o.revive(b, name)
 				}

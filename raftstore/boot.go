@@ -199,14 +199,14 @@ func makeShard(cfg Config, meta Meta, create func(path string) error) error {
 	if err := buildShard(cfg, tmp, meta, create, nil); err != nil {
 		return err
 	}
-	if err := useBirth(cfg.Dir); err != nil {
-		return err
-	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
 	}
 	if err := snap.SyncDir(cfg.Dir); err != nil {
 		return fmt.Errorf("raftstore: %w", err)
+	}
+	if err := useBirth(cfg.Dir); err != nil {
+		return err
 	}
 	// Who made the data directory may have been killed before it was on disk.
 	return syncAbove(cfg.Dir)

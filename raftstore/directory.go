@@ -142,9 +142,10 @@ func birth(dir string, fresh bool) (uint64, error) {
 // maxNodeID is the highest id that Raft has no use for itself.
 const maxNodeID = math.MaxUint64 - 2
 
-// useBirth notes that the id is a node's from now on. It comes before the
-// shard's directory appears: a crash in between costs an id, one after it could
-// cost a vote.
+// useBirth notes that the id is a node's from now on. It comes when the shard's
+// directory is on disk, and before it is opened: the others may have founded the
+// cluster with this id already, so that a crash must not cost it, and what was not
+// opened has promised nothing.
 func useBirth(dir string) error {
 	text, err := os.ReadFile(filepath.Join(dir, birthName))
 	if errors.Is(err, os.ErrNotExist) || bytes.Contains(text, []byte(birthUsed)) {

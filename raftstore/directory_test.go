@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,6 +67,55 @@ func TestBirth(t *testing.T) {
 	}
 	if _, err := Lock(dir, 1); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a damaged birth file: got %v, want ErrCorrupt", err)
+	}
+}
+
+// TestBirthOutlivesAFailedFounding: the others may have founded the cluster with the id
+// already, so it stays the disk's until its shard is there; and a shard that is there has
+// used it before it is opened.
+func TestBirthOutlivesAFailedFounding(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	d := lock(t, dir)
+	id := d.Birth()
+	cfg := testConfig(t)
+	cfg.Dir, cfg.Directory, cfg.Shard = dir, d, 1
+	cfg.Initial = []Member{{Name: "n1", ID: id}}
+	// What stands in the way is what a power cut does: the name is not there afterwards.
+	if err := os.MkdirAll(filepath.Join(dir, "shard-1", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := bootstrap(cfg); err == nil {
+		t.Fatal("bootstrap over a directory: no error")
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "shard-1")); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if d = lock(t, dir); d.Birth() != id {
+		t.Errorf("after a founding that was cut off: id %x, want %x", d.Birth(), id)
+	}
+	// The shard is there, and the power went before that was noted.
+	cfg.Directory = d
+	if err := bootstrap(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeBirth(dir, fmt.Sprintf("%016x\n", id)); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	cfg.Directory = lock(t, dir)
+	s := open(t, cfg)
+	if got := s.Identity().Node; got != id {
+		t.Errorf("the node's id: got %x, want %x", got, id)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "shard-1")); err != nil {
+		t.Fatal(err)
+	}
+	if d = lock(t, dir); d.Birth() == id {
+		t.Errorf("after the shard was lost: id %x again", id)
 	}
 }
 

@@ -59,7 +59,7 @@ func (c *conn) cmdReserve(ctx context.Context, l mupdatewire.Line) (string, erro
 }
 
 func (c *conn) reserve(ctx context.Context, name directory.MailboxName, at directory.Location) error {
-	c.s.orphans.drop(orphan{name, at.Backend})
+	c.s.orphans.drop(ctx, orphan{name, at.Backend})
 	r, err := c.session.Reserve(ctx, client.Reserve{Mailbox: name, Server: at.Backend, Partition: at.Partition, Grace: c.s.cfg.OrphanGrace})
 	if errors.Is(err, client.ErrUndecided) {
 		c.claimed(name, at.Backend) // it may be: then it is given back
@@ -78,10 +78,20 @@ func (c *conn) reserve(ctx context.Context, name directory.MailboxName, at direc
 }
 
 func (c *conn) claimed(name directory.MailboxName, server directory.BackendName) {
+	c.unclaim(name)
 	if c.claims == nil {
 		c.claims = make(map[directory.MailboxName]directory.BackendName)
 	}
 	c.claims[name] = server
+	c.s.orphans.hold(orphan{name, server}, 1)
+}
+
+// unclaim forgets a reservation: something followed, or it is another's.
+func (c *conn) unclaim(name directory.MailboxName) {
+	if server, is := c.claims[name]; is {
+		delete(c.claims, name)
+		c.s.orphans.hold(orphan{name, server}, -1)
+	}
 }
 
 // cmdActivate: RFC 3656, ACTIVATE. A backend is believed about what it holds, so there
@@ -107,7 +117,7 @@ func (c *conn) cmdActivate(ctx context.Context, l mupdatewire.Line) (string, err
 	if err != nil {
 		return "", err
 	}
-	delete(c.claims, name)
+	c.unclaim(name)
 	c.resync.activated(name)
 	switch r.Effect {
 	case client.Forked:
@@ -160,7 +170,7 @@ func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error
 	if err != nil || server == "" {
 		return "done", err
 	}
-	delete(c.claims, name)
+	c.unclaim(name)
 	// A ctl_mboxlist that compares lists renames nothing.
 	tentative := c.resync.server != server
 	results, err := c.session.Batch(ctx, []client.Op{

@@ -55,7 +55,7 @@ func (c *conn) restore(ctx context.Context) {
 		p = &r.from
 		if server, claimed := c.claims[r.to]; claimed {
 			ops = append(ops, client.Release{Mailbox: r.to, Server: server})
-			delete(c.claims, r.to)
+			c.unclaim(r.to)
 		}
 	}
 	c.pending, c.rename = nil, nil
@@ -94,7 +94,7 @@ func (c *conn) completeRename(ctx context.Context, a client.Assert) (client.Resu
 		c.rename = r
 		if moved.Err == nil {
 			c.rename = nil
-			delete(c.claims, r.to)
+			c.unclaim(r.to)
 			c.s.settle(ctx, "rename back", []client.Op{client.Rename{From: a.Mailbox, To: r.from.name, Server: a.Server}})
 		}
 		c.restore(ctx)
@@ -200,42 +200,70 @@ type orphan struct {
 // orphans are given back after a grace, unless they are made again.
 type orphans struct {
 	mu     sync.Mutex
+	held   map[orphan]int // by how many connections
 	timers map[orphan]*time.Timer
+	giving map[orphan]chan struct{} // closed when it has been given back
 	closed bool
 }
 
-// leave gives back what the connection reserved and nothing followed.
+// hold counts the connections that a reservation is of. One that is made again is no
+// orphan.
+func (o *orphans) hold(what orphan, by int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held == nil {
+		o.held = make(map[orphan]int)
+	}
+	if o.held[what] += by; o.held[what] == 0 {
+		delete(o.held, what)
+	}
+	if t := o.timers[what]; by > 0 && t != nil {
+		t.Stop()
+		delete(o.timers, what)
+	}
+}
+
+// leave gives back what the connection reserved and nothing followed, but for what
+// another one has reserved as well.
 func (c *conn) leave() {
 	for name, server := range c.claims {
+		c.unclaim(name)
 		c.s.orphans.add(c.s, orphan{name, server})
 	}
-	c.claims = nil
 }
 
 func (o *orphans) add(s *Server, what orphan) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed {
-		return // the directory lets it lapse
+	if o.closed || o.held[what] > 0 {
+		return // the directory lets it lapse; or it is somebody else's too
 	}
 	if o.timers == nil {
-		o.timers = make(map[orphan]*time.Timer)
+		o.timers, o.giving = make(map[orphan]*time.Timer), make(map[orphan]chan struct{})
 	}
 	if t := o.timers[what]; t != nil {
 		t.Stop()
 	}
 	o.timers[what] = time.AfterFunc(s.cfg.OrphanGrace, func() {
+		given := make(chan struct{})
 		o.mu.Lock()
 		gone := o.closed || o.timers[what] == nil
 		delete(o.timers, what)
 		if !gone {
 			s.work.Add(1)
+			o.giving[what] = given
 		}
 		o.mu.Unlock()
 		if gone {
 			return
 		}
 		defer s.work.Done()
+		defer func() {
+			o.mu.Lock()
+			delete(o.giving, what)
+			o.mu.Unlock()
+			close(given)
+		}()
 		s.m.orphans.Inc()
 		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Timeout)
 		defer cancel()
@@ -244,13 +272,21 @@ func (o *orphans) add(s *Server, what orphan) {
 	})
 }
 
-// drop forgets an orphan that is claimed again.
-func (o *orphans) drop(what orphan) {
+// drop forgets an orphan that is claimed again. One that is being given back has been
+// when it returns: what is claimed after that stays.
+func (o *orphans) drop(ctx context.Context, what orphan) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	if t := o.timers[what]; t != nil {
 		t.Stop()
 		delete(o.timers, what)
+	}
+	giving := o.giving[what]
+	o.mu.Unlock()
+	if giving != nil {
+		select {
+		case <-giving:
+		case <-ctx.Done():
+		}
 	}
 }
 

@@ -217,7 +217,14 @@ func (o *orphans) hold(what orphan, by int) {
 	if o.held[what] += by; o.held[what] == 0 {
 		delete(o.held, what)
 	}
-	if t := o.timers[what]; by > 0 && t != nil {
+	if by > 0 {
+		o.stop(what)
+	}
+}
+
+// stop lets a reservation be. o.mu is held.
+func (o *orphans) stop(what orphan) {
+	if t := o.timers[what]; t != nil {
 		t.Stop()
 		delete(o.timers, what)
 	}
@@ -241,9 +248,7 @@ func (o *orphans) add(s *Server, what orphan) {
 	if o.timers == nil {
 		o.timers, o.giving = make(map[orphan]*time.Timer), make(map[orphan]chan struct{})
 	}
-	if t := o.timers[what]; t != nil {
-		t.Stop()
-	}
+	o.stop(what)
 	o.timers[what] = time.AfterFunc(s.cfg.OrphanGrace, func() {
 		given := make(chan struct{})
 		o.mu.Lock()
@@ -276,10 +281,7 @@ func (o *orphans) add(s *Server, what orphan) {
 // when it returns: what is claimed after that stays.
 func (o *orphans) drop(ctx context.Context, what orphan) {
 	o.mu.Lock()
-	if t := o.timers[what]; t != nil {
-		t.Stop()
-		delete(o.timers, what)
-	}
+	o.stop(what)
 	giving := o.giving[what]
 	o.mu.Unlock()
 	if giving != nil {

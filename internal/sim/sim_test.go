@@ -89,8 +89,8 @@ func report(t *testing.T, r result) bool {
 }
 
 func (r result) String() string {
-	return fmt.Sprintf("sim: seed %d: digest %016x, %v, %d calls, %d commands, %d reads, %d elections, %d restarts, %d snapshots, %d remade; %s",
-		r.Seed, r.Digest, r.Took.Round(time.Millisecond), r.Counts.Calls, r.Counts.Commands, r.Counts.Reads, r.Counts.Elections, r.Counts.Restarts, r.Counts.Installed, r.Counts.Restores, r.Counts.faults())
+	return fmt.Sprintf("sim: seed %d: digest %016x, %v, %d calls, %d commands, applied %d times, %d reads, %d elections, %d restarts, %d snapshots, %d remade; %s",
+		r.Seed, r.Digest, r.Took.Round(time.Millisecond), r.Counts.Calls, r.Counts.Commands, r.Counts.Applies, r.Counts.Reads, r.Counts.Elections, r.Counts.Restarts, r.Counts.Installed, r.Counts.Restores, r.Counts.faults())
 }
 
 // workers hands the seeds to processes and gives what they say, in any order.

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/rookery-mail/rookery/raftstore"
 )
@@ -23,10 +24,12 @@ import (
 // client.WithConn. Nothing has to be closed.
 //
 // A call goes through the interceptors, roles and limits of one that came over the
-// network, and what comes back is a status with the same details. Messages are
-// encoded and decoded, so that neither side ever holds memory of the other's, and
-// text that no message may hold is refused. What there is none of is sockets, frames
-// and, for a call with one answer, goroutines: it is handled on its caller's.
+// network, and what comes back is a status with the same details. What is sent, and
+// what streams bring, is encoded and decoded: the caller may use its messages again,
+// and text that no message may hold is refused. A single answer is handed over as it
+// is; its octets may be those of other answers too and must not be changed. What there
+// is none of is sockets, frames and, for a call with one answer, goroutines: it is
+// handled on its caller's.
 //
 // A handler's context is the caller's, with its deadline, its end and its values.
 // Metadata crosses as it does on the network. Of the call options Header, Trailer,
@@ -178,11 +181,27 @@ func (c *conn) invoke(ctx context.Context, method string, args, reply any, o *ca
 	if err != nil {
 		return asStatus(err)
 	}
-	answer, err := encode(response, 0)
-	if err != nil {
-		return err
+	return handOver(response, reply, o.maxReceive)
+}
+
+// handOver puts what a handler answered into reply. The handler has made it for this
+// call and keeps nothing of it.
+func handOver(answer, reply any, limit int) error {
+	from, made := answer.(proto.Message)
+	to, wanted := reply.(proto.Message)
+	if !made || !wanted || from.ProtoReflect().Type() != to.ProtoReflect().Type() {
+		return status.Errorf(codes.Internal, "an answer of type %T for one of type %T", answer, reply)
 	}
-	return decode(answer, reply, o.maxReceive)
+	if limit > 0 && proto.Size(from) > limit {
+		return status.Errorf(codes.ResourceExhausted, "a message of %d octets, at most %d", proto.Size(from), limit)
+	}
+	proto.Reset(to)
+	at := to.ProtoReflect()
+	from.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		at.Set(field, value)
+		return true
+	})
+	return nil
 }
 
 // cutWithServer returns ctx, ended too when the server breaks off its calls.

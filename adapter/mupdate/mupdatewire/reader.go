@@ -52,6 +52,8 @@ type Reader struct {
 	limits  Limits
 	goAhead func() error
 	spent   int // octets of this line
+
+	tag, command string // of the line before
 }
 
 // NewReader returns a Reader of r. goAhead is called where a literal was announced
@@ -83,17 +85,18 @@ func (r *Reader) ReadLine() (Line, error) {
 	if _, err := r.b.Peek(1); err != nil {
 		return l, err
 	}
-	tag, c, err := r.word()
+	tag, c, err := r.word(r.tag)
 	if err != nil {
 		return l, r.broken(err)
 	}
-	l.Tag = tag
+	l.Tag, r.tag = tag, tag
 	if c != ' ' || tag == "" {
 		return l, r.refuse(c, "*", textNeedCommand)
 	}
-	if l.Word, c, err = r.word(); err != nil {
+	if l.Word, c, err = r.word(r.command); err != nil {
 		return l, r.broken(err)
 	}
+	r.command = l.Word
 	if l.Word == "" {
 		return l, r.refuse(c, tag, textNullCommand)
 	}
@@ -111,6 +114,9 @@ func (r *Reader) ReadLine() (Line, error) {
 		}
 		if fault != "" {
 			return l, r.refuse(c, tag, fault)
+		}
+		if l.Args == nil {
+			l.Args = make([]string, 0, 3) // of a record
 		}
 		l.Args = append(l.Args, arg)
 	}
@@ -156,8 +162,28 @@ func (r *Reader) octet() (byte, error) {
 	return c, err
 }
 
-// word reads a word and the octet behind it.
-func (r *Reader) word() (string, byte, error) {
+// here is what was received and not read. take counts n octets of it as read.
+func (r *Reader) here() []byte {
+	b, _ := r.b.Peek(r.b.Buffered())
+	return b
+}
+
+func (r *Reader) take(n int) {
+	r.spent += n
+	_, _ = r.b.Discard(n)
+}
+
+// fits says whether n octets more are within the limits of a line.
+func (r *Reader) fits(n int) bool { return r.spent+n <= r.limits.Line }
+
+// word reads a word and the octet behind it. before is what it most likely is: what
+// the line before had in its place.
+func (r *Reader) word(before string) (string, byte, error) {
+	// Nearly always all of it is here.
+	if b, n := r.here(), len(before); n > 0 && n < len(b) && b[n] == ' ' && r.fits(n+1) && string(b[:n]) == before {
+		r.take(n + 1)
+		return before, ' ', nil
+	}
 	var buf [64]byte
 	b := buf[:0]
 	for {
@@ -191,6 +217,18 @@ func (r *Reader) string(c byte) (s string, next byte, fault string, err error) {
 }
 
 func (r *Reader) quoted() (s string, next byte, fault string, err error) {
+	// Nearly always all of it is here, and nothing in it has to be looked at.
+	for here, n := r.here(), 0; n+1 < len(here) && n <= r.limits.String && r.fits(n+2); n++ {
+		c := here[n]
+		if c == '"' {
+			s, next = string(here[:n]), here[n+1]
+			r.take(n + 2)
+			return s, next, "", nil
+		}
+		if c < ' ' || c == '\\' {
+			break
+		}
+	}
 	var b []byte
 	for {
 		c, err := r.octet()

@@ -5,15 +5,17 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 var testLimits = Limits{Word: 8, String: 64, Args: 3, Line: 128, Skip: 256}
 
 // read reads all lines of text: what was read, and how it ended.
-func read(text string, goAhead func() error) (lines []Line, faults []string, end error) {
-	r := NewReader(strings.NewReader(text), testLimits, goAhead)
+func read(text io.Reader, goAhead func() error) (lines []Line, faults []string, end error) {
+	r := NewReader(text, testLimits, goAhead)
 	for {
 		l, err := r.ReadLine()
 		if e, ok := errors.AsType[*SyntaxError](err); ok {
@@ -69,7 +71,7 @@ func TestReadLine(t *testing.T) {
 		{"X0 F \"a\"\rX\r\n", nil, []string{"X0 Extra arguments"}, io.EOF, 0},
 	} {
 		asked = 0
-		lines, faults, end := read(test.text, goAhead)
+		lines, faults, end := read(strings.NewReader(test.text), goAhead)
 		if !reflect.DeepEqual(lines, test.lines) || !reflect.DeepEqual(faults, test.faults) || end != test.end || asked != test.asked {
 			t.Errorf("%.60q:\ngot  %q, %q, %v, asked %d\nwant %q, %q, %v, asked %d", test.text, lines, faults, end, asked, test.lines, test.faults, test.end, test.asked)
 		}
@@ -96,11 +98,19 @@ func TestAppendString(t *testing.T) {
 	}
 }
 
-// What is written is read back; whatever is read ends, and keeps to the limits.
+// What is written is read back; whatever is read ends, and keeps to the limits; and in
+// which pieces it arrives changes nothing.
 func FuzzReadLine(f *testing.F) {
 	f.Add([]byte("X0 FIND \"user.a\" {3+}\r\nabc\r\n"))
 	f.Add([]byte("X0 F {3}\r\nabc\n\n(\r\n"))
+	f.Add([]byte("X0 F" + strings.Repeat(" \""+strings.Repeat("x", 60)+"\"", 3) + "\r\n"))
+	f.Add([]byte("X0 MAILBOX \"user.a\" \"be1!p\" \"a\tlrs\t\"\r\nX0 MAILBOX \"user.\\\"b\" \"be1!p\" \"\"\r\nX0 MAILBOXES \"\"\rX1 F\r\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
+		goAhead := func() error { return nil }
+		lines, faults, end := read(bytes.NewReader(text), goAhead)
+		if l, f, e := read(iotest.OneByteReader(bytes.NewReader(text)), goAhead); !reflect.DeepEqual(l, lines) || !slices.Equal(f, faults) || e != end {
+			t.Fatalf("at once: %q, %q, %v\noctet by octet: %q, %q, %v", lines, faults, end, l, f, e)
+		}
 		r := NewReader(bytes.NewReader(text), testLimits, func() error { return nil })
 		for {
 			l, err := r.ReadLine()

@@ -67,7 +67,7 @@ define part
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help build man run test test-peers race sim fuzz bench bench-10m bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss interop upgrade testdata-release
+.PHONY: help build man run test test-peers race sim fuzz bench bench-10m bench-mupdate bench-cluster demo crash crash-leader watch-load catch-up soak-elections soak mutants generate check check-systemd clean powerloss chaos leader-loss interop upgrade testdata-release
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -166,6 +166,9 @@ bench: build ## the numbers of docs/BENCHMARKS.md at 100k and 1M mailboxes, in m
 
 bench-10m: build ## the same at 10M mailboxes beside 100k; takes its time and some 20 GB of disk
 	bin/rookery-bench --population 100k,10M --dir $(BENCHDIR) --json $(BENCHDIR)/bench-10m.json --plot $(BENCHDIR)/bench-10m.svg
+
+bench-mupdate: build ## MUPDATE beside the master of Debian's Cyrus at 100k and 1M mailboxes, in a quarter of an hour; needs root and its packages
+	bin/rookery-bench mupdate --population 100k,1M --dir $(BENCHDIR) --json $(BENCHDIR)/bench-mupdate.json
 
 bench-cluster: build $(ETCD) ## three nodes beside three of etcd at CLUSTERSIZE (1M) mailboxes, in half an hour
 	bin/rookery-bench compare --population $(CLUSTERSIZE) --dir $(BENCHDIR) --json $(BENCHDIR)/bench-cluster-$(CLUSTERSIZE).json

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 )
 
 // What Cyrus calls itself on Debian.
@@ -37,6 +39,23 @@ type cyrusMaster struct {
 
 // newCyrusMaster writes the configuration of a master below dir. It does not start it.
 func newCyrusMaster(cyrmaster, programs, dir string) (*cyrusMaster, error) {
+	return newCyrus(cyrmaster, programs, dir, "-m", "")
+}
+
+// newCyrusFrontend writes the configuration of a frontend that follows the master at
+// addr. It does not start it; until it has a whole listing it greets nobody.
+func newCyrusFrontend(cyrmaster, programs, dir, addr string) (*cyrusMaster, error) {
+	return newCyrus(cyrmaster, programs, dir, "", fmt.Sprintf(`mupdate_server: %s
+mupdate_username: %[2]s
+mupdate_authname: %[2]s
+mupdate_password: %s
+force_sasl_client_mech: PLAIN
+`, addr, benchLogin, benchPassword))
+}
+
+// newCyrus writes the configuration of a server whose service is mupdate with flag; more
+// is what its imapd.conf has besides.
+func newCyrus(cyrmaster, programs, dir, flag, more string) (*cyrusMaster, error) {
 	if os.Getuid() != 0 {
 		return nil, errors.New("only root can start Cyrus, which gives that up by itself: run this as root")
 	}
@@ -54,11 +73,11 @@ func newCyrusMaster(cyrmaster, programs, dir string) (*cyrusMaster, error) {
   recover cmd="%[1]s/ctl_cyrusdb -C %[2]s -r"
 }
 SERVICES {
-  mupdate cmd="%[1]s/mupdate -C %[2]s -m" listen="%[3]s" prefork=1
+  mupdate cmd="%[1]s/mupdate -C %[2]s %[4]s" listen="%[3]s" prefork=1
 }
-`, programs, c.conf(), c.addr)
+`, programs, c.conf(), c.addr, flag)
 	err = errors.Join(
-		writeCyrusConf(c.conf(), dir),
+		writeCyrusConf(c.conf(), dir, more),
 		os.WriteFile(filepath.Join(dir, "cyrus.conf"), []byte(services), 0o644),
 	)
 	if err != nil {
@@ -68,8 +87,25 @@ SERVICES {
 	return c, errors.Join(err, c.give())
 }
 
-// writeCyrusConf writes an imapd.conf for a master with its databases in dir.
-func writeCyrusConf(file, dir string) error {
+// allMayEnter says of a directory that Cyrus's user would not get into why.
+func allMayEnter(dir string) error {
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			return err
+		}
+		if info.Mode()&1 == 0 {
+			return fmt.Errorf("user %s, as whom Cyrus runs, may not enter %s: give another --dir", cyrusUser, at)
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+// writeCyrusConf writes an imapd.conf for a server with its databases in dir, with more
+// at its end.
+func writeCyrusConf(file, dir, more string) error {
 	return os.WriteFile(file, fmt.Appendf(nil, `configdirectory: %[1]s
 defaultpartition: default
 partition-default: %[1]s/spool
@@ -80,7 +116,7 @@ sasl_mech_list: PLAIN
 sasl_pwcheck_method: auxprop
 sasl_auxprop_plugin: sasldb
 sasl_sasldb_path: %[1]s/sasldb
-`, dir, cyrusName, benchLogin), 0o644)
+%[4]s`, dir, cyrusName, benchLogin, more), 0o644)
 }
 
 func (c *cyrusMaster) conf() string { return filepath.Join(c.dir, "imapd.conf") }
@@ -116,37 +152,27 @@ func (c *cyrusMaster) give() error {
 	})
 }
 
-// fill loads the population's dump, as a site that restores its master does. Each record
-// is a transaction, of which a disk does some hundred a second: so the database is made
-// in memory and copied, where there is such a place.
-func (c *cyrusMaster) fill(pop *population) error {
-	const memory = "/dev/shm"
-	parent := c.dir
-	if _, err := os.Stat(memory); err == nil {
-		parent = memory
-	}
-	made, err := os.MkdirTemp(parent, "rookery-bench-")
+// fill has c hold what the master at addr has: as a frontend of it for once, which takes
+// all of it in one transaction. Loaded from a dump, each record is one.
+func (c *cyrusMaster) fill(ctx context.Context, addr string) error {
+	f, err := newCyrusFrontend(c.cyrmaster, c.programs, filepath.Join(c.dir, "frontend"), addr)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(made)
-	at := cyrusMaster{programs: c.programs, dir: made}
-	for _, sub := range []string{"db", "lock", "spool"} {
-		err = errors.Join(err, os.Mkdir(filepath.Join(made, sub), 0o755))
-	}
-	if err = errors.Join(err, writeCyrusConf(at.conf(), made), at.give()); err != nil {
+	if err := f.launch(); err != nil {
 		return err
 	}
-	in, out := io.Pipe()
-	go func() { out.CloseWithError(writeDump(out, pop)) }()
-	if _, err := c.run(filepath.Join(c.programs, "ctl_mboxlist"), in, "-C", at.conf(), "-u"); err != nil {
-		return err
+	if err := f.awaitGreeting(ctx); err != nil {
+		return errors.Join(err, f.kill())
+	}
+	if err := f.stop(ctx); err != nil {
+		return errors.Join(err, f.kill())
 	}
 	const list = "mailboxes.db"
-	if err := copyFile(filepath.Join(c.dir, list), filepath.Join(made, list)); err != nil {
+	if err := copyFile(filepath.Join(c.dir, list), filepath.Join(f.dir, list)); err != nil {
 		return err
 	}
-	return c.give()
+	return errors.Join(os.RemoveAll(f.dir), c.give())
 }
 
 func copyFile(to, from string) error {
@@ -176,7 +202,32 @@ func (c *cyrusMaster) launch() error {
 	defer log.Close() // the program has its own
 	c.process = newProcess(c.cyrmaster, "-C", c.conf(), "-M", filepath.Join(c.dir, "cyrus.conf"), "-p", filepath.Join(c.dir, "run", "master.pid"))
 	c.process.cmd.Stdout, c.process.cmd.Stderr = log, log
+	// It ends by a signal to its whole group, in which there would be another Cyrus.
+	if c.process.cmd.SysProcAttr == nil {
+		c.process.cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	c.process.cmd.SysProcAttr.Setpgid = true
 	return c.process.start()
+}
+
+// awaitGreeting waits until the server greets who connects.
+func (c *cyrusMaster) awaitGreeting(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		at, err := mupdateclient.Dial(ctx, c.addr, mupdateclient.Options{Mechanism: "PLAIN"})
+		if err == nil {
+			return at.Close()
+		}
+		if dead := c.alive(); dead != nil {
+			return dead
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: it greets nobody: %w", ctx.Err(), err)
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // stop asks the master to end and waits until its services have too.

@@ -28,8 +28,12 @@ type masterResult struct {
 	AtLeast float64      `json:",omitempty"` // wanted
 }
 
-// startLoad is from a master's start to its first answer.
-const startLoad = "start to serving"
+// What is started: a master, until its first answer, and a frontend of Cyrus that knows
+// nothing, until it has everything.
+const (
+	startLoad = "start to serving"
+	syncLoad  = "first sync of a frontend"
+)
 
 func (r *masterResult) settle() {
 	for i := range r.Rates {
@@ -63,7 +67,7 @@ func (m *mastersReport) tables() []table {
 // cell writes a rate; of what is done less than ten times a second, how long it takes.
 func (r *masterResult) cell(side int) string {
 	rate := r.Rate[side]
-	if slices.Max(r.Rate[:]) >= 100 && r.AtLeast > 0 && r.Load != startLoad {
+	if slices.Max(r.Rate[:]) >= 100 && r.AtLeast > 0 {
 		return strconv.FormatFloat(rate, 'f', 0, 64) + "/s"
 	}
 	return micros(int64(1e6 / rate))

@@ -156,15 +156,16 @@ func (m *masters) run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(m.dir, 0o755); err != nil {
 		return err
 	}
-	if err := os.Chmod(filepath.Dir(m.dir), 0o755); err != nil {
-		return err
+	if m.mupdateSettings.dir == "" { // then what it lies in was made for this run
+		if err := os.Chmod(filepath.Dir(m.dir), 0o755); err != nil {
+			return err
+		}
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(m.dir)) }()
-	if m.cyrus, err = newCyrusMaster(m.cyrmaster, m.mupdateSettings.cyrus, filepath.Join(m.dir, "cyrus")); err != nil {
+	if err := allMayEnter(m.dir); err != nil {
 		return err
 	}
-	m.say("fill Cyrus")
-	if err := m.cyrus.fill(m.pop); err != nil {
+	if m.cyrus, err = newCyrusMaster(m.cyrmaster, m.mupdateSettings.cyrus, filepath.Join(m.dir, "cyrus")); err != nil {
 		return err
 	}
 	m.say("fill Rookery")
@@ -172,6 +173,10 @@ func (m *masters) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.rookery.kill(), m.cyrus.kill()) }()
+	m.say("fill Cyrus")
+	if err := m.cyrus.fill(ctx, m.rookery.address()); err != nil {
+		return err
+	}
 	if err := m.cyrus.launch(); err != nil {
 		return err
 	}
@@ -205,21 +210,30 @@ func (m *masters) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	result := masterResult{Load: startLoad}
-	for round := range m.rounds {
-		for i := range both {
-			side := (i + round) % 2
-			m.say("run %d of %d: %s: %s", round+1, m.rounds, startLoad, masterNames[side])
-			took, err := m.restart(ctx, both[side])
-			if err != nil {
-				return fmt.Errorf("restart of %s: %w", masterNames[side], err)
+	for _, load := range []masterStart{{name: syncLoad, do: (*masters).firstSync, atLeast: 1}, {name: startLoad, do: (*masters).restart}} {
+		result := masterResult{Load: load.name, AtLeast: load.atLeast}
+		for round := range m.rounds {
+			for i := range both {
+				side := (i + round) % 2
+				m.say("run %d of %d: %s: %s", round+1, m.rounds, load.name, masterNames[side])
+				took, err := load.do(m, ctx, both[side])
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", load.name, masterNames[side], err)
+				}
+				result.Rates[side] = append(result.Rates[side], 1/took.Seconds())
 			}
-			result.Rates[side] = append(result.Rates[side], 1/took.Seconds())
 		}
+		result.settle()
+		m.result.Loads = append(m.result.Loads, result)
 	}
-	result.settle()
-	m.result.Loads = append(m.result.Loads, result)
 	return nil
+}
+
+// A masterStart starts something, and says how long that took.
+type masterStart struct {
+	name    string
+	do      func(*masters, context.Context, master) (time.Duration, error)
+	atLeast float64 // as of a masterLoad
 }
 
 // round has one master do a load and returns how often a second it was done.
@@ -317,6 +331,34 @@ func (m *masters) restart(ctx context.Context, at master) (time.Duration, error)
 	}
 	answered, err := m.await(ctx, at)
 	return answered.Sub(begin), err
+}
+
+// firstSync starts a frontend of Cyrus that knows nothing and returns how long it took
+// until it had everything that the master has.
+func (m *masters) firstSync(ctx context.Context, at master) (took time.Duration, err error) {
+	dir := filepath.Join(m.dir, "frontend")
+	f, err := newCyrusFrontend(m.cyrmaster, m.mupdateSettings.cyrus, dir, at.address())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	begin := time.Now()
+	if err := f.launch(); err != nil {
+		return 0, err
+	}
+	err = f.awaitGreeting(ctx)
+	took = time.Since(begin)
+	if err = errors.Join(err, f.stop(ctx)); err != nil {
+		return 0, errors.Join(err, f.kill())
+	}
+	list, err := f.run(filepath.Join(f.programs, "ctl_mboxlist"), nil, "-C", f.conf(), "-d")
+	if err != nil {
+		return 0, err
+	}
+	if n := strings.Count(list, "\n\"user."); n != m.pop.mailboxes {
+		return 0, fmt.Errorf("%w: the frontend has %d of %d mailboxes", errWrong, n, m.pop.mailboxes)
+	}
+	return took, nil
 }
 
 // find asks for mailboxes at random.

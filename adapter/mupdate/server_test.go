@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/xdg-go/scram"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 	"github.com/rookery-mail/rookery/client"
@@ -74,6 +76,48 @@ func TestLogin(t *testing.T) {
 				t.Errorf("%s, %q: got %v, want NO", mechanism, wrong, err)
 			}
 			c.Close()
+		}
+	}
+}
+
+// As Cyrus does, who logs in may say as whom besides: as themselves, and as nobody else.
+func TestScramSaysAsWhom(t *testing.T) {
+	m := newMurder(t)
+	for as, want := range map[string]string{"": "OK", "be1": "OK", "be2": "NO"} {
+		scramClient, err := scram.SHA256.NewClient("be1", password, as)
+		if err != nil {
+			t.Fatal(err)
+		}
+		talk := scramClient.NewConversation()
+		nc, err := net.Dial("tcp", m.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(20 * time.Second))
+		in := bufio.NewScanner(nc)
+		for in.Scan() && !strings.HasPrefix(in.Text(), "* OK") {
+		}
+		challenge, command := "", "A01 AUTHENTICATE \"SCRAM-SHA-256\" \"%s\"\r\n"
+		for !strings.HasPrefix(challenge, "A01 ") {
+			text, err := base64.StdEncoding.DecodeString(challenge)
+			if err != nil {
+				t.Fatalf("as %q: got %q", as, challenge)
+			}
+			answer := ""
+			if !talk.Done() {
+				if answer, err = talk.Step(string(text)); err != nil {
+					t.Fatalf("as %q: %v", as, err)
+				}
+			}
+			fmt.Fprintf(nc, command, base64.StdEncoding.EncodeToString([]byte(answer)))
+			if !in.Scan() {
+				t.Fatalf("as %q: %v", as, in.Err())
+			}
+			challenge, command = in.Text(), "%s\r\n"
+		}
+		if !strings.HasPrefix(challenge, "A01 "+want) {
+			t.Errorf("as %q: got %q, want %s", as, challenge, want)
 		}
 	}
 }

@@ -239,7 +239,7 @@ func derive(password string, k scram.KeyFactors) (scram.StoredCredentials, error
 	if err != nil {
 		return scram.StoredCredentials{}, err
 	}
-	return c.GetStoredCredentials(k), nil
+	return c.GetStoredCredentialsWithError(k)
 }
 
 const (

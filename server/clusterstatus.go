@@ -151,7 +151,7 @@ func warnings(st *machine.Status, backends []machine.BackendInfo, members *Membe
 	warn(st.Settings.AutomationPaused, "automation is paused: the directory moves no primary by itself")
 	warn(st.Version < machine.NewestVersion && len(members.Nodes) > 0 && len(members.inTheWay(machine.NewestVersion)) == 0,
 		"cluster version %d is in force, and all nodes support %d: `rookeryctl cluster-version finalize` ends the upgrade", st.Version, machine.NewestVersion)
-	warn(st.Settings.AdmissionOpen, "admission is open: any backend that asserts is believed")
+	warn(st.Settings.AdmissionOpen, "admission is open, any backend that speaks is believed: once all are known, `rookeryctl settings set admission-open=no`")
 	return out
 }
 

@@ -185,6 +185,10 @@ func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error
 		return "", r.Err
 	}
 	switch r.Effect {
+	case client.Removed:
+		if !tentative {
+			c.resync.deletions++
+		}
 	case client.GuardHeld:
 		c.log.Warn("deleted: held back until an operator decides", "mailbox", string(name), "backend", string(server))
 	case client.Changed, client.Unchanged:
@@ -302,9 +306,11 @@ func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
 		}
 		c.said = b
 	}
+	told := 0
 	err := f.run(c.s.ctx, func() error {
 		var line []byte
 		err := f.each(func(_ directory.MailboxName, text []byte) error {
+			told++
 			line = append(append(line[:0], l.Tag...), text...)
 			return c.write(line)
 		})
@@ -331,7 +337,7 @@ func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
 		return c.answer(l.Tag, no, reason(err))
 	}
 	if whole && partition == "" {
-		c.resync.listed(f.own, f.mark.Incarnation)
+		c.resync.listed(f.own, f.mark.Incarnation, told)
 	}
 	return c.answer(l.Tag, ok, "list complete")
 }

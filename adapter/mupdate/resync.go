@@ -11,17 +11,21 @@ import (
 // resync watches whether a connection is a `ctl_mboxlist -m` that runs to its end: it
 // asked what its server had said, answered every FIND with an ACTIVATE of that name,
 // met no refusal, and ended in LOGOUT. Then the directory knows the server's whole
-// list. With -w it only looks, and activates nothing after a FIND.
+// list. With -w it only looks, and activates nothing after a FIND; but one that has
+// nothing to ask is like a -m that found all equal.
 type resync struct {
 	server directory.BackendName // empty: no resync
 	life   directory.Incarnation // in which the list was told
 	asked  string                // by FIND, and not activated yet
 	failed bool
+
+	told, activations, deletions int // records of the list, and what followed
 }
 
-func (r *resync) listed(server directory.BackendName, life directory.Incarnation) {
+// listed: the list was told, in told records.
+func (r *resync) listed(server directory.BackendName, life directory.Incarnation, told int) {
 	again := r.server != ""
-	*r = resync{server: server, life: life, failed: r.failed || again}
+	*r = resync{server: server, life: life, told: told, failed: r.failed || again}
 }
 
 func (r *resync) found(name directory.MailboxName) {
@@ -30,6 +34,7 @@ func (r *resync) found(name directory.MailboxName) {
 }
 
 func (r *resync) activated(name directory.MailboxName) {
+	r.activations++
 	switch r.asked {
 	case "":
 	case string(name):
@@ -66,7 +71,11 @@ func (c *conn) endResync(ctx context.Context) {
 		return
 	}
 	c.s.m.resyncs.WithLabelValues("confirmed").Inc()
-	c.log.Info("resync finished", "backend", string(r.server))
+	log := c.log.Info
+	if r.deletions > r.told/2 {
+		log = c.log.Warn
+	}
+	log("resync finished", "backend", string(r.server), "listed", r.told, "activated", r.activations, "deleted", r.deletions)
 }
 
 // introduce makes a backend known that has nothing to say, if its login or its address

@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -118,6 +121,50 @@ func TestScramSaysAsWhom(t *testing.T) {
 		}
 		if !strings.HasPrefix(challenge, "A01 "+want) {
 			t.Errorf("as %q: got %q, want %s", as, challenge, want)
+		}
+	}
+}
+
+// A backend that took back most of what it had said is a warning, with the numbers.
+func TestResyncIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	m := newMurder(t, func(c *Config) {
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	var wants []string
+	for _, resync := range []struct {
+		activate, remove []string
+		want             string
+	}{
+		{[]string{"user.a", "user.b", "user.c"}, nil, "level=INFO msg=\"resync finished\" proto=mupdate conn=ADDR login=be1 backend=be1.example.org listed=0 activated=3 deleted=0"},
+		{[]string{"user.d"}, []string{"user.a", "user.b"}, "level=WARN msg=\"resync finished\" proto=mupdate conn=ADDR login=be1 backend=be1.example.org listed=3 activated=1 deleted=2"},
+	} {
+		wants = append(wants, resync.want)
+		c := m.dial("be1", mupdateclient.Options{})
+		for _, err := range c.List(t.Context(), "be1.example.org!") {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range resync.remove {
+			if err := c.Delete(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range resync.activate {
+			if err := c.Activate(t.Context(), name, "be1.example.org!p", "anyone\tlrs\t"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.Logout(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.s.Close() // nobody writes to the log any more
+	text := regexp.MustCompile(`conn=\S+`).ReplaceAllString(log.String(), "conn=ADDR")
+	for _, want := range wants {
+		if !strings.Contains(text, want) {
+			t.Errorf("the log has no %q:\n%s", want, text)
 		}
 	}
 }

@@ -343,7 +343,11 @@ func (p *mirrorPrinter) json(e *mirror.Event) {
 func (p *mirrorPrinter) words(e *mirror.Event) string {
 	switch e.Kind {
 	case mirror.Connected:
-		return fmt.Sprintf("connected to %s, which says %s", p.at, e.Text)
+		text := fmt.Sprintf("connected to %s, which says %s", p.at, e.Text)
+		if strings.Contains(e.Text, "Rookery") {
+			text += ": if that is a node of this cluster, the directory is compared with itself; the old master has an address of its own"
+		}
+		return text
 	case mirror.Listed:
 		return fmt.Sprintf("listed: %s of the master, %s of the directory; to look at: %d", plural(e.Records, "record"), mailboxCount(e.Mailboxes), e.Count)
 	case mirror.Appeared, mirror.Mended:

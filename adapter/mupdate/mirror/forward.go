@@ -121,6 +121,8 @@ func (r *round) came(l *look, op client.Op, res client.Result) {
 		l.why = "refused: " + bare(res.Err)
 	case res.Effect == client.GuardHeld:
 		l.why = "held by the withdrawal guard"
+	case res.Effect == client.NotSince && !retracted && l.route.Fact(serverOf(op)) == nil:
+		l.why, l.younger = "taken back from the directory after they were last found equal", true
 	case res.Effect == client.NotSince:
 		l.why, l.younger = "something else was stated to the directory meanwhile", true
 	case res.Effect == client.Forked:

@@ -84,7 +84,8 @@ const (
 	Ended Kind = 4
 	// Mended: a name differed, and the target was changed. Why says what was done.
 	Mended Kind = 5
-	// Counted: Count differences stand; or none does, since Since.
+	// Counted: Count differences stand; or none does, since Since. The last is this, where
+	// both sides are compared when ctx ends.
 	Counted Kind = 6
 	// Withheld: the source lacks Count of the Records that the target has of Server, too
 	// many for it to be believed: none is taken back.
@@ -176,7 +177,12 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 		live, err := m.round(ctx)
 		m.out.Differences = m.ledger.size()
 		switch {
-		case errors.Is(err, errDone), ctx.Err() != nil:
+		case errors.Is(err, errDone):
+			return m.out, nil
+		case ctx.Err() != nil:
+			if m.out.Compared {
+				m.counted()
+			}
 			return m.out, nil
 		case m.final(err):
 			return m.out, err
@@ -196,6 +202,11 @@ func Run(ctx context.Context, cfg Config) (Outcome, error) {
 			return m.out, nil
 		}
 	}
+}
+
+// counted tells how many differences stand.
+func (m *mirror) counted() {
+	m.cfg.Told(Event{Kind: Counted, Count: m.ledger.size(), Since: m.ledger.none})
 }
 
 // final reports whether another round cannot end better.

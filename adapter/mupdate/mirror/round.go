@@ -532,11 +532,6 @@ func (r *round) synced(ctx context.Context, rev directory.Revision, first bool) 
 	return r.keep(ctx, rev)
 }
 
-// counted tells how many differences stand.
-func (r *round) counted() {
-	r.cfg.Told(Event{Kind: Counted, Count: r.ledger.size(), Since: r.ledger.none})
-}
-
 // closing ends the round. What was told before is done as far as that is possible
 // without the master, so that it is known which backends were equal.
 func (r *round) closing(ctx context.Context, why error) error {

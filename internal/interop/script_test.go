@@ -250,6 +250,9 @@ func (r *run) do(s step, again bool) (got []string, err error) {
 		if e == nil && s.want == nil && !slices.Contains(args, "-w") {
 			s.want = []string{"..."} // what it says of what it does
 		}
+		if e == nil && len(got) == 0 && r.mended > 0 {
+			s.want = nil // what it would have found was mended before
+		}
 	case "tool":
 		l.ledger.expiresIf(args[1] == "cyr_expire")
 		var out string

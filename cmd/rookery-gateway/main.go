@@ -5,7 +5,7 @@
 // was called wrongly.
 //
 // main.go reads the command line and runs; settings.go says what it may hold; serve.go
-// builds the gateway of its parts.
+// builds the gateway of its parts; hearing.go tells whether a node answers.
 package main
 
 import (

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate"
@@ -27,13 +26,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 			return err
 		}
 	}
-	var endpoints []string
-	for e := range strings.SplitSeq(s.endpoints, ",") {
-		if e = strings.TrimSpace(e); e != "" {
-			endpoints = append(endpoints, e)
-		}
-	}
-	dir, err := client.Dial(endpoints, client.WithCredentials(mtls.Client(files, log)))
+	dir, err := client.Dial(s.nodes, client.WithCredentials(mtls.Client(files, log)))
 	if err != nil {
 		return fmt.Errorf("%w: --endpoints: %w", daemon.ErrUsage, err)
 	}
@@ -80,6 +73,12 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 		})
 		log.Info("serving HTTP", "http", h.Addr().String())
 	}
+	work.Go(func() {
+		tellHearing(ctx, func(ctx context.Context) error {
+			_, err := dir.Lookup(ctx, "noop", client.Stale(0))
+			return err
+		}, log)
+	})
 	stop := context.AfterFunc(ctx, adapter.Close)
 	defer stop()
 	log.Info("serving MUPDATE", "addr", l.Addr().String(), "version", obs.Version())

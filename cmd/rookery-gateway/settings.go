@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate"
+	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 )
@@ -17,6 +18,7 @@ import (
 type settings struct {
 	daemon.Settings
 	endpoints  string
+	nodes      []string // of endpoints
 	tls        mtls.Paths
 	listenHTTP string
 	mupdate    mupdate.Settings
@@ -69,6 +71,10 @@ func (s *settings) check() error {
 	}
 	if err := s.tls.Complete(); err != nil {
 		return fmt.Errorf("%w: %s", daemon.ErrUsage, strings.TrimPrefix(err.Error(), "mtls: "))
+	}
+	var err error
+	if s.nodes, err = client.ParseEndpoints(s.endpoints); err != nil {
+		return fmt.Errorf("%w: --endpoints %s: %s", daemon.ErrUsage, s.endpoints, strings.TrimPrefix(err.Error(), "client: "))
 	}
 	if s.listenHTTP != "" {
 		a, err := netip.ParseAddrPort(s.listenHTTP)

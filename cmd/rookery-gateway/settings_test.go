@@ -23,6 +23,8 @@ func TestSettings(t *testing.T) {
 		{what: "nobody", args: answering[:2], want: "--mupdate-users"},
 		{what: "no key", args: append([]string{"--tls-cert", "c", "--tls-ca", "a"}, answering...), want: "--tls-key is missing"},
 		{what: "metrics for all", args: append([]string{"--listen-http", "0.0.0.0:7907"}, answering...), want: "loopback"},
+		{what: "no port", args: append([]string{"--endpoints", "10.0.0.1:7905,foo"}, answering...), want: `--endpoints 10.0.0.1:7905,foo: "foo" is not host:port`},
+		{what: "no node", args: append([]string{"--endpoints", ","}, answering...), want: "no node is named"},
 		{what: "an order there is not", args: append([]string{"--mupdate-order", "random"}, answering...), want: "-mupdate-order"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {

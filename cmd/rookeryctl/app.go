@@ -218,25 +218,9 @@ func mustName(cmd *cobra.Command, args []string) error {
 
 // nodes splits --endpoints.
 func (a *app) nodes() ([]string, error) {
-	var nodes []string
-	for node := range strings.SplitSeq(a.endpoints, ",") {
-		if node = strings.TrimSpace(node); node == "" {
-			continue
-		}
-		if strings.HasPrefix(node, unixScheme) {
-			var err error
-			if node, err = unixEndpoint(node); err != nil {
-				return nil, err
-			}
-		} else if !strings.Contains(node, ":") {
-			return nil, usagef("--endpoints %s: %q is not host:port", a.endpoints, node)
-		}
-		if !slices.Contains(nodes, node) {
-			nodes = append(nodes, node)
-		}
-	}
-	if len(nodes) == 0 {
-		return nil, usagef("--endpoints names no node")
+	nodes, err := client.ParseEndpoints(a.endpoints)
+	if err != nil {
+		return nil, usagef("--endpoints %s: %s", a.endpoints, strings.TrimPrefix(err.Error(), "client: "))
 	}
 	return nodes, nil
 }

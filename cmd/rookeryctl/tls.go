@@ -1,7 +1,6 @@
 package main
 
 import (
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,18 +16,6 @@ func (a *app) identityFlags(root *cobra.Command, getenv func(string) string) {
 	flags.StringVar(&a.tls.Key, "tls-key", getenv("ROOKERY_TLS_KEY"), "the key of --tls-cert, a PEM `file`")
 	flags.StringVar(&a.tls.CA, "tls-ca", getenv("ROOKERY_TLS_CA"), "the CA that the nodes' certificates are of, a PEM `file`")
 	flags.StringVar(&a.tls.Map, "cert-map", getenv("ROOKERY_CERT_MAP"), "`file` that says which certificates of another CA are nodes', as rookeryd's --cert-map")
-}
-
-// unixScheme begins an endpoint that is a node's own socket.
-const unixScheme = "unix:"
-
-// unixEndpoint reads unix:PATH.
-func unixEndpoint(endpoint string) (string, error) {
-	path := strings.TrimPrefix(strings.TrimPrefix(endpoint, unixScheme), "//")
-	if !filepath.IsAbs(path) {
-		return "", usagef("--endpoints %s: a unix socket is unix:/path", endpoint)
-	}
-	return unixScheme + filepath.Clean(path), nil // two leading slashes would be read as an authority
 }
 
 // secured returns how to reach nodes: by the certificate that was given, or in

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/rookery-mail/rookery/client"
+)
+
+// How often it is asked whether a node answers, and how long one may take.
+const (
+	askEvery = 5 * time.Second
+	askFor   = 4 * time.Second
+)
+
+// tellHearing tells, once each time, that no node answers ask, and that one does again. It
+// returns when ctx ends.
+func tellHearing(ctx context.Context, ask func(context.Context) error, log *slog.Logger) {
+	answered := true
+	for {
+		asking, cancel := context.WithTimeout(ctx, askFor)
+		err := ask(asking)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		now := err == nil || client.Answered(err) != nil // a refusal is an answer
+		switch {
+		case answered && !now:
+			log.Warn("no node answers, so commands are answered NO; are the nodes up, and --endpoints right?", "err", err)
+		case !answered && now:
+			log.Info("a node answers again")
+		}
+		answered = now
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(askEvery):
+		}
+	}
+}

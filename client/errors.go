@@ -262,6 +262,25 @@ func unanswered(ctx context.Context, last error, write, sent bool) error {
 	return &Error{Message: fmt.Sprintf("client: not answered: %v", last), err: errors.Join(ErrUnavailable, why, last)}
 }
 
+// Answered finds in err, which may be why all attempts failed, what a node has answered;
+// nil if none has.
+func Answered(err error) *Error {
+	if e, ok := err.(*Error); ok && e.Reason != "" {
+		return e
+	}
+	switch u := err.(type) {
+	case interface{ Unwrap() error }:
+		return Answered(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, err := range u.Unwrap() {
+			if e := Answered(err); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
 // Reasons lists the reasons that an Error may have, in no order of meaning.
 func Reasons() []string {
 	var names []string

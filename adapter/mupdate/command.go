@@ -239,6 +239,7 @@ func (c *conn) cmdFind(ctx context.Context, l mupdatewire.Line) error {
 	r, there, err := c.find(ctx, l.Args[0])
 	c.s.m.commands.WithLabelValues("find", outcome(err)).Inc()
 	if err != nil {
+		c.log.Debug("FIND could not be answered", "mailbox", l.Args[0], "err", err)
 		c.resync.fail()
 		return c.answer(l.Tag, no, reason(err))
 	}

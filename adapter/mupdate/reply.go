@@ -27,9 +27,25 @@ func reason(err error) string {
 	case errors.Is(err, directory.ErrNotHolder):
 		return "mailbox doesn't exist: " + message(err)
 	case errors.Is(err, client.ErrUndecided):
-		return "unavailable, it may or may not have been done: " + message(err)
+		return "unavailable, it may or may not have been done: " + absent(err)
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return "unavailable: " + message(err)
+		return "unavailable: " + absent(err)
+	}
+	return message(err)
+}
+
+// absent says why nothing was answered, in the words of a node if one has said it. What
+// the transport says is for the log.
+func absent(err error) string {
+	if e := client.Answered(err); e != nil {
+		return message(e)
+	}
+	_, asked := errors.AsType[*client.Error](err)
+	switch {
+	case errors.Is(err, client.ErrUndecided):
+		return "no node answered in time"
+	case asked, errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return "no node answers"
 	}
 	return message(err)
 }
@@ -40,7 +56,7 @@ func message(err error) string {
 	if e, is := errors.AsType[*client.Error](err); is {
 		text = e.Message
 	}
-	for _, pkg := range []string{"directory: ", "client: ", "mupdate: "} {
+	for _, pkg := range []string{"directory: ", "client: ", "mupdate: ", "raftstore: ", "server: "} {
 		text = strings.TrimPrefix(text, pkg)
 	}
 	return text

@@ -261,28 +261,10 @@ func notThere(text string) bool {
 		handshake(text) != ""
 }
 
-// answered finds in err what a node has answered, nil if none has.
-func answered(err error) *client.Error {
-	if e, ok := err.(*client.Error); ok && e.Reason != "" {
-		return e
-	}
-	switch u := err.(type) {
-	case interface{ Unwrap() error }:
-		return answered(u.Unwrap())
-	case interface{ Unwrap() []error }:
-		for _, err := range u.Unwrap() {
-			if e := answered(err); e != nil {
-				return e
-			}
-		}
-	}
-	return nil
-}
-
 // why says in words why nobody answered.
 func (r *reach) why(err error) string {
 	// A node's own words say more than that others are not there.
-	if e := answered(err); e != nil && !errors.Is(e, context.DeadlineExceeded) {
+	if e := client.Answered(err); e != nil && !errors.Is(e, context.DeadlineExceeded) {
 		return plain(bare(e))
 	}
 	text := err.Error()

@@ -213,7 +213,7 @@ func (a *app) askOne(ctx context.Context, endpoint string) member {
 	if failed != nil {
 		err = failed
 	}
-	m.refused = answered(err) != nil
+	m.refused = client.Answered(err) != nil
 	m.err = errors.New(reached.why(err))
 	return m
 }

@@ -569,7 +569,11 @@ func TestUsersFile(t *testing.T) {
 	if got := u.user("be1"); got == nil || !got.check("one") || got.check("two") || got.Server != be1 {
 		t.Errorf("the login is %+v", got)
 	}
-	write(string(ReplaceLogin([]byte("# kept\n"+good), "be1", line(Login{Name: "be1", Password: "two"}))))
+	replaced, err := ReplaceLogin([]byte("# kept\n"+good), "be1", line(Login{Name: "be1", Password: "two"}))
+	if err != nil {
+		t.Fatalf("ReplaceLogin: %v", err)
+	}
+	write(string(replaced))
 	for end := time.Now().Add(10 * time.Second); !u.user("be1").check("two"); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the new password is not known")

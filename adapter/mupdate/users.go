@@ -295,16 +295,26 @@ const maxLogin = 256
 
 // ReplaceLogin returns the users file old with line, of name, in the place of the one
 // there was, or at the end. All else stays as it is.
-func ReplaceLogin(old []byte, name, line string) []byte {
+//
+// Errors: what is wrong with another line, for which nodes refuse the whole file.
+func ReplaceLogin(old []byte, name, line string) ([]byte, error) {
 	var out bytes.Buffer
-	done := false
+	byName, sources := map[string]*User{}, map[netip.Addr]directory.BackendName{}
+	done, n := false, 0
 	for l := range bytes.Lines(old) {
-		if first, _, _ := strings.Cut(strings.TrimSpace(string(l)), " "); first == name {
+		n++
+		switch fields := userFields(string(l)); {
+		case len(fields) == 0:
+		case fields[0] == name:
 			if !done {
 				out.WriteString(line + "\n")
 			}
 			done = true
 			continue
+		default:
+			if err := parseUserLine(fields, byName, sources); err != nil {
+				return nil, fmt.Errorf("mupdate: line %d: %w", n, err)
+			}
 		}
 		out.Write(l)
 		if l[len(l)-1] != '\n' {
@@ -314,7 +324,10 @@ func ReplaceLogin(old []byte, name, line string) []byte {
 	if !done {
 		out.WriteString(line + "\n")
 	}
-	return out.Bytes()
+	if _, _, err := parseUsers(bytes.NewReader(out.Bytes())); err != nil {
+		return nil, fmt.Errorf("mupdate: %w", err)
+	}
+	return out.Bytes(), nil
 }
 
 // CyrusRelease returns how clients of a Cyrus release want to be spoken to: the order
@@ -339,8 +352,7 @@ func parseUsers(in io.Reader) (map[string]*User, map[netip.Addr]directory.Backen
 	byName, sources := map[string]*User{}, map[netip.Addr]directory.BackendName{}
 	lines := bufio.NewScanner(in)
 	for n := 1; lines.Scan(); n++ {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		fields := strings.Fields(text)
+		fields := userFields(lines.Text())
 		if len(fields) == 0 {
 			continue
 		}
@@ -355,6 +367,12 @@ func parseUsers(in io.Reader) (map[string]*User, map[netip.Addr]directory.Backen
 		return nil, nil, errors.New("no login in it; `rookeryctl mupdate passwd` makes one")
 	}
 	return byName, sources, nil
+}
+
+// userFields are the words of a line, without its comment.
+func userFields(line string) []string {
+	text, _, _ := strings.Cut(line, "#")
+	return strings.Fields(text)
 }
 
 func parseUserLine(fields []string, byName map[string]*User, sources map[netip.Addr]directory.BackendName) error {

@@ -155,5 +155,9 @@ func putLogin(file, name, line string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return mtls.Replace(file, mupdate.ReplaceLogin(old, name, line))
+	changed, err := mupdate.ReplaceLogin(old, name, line)
+	if err != nil {
+		return fmt.Errorf("%s: %s; nodes refuse the file, and nothing was changed", file, strings.TrimPrefix(err.Error(), "mupdate: "))
+	}
+	return mtls.Replace(file, changed)
 }

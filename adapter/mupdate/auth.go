@@ -30,6 +30,9 @@ var (
 // How many wrong passwords one connection may send.
 const maxWrong = 5
 
+// maxLogged is how many octets are logged of a login that a stranger gives.
+const maxLogged = 64
+
 func (c *conn) cmdAuthenticate(ctx context.Context, l mupdatewire.Line) error {
 	if c.user != nil {
 		return c.answer(l.Tag, bad, "already authenticated")
@@ -55,7 +58,7 @@ func (c *conn) cmdAuthenticate(ctx context.Context, l mupdatewire.Line) error {
 		return x.broken
 	}
 	if err != nil {
-		return c.refuseLogin(l.Tag, mechanism, err)
+		return c.refuseLogin(l.Tag, mechanism, x.login, err)
 	}
 	c.s.m.logins.WithLabelValues(mechanism, "ok").Inc()
 	c.s.mu.Lock()
@@ -81,7 +84,7 @@ func (c *conn) cmdAuthenticate(ctx context.Context, l mupdatewire.Line) error {
 }
 
 // refuseLogin answers a login that failed, after a pause.
-func (c *conn) refuseLogin(tag, mechanism string, err error) error {
+func (c *conn) refuseLogin(tag, mechanism, login string, err error) error {
 	result := "broken"
 	switch {
 	case errors.Is(err, errLogin):
@@ -91,7 +94,7 @@ func (c *conn) refuseLogin(tag, mechanism string, err error) error {
 		result = "limited"
 	}
 	c.s.m.logins.WithLabelValues(mechanism, result).Inc()
-	c.log.Warn("login refused", "mechanism", mechanism, "reason", err)
+	c.log.Warn("login refused", "login", login[:min(len(login), maxLogged)], "mechanism", mechanism, "reason", err)
 	if !errors.Is(err, errCancelled) {
 		select {
 		case <-time.After(c.s.cfg.LoginPause):
@@ -113,7 +116,8 @@ func (c *conn) refuseLogin(tag, mechanism string, err error) error {
 type sasl struct {
 	c       *conn
 	initial *string
-	broken  error // the connection's
+	login   string // as it was given; empty: not yet
+	broken  error  // the connection's
 }
 
 // first returns the client's first message.
@@ -171,6 +175,7 @@ func (c *conn) plain(x *sasl) (*User, error) {
 		return nil, errExchange
 	}
 	as, name, password := string(parts[0]), string(parts[1]), string(parts[2])
+	x.login = name
 	user := c.s.cfg.Users.user(name)
 	if user != nil && c.s.cfg.Users.remembered(user, password) {
 		if as != "" && as != name {
@@ -208,6 +213,7 @@ func (c *conn) plain(x *sasl) (*User, error) {
 func (c *conn) scram(x *sasl) (*User, error) {
 	var user *User
 	server, err := scram.SHA256.NewServer(func(name string) (scram.StoredCredentials, error) {
+		x.login = name
 		if user = c.s.cfg.Users.user(name); user != nil {
 			return user.secret, nil
 		}

@@ -62,6 +62,12 @@ func (s *Settings) Check(secured bool) error {
 	if (s.Cert == "") != (s.Key == "") {
 		return errors.New("--mupdate-cert and --mupdate-key come together")
 	}
+	if s.MaxConnections < 1 {
+		return fmt.Errorf("--mupdate-connections %d: at least 1", s.MaxConnections)
+	}
+	if s.MaxStreams < 1 {
+		return fmt.Errorf("--mupdate-streams %d: at least 1; frontends follow by them", s.MaxStreams)
+	}
 	s.Clear = s.Clear || loopback(s.Listen)
 	if s.Cert == "" && !secured && !s.Clear {
 		return fmt.Errorf("--listen-mupdate %s is not on loopback: give --mupdate-cert and --mupdate-key for STARTTLS, or --mupdate-clear to take passwords in the clear", s.Listen)

@@ -25,6 +25,10 @@ func TestSettings(t *testing.T) {
 		{what: "metrics for all", args: append([]string{"--listen-http", "0.0.0.0:7907"}, answering...), want: "loopback"},
 		{what: "no port", args: append([]string{"--endpoints", "10.0.0.1:7905,foo"}, answering...), want: `--endpoints 10.0.0.1:7905,foo: "foo" is not host:port`},
 		{what: "no node", args: append([]string{"--endpoints", ","}, answering...), want: "no node is named"},
+		{what: "no connections", args: append([]string{"--mupdate-connections", "0"}, answering...), want: "--mupdate-connections 0: at least 1"},
+		{what: "fewer than none", args: append([]string{"--mupdate-connections", "-1"}, answering...), want: "--mupdate-connections -1: at least 1"},
+		{what: "no streams", args: append([]string{"--mupdate-streams", "0"}, answering...), want: "--mupdate-streams 0: at least 1"},
+		{what: "fewer streams than none", args: append([]string{"--mupdate-streams", "-1"}, answering...), want: "--mupdate-streams -1: at least 1"},
 		{what: "an order there is not", args: append([]string{"--mupdate-order", "random"}, answering...), want: "-mupdate-order"},
 	} {
 		t.Run(tt.what, func(t *testing.T) {

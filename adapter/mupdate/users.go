@@ -258,10 +258,18 @@ type Login struct {
 	Literals *Literals
 }
 
+// CheckLogin says why name cannot be a login; nil if it can.
+func CheckLogin(name string) error {
+	if name == "" || strings.ContainsAny(name, " \t\r\n#") || name[0] == '@' || len(name) > maxLogin {
+		return fmt.Errorf("mupdate: %q cannot be a login: up to %d octets without blanks and '#', the first no '@'", name, maxLogin)
+	}
+	return nil
+}
+
 // Line makes the line of a users file for a login, without its end.
 func (l Login) Line() (string, error) {
-	if l.Name == "" || strings.ContainsAny(l.Name, " \t\r\n#") || l.Name[0] == '@' || len(l.Name) > maxLogin {
-		return "", fmt.Errorf("mupdate: %q cannot be a login: up to %d octets without blanks and '#', the first no '@'", l.Name, maxLogin)
+	if err := CheckLogin(l.Name); err != nil {
+		return "", err
 	}
 	if l.Password == "" {
 		return "", errors.New("mupdate: the password is empty")

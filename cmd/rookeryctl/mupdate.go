@@ -71,6 +71,9 @@ some releases read only one form of literals; without it the listener's settings
 	complete(cmd, "server", a.backendNames())
 	cmd.RunE = a.do(func(_ context.Context, args []string) error {
 		l := mupdate.Login{Name: args[0]}
+		if err := mupdate.CheckLogin(l.Name); err != nil {
+			return usagef("%s", strings.TrimPrefix(err.Error(), "mupdate: "))
+		}
 		if cmd.Flags().Changed("server") {
 			b, err := directory.ParseBackend(server)
 			if err != nil {

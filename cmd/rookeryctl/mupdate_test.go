@@ -38,3 +38,12 @@ func TestPasswdBrokenFile(t *testing.T) {
 		t.Errorf("its own line: got exit code %d, %q", code, stderr)
 	}
 }
+
+// A name that no login can have is a matter of the command line.
+func TestPasswdName(t *testing.T) {
+	for _, name := range []string{"be 3", "@be3", "be#3", ""} {
+		if stderr, code := passwd(name); code != exitUsage || !strings.Contains(stderr, "cannot be a login") {
+			t.Errorf("%q: got exit code %d, %q; want %d", name, code, stderr, exitUsage)
+		}
+	}
+}

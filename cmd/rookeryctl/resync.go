@@ -289,7 +289,7 @@ func (r *resyncRun) run(ctx context.Context) error {
 	case errors.Is(failed, client.ErrForeign):
 		return refusedf("%s; if it is its list, put it into their group first, or say --allow-forks", plain(bare(failed)))
 	case errors.Is(failed, client.ErrInvalidToken):
-		return refusedf("--as-of: %s; `rookeryctl resync begin` and take the list anew", plain(bare(failed)))
+		return usagef("--as-of: %s; `rookeryctl resync begin` and take the list anew", plain(bare(failed)))
 	case failed != nil && len(r.out.Effects) == 0:
 		return failed
 	}

@@ -102,6 +102,8 @@ be compared.`,
 			return usagef("--replicas is for --reverse")
 		case f.overrule && f.reverse:
 			return usagef("--overrule is for the other direction than --reverse")
+		case f.overrule && f.check:
+			return usagef("--overrule is not for --check, which changes nothing")
 		case f.settle <= 0 || f.every <= 0:
 			return usagef("--settle and --every: a time above 0")
 		}

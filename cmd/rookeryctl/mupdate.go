@@ -98,7 +98,7 @@ some releases read only one form of literals; without it the listener's settings
 		}
 		if file != "" {
 			if err := putLogin(file, l.Name, line); err != nil {
-				return refusedf("%v", err)
+				return refusedf("%s", strings.TrimPrefix(err.Error(), "mtls: "))
 			}
 		}
 		if a.format == formatJSON {

@@ -47,3 +47,12 @@ func TestPasswdName(t *testing.T) {
 		}
 	}
 }
+
+// A file that cannot be written is named as it was given.
+func TestPasswdNowhere(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "nowhere", "users")
+	stderr, code := passwd("be1", "--file", file)
+	if want := "rookeryctl: " + file + ": no file can be made beside it: no such file or directory\n"; code != exitRefused || stderr != want {
+		t.Errorf("got exit code %d, %q; want %d, %q", code, stderr, exitRefused, want)
+	}
+}

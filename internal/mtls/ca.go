@@ -290,12 +290,12 @@ func Replace(path string, data []byte) error { return place(path, data, 0o600, t
 func place(path string, data []byte, mode fs.FileMode, replace bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
-		return fmt.Errorf("mtls: %w", err)
+		return fmt.Errorf("mtls: %s: no file can be made beside it: %w", path, cause(err))
 	}
 	defer func() {
 		if err != nil {
 			_ = os.Remove(f.Name())
-			err = fmt.Errorf("mtls: %s: %w", path, err)
+			err = fmt.Errorf("mtls: %s: %w", path, cause(err))
 		}
 	}()
 	if old, statErr := os.Stat(path); replace && statErr == nil {
@@ -323,6 +323,17 @@ func place(path string, data []byte, mode fs.FileMode, replace bool) (err error)
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// cause is err without the name of the file beside, which nobody has heard of.
+func cause(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 func syncDir(dir string) error {

@@ -190,7 +190,10 @@ func (a *app) masterPassword(f *mirrorFlags, login string, getenv func(string) s
 		read := func() (string, error) {
 			b, err := os.ReadFile(f.passwordFile)
 			line, _, _ := strings.Cut(string(b), "\n")
-			return strings.TrimSuffix(line, "\r"), err
+			if line = strings.TrimSuffix(line, "\r"); line == "" && err == nil {
+				err = fmt.Errorf("%s: the password is empty", f.passwordFile)
+			}
+			return line, err
 		}
 		if _, err := read(); err != nil {
 			return nil, usagef("--password-file: %v", err)
@@ -202,6 +205,9 @@ func (a *app) masterPassword(f *mirrorFlags, login string, getenv func(string) s
 		var err error
 		if password, _, err = a.readPassword("password of " + login); err != nil {
 			return nil, err
+		}
+		if password == "" {
+			return nil, usagef("the password is empty: give --password-file, or %s, or the password on the standard input", passwordVariable)
 		}
 	}
 	return func() (string, error) { return password, nil }, nil
@@ -236,7 +242,7 @@ func (a *app) mirror(ctx context.Context, c *client.Client, at *master, f mirror
 	case errors.Is(err, mirror.ErrReplicas):
 		return refusedf("refused: a backend that runs ctl_mboxlist -m against that master deletes its copies of mailboxes that others have there; --replicas, if none of these will")
 	case isRefused:
-		return refusedf("%s does not let %s in: %s", p.at, at.login, plain(refused.Text))
+		return refusedf("%s does not let %s in: the master says \"%s\"", p.at, at.login, plain(refused.Text))
 	case errors.Is(err, mupdateclient.ErrNoTLS), errors.Is(err, mupdateclient.ErrNoMechanism):
 		return refusedf("%s: %s (--mupdate-clear speaks in the clear)", p.at, why(err))
 	case errors.Is(err, mirror.ErrLost):

@@ -100,7 +100,7 @@ func levelsFault(s string) string {
 		case octetHigh:
 			return "it has an 8-bit octet; names are modified UTF-7"
 		default:
-			return `it has one of % " \ /, which no mailbox name has`
+			return "it has a percent sign, a quote, a backslash or a slash, which no mailbox name has" // in words: MUPDATE cannot quote two of them
 		}
 	}
 	if start == len(s) {

@@ -687,6 +687,30 @@ func BenchmarkFind(b *testing.B) {
 	}
 }
 
+// Whoever runs a node is told of secrets that everybody on the machine can read.
+func TestOpenFiles(t *testing.T) {
+	dir := t.TempDir()
+	users, cert, key := testUsers(t).path, filepath.Join(dir, "crt"), filepath.Join(dir, "key")
+	writePair(t, cert, key)
+	s := Settings{Users: users, Cert: cert, Key: key, Spool: dir}
+	for mode, open := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o644: true, 0o602: true} {
+		for _, file := range []string{users, key} {
+			if err := os.Chmod(file, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var log bytes.Buffer
+		if err := s.Fill(&Config{Log: slog.New(slog.NewTextHandler(&log, nil))}); err != nil {
+			t.Fatalf("Fill: %v", err)
+		}
+		for _, file := range []string{users, key} {
+			if got := strings.Contains(log.String(), fmt.Sprintf("file=%s mode=%04o\n", file, mode)); got != open {
+				t.Errorf("%s of mode %04o: told %v, want %v; the log says %q", file, mode, got, open, log.String())
+			}
+		}
+	}
+}
+
 // Whoever runs a node is told of a users file, or a certificate, that changed and cannot
 // be used, and of its end.
 func TestBrokenFiles(t *testing.T) {

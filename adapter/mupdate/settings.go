@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -98,9 +99,11 @@ func (s *Settings) Fill(cfg *Config) error {
 	if err := spool.Usable(s.Spool); err != nil {
 		return fmt.Errorf("listings cannot wait to be sent, --mupdate-spool says where: %w", err)
 	}
+	warnOpen(cfg.Log, s.Users)
 	if s.Cert == "" {
 		return nil
 	}
+	warnOpen(cfg.Log, s.Key)
 	c := &certificate{cert: s.Cert, key: s.Key}
 	if _, err := c.get(nil); err != nil {
 		return err
@@ -108,6 +111,18 @@ func (s *Settings) Fill(cfg *Config) error {
 	cfg.Broken = c.why
 	cfg.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, GetCertificate: c.get}
 	return nil
+}
+
+// warnOpen says that everybody on the machine can get at a file with secrets, which is
+// used all the same.
+func warnOpen(log *slog.Logger, file string) {
+	info, err := os.Stat(file)
+	if err != nil || log == nil {
+		return
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		log.Warn("every user of this machine can get at a file with secrets: chmod o= it", "proto", "mupdate", "file", file, "mode", fmt.Sprintf("%04o", mode))
+	}
 }
 
 // certificate is one that is read again when its files change.

@@ -77,6 +77,9 @@ it is, the more waits.`,
 		if err != nil {
 			return err
 		}
+		if !t.Known {
+			a.note("no backend is called %s yet; the resync makes it known, if that is its name", name)
+		}
 		token := base64.RawURLEncoding.EncodeToString(t.Token)
 		if a.format == formatJSON {
 			return a.document(beginJSON{name, token, t.Known, t.Count, t.Confirmed, t.Held, answerOf(t.Answer)})

@@ -733,14 +733,29 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	dir := filepath.Join(t.TempDir(), "data")
-	out, err := exec.Command(filepath.Join(bin, "rookeryd"), "--name", "n1", "--data", dir,
-		"--listen-client", l.Addr().String(), "--listen-http", "127.0.0.1:0").CombinedOutput()
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), "--listen-client") {
-		t.Errorf("got %v, %s; want exit code 1 and the flag named", err, out)
+	users := filepath.Join(t.TempDir(), "users")
+	passwd := exec.Command(filepath.Join(bin, "rookeryctl"), "mupdate", "passwd", "be1", "--file", users)
+	passwd.Stdin = strings.NewReader("secret\n")
+	if out, err := passwd.CombinedOutput(); err != nil {
+		t.Fatalf("mupdate passwd: %v, %s", err, out)
 	}
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the data directory: got %v, want none", err)
+	for _, taken := range []string{"--listen-client", "--listen-mupdate"} {
+		dir := filepath.Join(t.TempDir(), "data")
+		args := []string{"--name", "n1", "--data", dir, "--mupdate-users", users}
+		for _, flag := range []string{"--listen-client", "--listen-peer", "--listen-http", "--listen-mupdate"} {
+			address := "127.0.0.1:0"
+			if flag == taken {
+				address = l.Addr().String()
+			}
+			args = append(args, flag, address)
+		}
+		out, err := exec.Command(filepath.Join(bin, "rookeryd"), args...).CombinedOutput()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.ExitCode() != 1 || !strings.Contains(string(out), taken+": ") {
+			t.Errorf("%s: got %v, %s; want exit code 1 and the flag named", taken, err, out)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the data directory: got %v, want none", taken, err)
+		}
 	}
 }

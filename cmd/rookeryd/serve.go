@@ -64,6 +64,9 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		if err := s.mupdate.Readable(); err != nil {
 			return fmt.Errorf("--listen-mupdate: %w", err)
 		}
+		if err := free(s.mupdate.Listen); err != nil {
+			return fmt.Errorf("--listen-mupdate: %w", err)
+		}
 	}
 	if n.listeners, err = listen(s); err != nil {
 		return err
@@ -319,6 +322,16 @@ func listen(s settings) (l listeners, err error) {
 		}
 	}
 	return l, nil
+}
+
+// free reports why nothing can listen at address. What is to listen there does so later:
+// see serveMUPDATE.
+func free(address string) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
 }
 
 func (l listeners) close() {

@@ -223,7 +223,7 @@ func reserveTo(r Reserve) *apiv1.Reserve {
 }
 
 func releaseTo(r Release) *apiv1.Release {
-	return &apiv1.Release{Mailbox: string(r.Mailbox), Server: string(r.Server)}
+	return &apiv1.Release{Mailbox: string(r.Mailbox), Server: string(r.Server), SinceRevision: uint64(r.Since)}
 }
 
 func deactivateTo(d Deactivate) *apiv1.Deactivate {

@@ -320,7 +320,7 @@ func releaseOf(c Caller, m *apiv1.Release) (machine.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return machine.Release{Mailbox: name, Server: server}, nil
+	return machine.Release{Mailbox: name, Server: server, Since: directory.Revision(m.GetSinceRevision())}, nil
 }
 
 func deactivateOf(c Caller, m *apiv1.Deactivate) (machine.Op, error) {

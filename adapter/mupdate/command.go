@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdatewire"
 	"github.com/rookery-mail/rookery/client"
@@ -59,39 +60,27 @@ func (c *conn) cmdReserve(ctx context.Context, l mupdatewire.Line) (string, erro
 }
 
 func (c *conn) reserve(ctx context.Context, name directory.MailboxName, at directory.Location) error {
-	c.s.orphans.drop(ctx, orphan{name, at.Backend})
-	r, err := c.session.Reserve(ctx, client.Reserve{Mailbox: name, Server: at.Backend, Partition: at.Partition, Grace: c.s.cfg.OrphanGrace})
-	if errors.Is(err, client.ErrUndecided) {
-		c.claimed(name, at.Backend) // it may be: then it is given back
+	if _, again := c.claims[name]; !again && len(c.claims) == maxClaims {
+		return fmt.Errorf("%w: %d reservations of one connection that nothing followed", directory.ErrTooLarge, maxClaims)
 	}
+	r, err := c.session.Reserve(ctx, client.Reserve{Mailbox: name, Server: at.Backend, Partition: at.Partition, Grace: c.s.cfg.OrphanGrace})
 	if err != nil {
-		return err
+		return err // if it was made all the same, the directory lets it lapse
 	}
 	switch r.Effect {
 	case client.Added, client.Changed, client.Unchanged:
-		c.claimed(name, at.Backend)
+		if c.claims == nil {
+			c.claims = make(map[directory.MailboxName]claim)
+		}
+		if len(c.claims) == 0 {
+			c.renewed = time.Now()
+		}
+		c.claims[name] = claim{at.Backend, r.Revision}
 	}
 	if p := c.pending; p != nil && p.server == at.Backend {
 		c.pending, c.rename = nil, &rename{from: *p, to: name}
 	}
 	return nil
-}
-
-func (c *conn) claimed(name directory.MailboxName, server directory.BackendName) {
-	c.unclaim(name)
-	if c.claims == nil {
-		c.claims = make(map[directory.MailboxName]directory.BackendName)
-	}
-	c.claims[name] = server
-	c.s.orphans.hold(orphan{name, server}, 1)
-}
-
-// unclaim forgets a reservation: something followed, or it is another's.
-func (c *conn) unclaim(name directory.MailboxName) {
-	if server, is := c.claims[name]; is {
-		delete(c.claims, name)
-		c.s.orphans.hold(orphan{name, server}, -1)
-	}
 }
 
 // cmdActivate: RFC 3656, ACTIVATE. A backend is believed about what it holds, so there
@@ -117,7 +106,7 @@ func (c *conn) cmdActivate(ctx context.Context, l mupdatewire.Line) (string, err
 	if err != nil {
 		return "", err
 	}
-	c.unclaim(name)
+	delete(c.claims, name)
 	c.resync.activated(name)
 	switch r.Effect {
 	case client.Forked:
@@ -170,7 +159,7 @@ func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error
 	if err != nil || server == "" {
 		return "done", err
 	}
-	c.unclaim(name)
+	delete(c.claims, name)
 	// A ctl_mboxlist that compares lists renames nothing.
 	tentative := c.resync.server != server
 	results, err := c.session.Batch(ctx, []client.Op{

@@ -42,9 +42,10 @@ type conn struct {
 	said directory.BackendName
 
 	resync  resync
-	pending *withdrawal                                     // of a DELETE that nothing followed yet
-	rename  *rename                                         // of a RESERVE after it
-	claims  map[directory.MailboxName]directory.BackendName // reserved, and nothing followed yet
+	pending *withdrawal                     // of a DELETE that nothing followed yet
+	rename  *rename                         // of a RESERVE after it
+	claims  map[directory.MailboxName]claim // reserved, and nothing followed yet
+	renewed time.Time                       // the claims, last
 	stream  *stream
 	wrong   int // passwords
 
@@ -133,8 +134,7 @@ func (c *conn) next() error {
 	if c.user == nil {
 		idle = loginTime
 	}
-	c.nc.SetReadDeadline(time.Now().Add(idle))
-	if err := c.r.Wait(); err != nil {
+	if err := c.wait(idle); err != nil {
 		return err
 	}
 	c.nc.SetReadDeadline(time.Now().Add(c.s.cfg.LineTime))
@@ -152,6 +152,29 @@ func (c *conn) next() error {
 		return err
 	}
 	return c.command(line)
+}
+
+// wait returns when the first octet of the next command is there.
+func (c *conn) wait(idle time.Duration) error {
+	until := time.Now().Add(idle)
+	for {
+		next := until
+		if len(c.claims) > 0 {
+			due := c.renewed.Add(c.s.cfg.OrphanGrace / 3)
+			if !due.After(time.Now()) {
+				c.renew()
+				continue
+			}
+			if due.Before(next) {
+				next = due
+			}
+		}
+		c.nc.SetReadDeadline(next)
+		err := c.r.Wait()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !until.After(time.Now()) {
+			return err
+		}
+	}
 }
 
 // command answers one command.

@@ -85,6 +85,21 @@ func newMurder(t testing.TB, change ...func(*Config)) *murder {
 	for _, f := range change {
 		f(&cfg)
 	}
+	return serve(t, cfg)
+}
+
+// beside starts another server of the same directory, as on another node.
+func (m *murder) beside(change ...func(*Config)) *murder {
+	m.t.Helper()
+	cfg := m.s.cfg
+	for _, f := range change {
+		f(&cfg)
+	}
+	return serve(m.t, cfg)
+}
+
+func serve(t testing.TB, cfg Config) *murder {
+	t.Helper()
 	s, err := New(cfg)
 	if err != nil {
 		t.Fatalf("New: %v", err)
@@ -101,7 +116,7 @@ func newMurder(t testing.TB, change ...func(*Config)) *murder {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return &murder{t: t, dir: dir, s: s, addr: l.Addr().String()}
+	return &murder{t: t, dir: cfg.Client, s: s, addr: l.Addr().String()}
 }
 
 func testUsers(t testing.TB) *Users {

@@ -3,7 +3,9 @@ package mupdate
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,9 +55,9 @@ func (c *conn) restore(ctx context.Context) {
 	var ops []client.Op
 	if r := c.rename; r != nil {
 		p = &r.from
-		if server, claimed := c.claims[r.to]; claimed {
-			ops = append(ops, client.Release{Mailbox: r.to, Server: server})
-			c.unclaim(r.to)
+		if claim, claimed := c.claims[r.to]; claimed {
+			ops = append(ops, client.Release{Mailbox: r.to, Server: claim.server, Since: claim.at})
+			delete(c.claims, r.to)
 		}
 	}
 	c.pending, c.rename = nil, nil
@@ -81,7 +83,8 @@ func (c *conn) completeRename(ctx context.Context, a client.Assert) (client.Resu
 		// stated again. The new name, if it is here, stays until the next resync:
 		// a name too many loses no mail.
 		c.pending, c.rename = nil, nil
-		c.s.keepOld(r)
+		c.s.keepOld(r, c.claims[r.to].at)
+		delete(c.claims, r.to)
 		return client.Result{}, err
 	}
 	if err != nil {
@@ -94,7 +97,7 @@ func (c *conn) completeRename(ctx context.Context, a client.Assert) (client.Resu
 		c.rename = r
 		if moved.Err == nil {
 			c.rename = nil
-			c.unclaim(r.to)
+			delete(c.claims, r.to)
 			c.s.settle(ctx, "rename back", []client.Op{client.Rename{From: a.Mailbox, To: r.from.name, Server: a.Server}})
 		}
 		c.restore(ctx)
@@ -121,8 +124,9 @@ func (s *Server) settle(ctx context.Context, what string, ops []client.Op) {
 	})
 }
 
-// keepOld states the old name of a rename of which nobody knows whether it was done.
-func (s *Server) keepOld(r *rename) {
+// keepOld states the old name of a rename of which nobody knows whether it was done. The
+// new one was reserved at a revision; 0: it was not.
+func (s *Server) keepOld(r *rename, reserved directory.Revision) {
 	s.repair("keep the old name", client.ErrUndecided, func(ctx context.Context) error {
 		old, err := s.cfg.Client.Lookup(ctx, r.from.name, client.Details(), client.Linearizable())
 		if err != nil {
@@ -145,7 +149,11 @@ func (s *Server) keepOld(r *rename) {
 			}
 			a.Statement = directory.Statement{Partition: f.Partition, ACL: &f.ACL, MailboxID: &f.MailboxID, UIDValidity: &f.UIDValidity, Type: &f.Type, SpecialUse: &f.SpecialUse}
 		}
-		_, err = s.cfg.Client.Batch(ctx, []client.Op{a, client.Release{Mailbox: r.to, Server: r.from.server}})
+		ops := []client.Op{a}
+		if reserved != 0 {
+			ops = append(ops, client.Release{Mailbox: r.to, Server: r.from.server, Since: reserved})
+		}
+		_, err = s.cfg.Client.Batch(ctx, ops)
 		return err
 	})
 }
@@ -191,112 +199,122 @@ func (s *Server) repair(what string, why error, do func(context.Context) error) 
 	})
 }
 
-// orphan is a reservation that outlived its connection.
-type orphan struct {
-	name   directory.MailboxName
+// claim is a reservation that nothing followed yet.
+type claim struct {
 	server directory.BackendName
+	at     directory.Revision // it was made, or renewed
 }
 
-// orphans are given back after a grace, unless they are made again.
-type orphans struct {
-	mu     sync.Mutex
-	held   map[orphan]int // by how many connections
-	timers map[orphan]*time.Timer
-	giving map[orphan]chan struct{} // closed when it has been given back
-	closed bool
+// maxClaims is how many one connection may have. Cyrus has one.
+const maxClaims = 1000
+
+// renew makes the claims anew from time to time: their server is heard all the while, by
+// its other connections, so the directory would let them lapse.
+func (c *conn) renew() {
+	c.renewed = time.Now()
+	names := slices.Sorted(maps.Keys(c.claims))
+	var ops []client.Op
+	for _, name := range names {
+		ops = append(ops, client.Reserve{Mailbox: name, Server: c.claims[name].server, Grace: c.s.cfg.OrphanGrace})
+	}
+	ctx, cancel := context.WithTimeout(c.s.ctx, c.s.cfg.Timeout)
+	defer cancel()
+	results, err := c.session.Batch(ctx, ops)
+	if err != nil {
+		return // they last some time yet
+	}
+	for i, r := range results {
+		name := names[i]
+		switch {
+		case r.Err != nil:
+			c.log.Warn("a reservation is another's by now", "mailbox", string(name), "err", r.Err)
+			delete(c.claims, name)
+		case r.Effect == client.Added, r.Effect == client.Changed:
+			c.claims[name] = claim{c.claims[name].server, r.Revision}
+		default:
+			delete(c.claims, name) // it is a mailbox of its server's
+		}
+	}
 }
 
-// hold counts the connections that a reservation is of. One that is made again is no
-// orphan.
-func (o *orphans) hold(what orphan, by int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.held == nil {
-		o.held = make(map[orphan]int)
-	}
-	if o.held[what] += by; o.held[what] == 0 {
-		delete(o.held, what)
-	}
-	if by > 0 {
-		o.stop(what)
-	}
-}
-
-// stop lets a reservation be. o.mu is held.
-func (o *orphans) stop(what orphan) {
-	if t := o.timers[what]; t != nil {
-		t.Stop()
-		delete(o.timers, what)
-	}
-}
-
-// leave gives back what the connection reserved and nothing followed, but for what
-// another one has reserved as well.
+// leave gives back what the connection reserved and nothing followed.
 func (c *conn) leave() {
-	for name, server := range c.claims {
-		c.unclaim(name)
-		c.s.orphans.add(c.s, orphan{name, server})
+	for name, claim := range c.claims {
+		c.s.orphans.add(orphan{name: name, claim: claim, due: time.Now().Add(c.s.cfg.OrphanGrace)})
+	}
+	clear(c.claims)
+}
+
+// orphan is a claim that outlived its connection.
+type orphan struct {
+	name directory.MailboxName
+	claim
+	due time.Time
+}
+
+// orphans are to be given back when they are due. What was renewed meanwhile, over
+// whatever node, is not touched by that.
+type orphans struct {
+	mu    sync.Mutex
+	queue []orphan // in the order in which they are due
+	more  chan struct{}
+}
+
+// How many wait, and how many are given back at once. More than that lapse by the
+// directory's own rule.
+const (
+	maxOrphans  = 100_000
+	orphanBatch = 500
+)
+
+func (o *orphans) add(what orphan) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == maxOrphans {
+		return
+	}
+	o.queue = append(o.queue, what)
+	select {
+	case o.more <- struct{}{}:
+	default:
 	}
 }
 
-func (o *orphans) add(s *Server, what orphan) {
+// take returns some that are due, and how long it is until the next is.
+func (o *orphans) take(now time.Time) (due []orphan, wait time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed || o.held[what] > 0 {
-		return // the directory lets it lapse; or it is somebody else's too
+	for len(o.queue) > 0 && len(due) < orphanBatch && !o.queue[0].due.After(now) {
+		due, o.queue = append(due, o.queue[0]), o.queue[1:]
 	}
-	if o.timers == nil {
-		o.timers, o.giving = make(map[orphan]*time.Timer), make(map[orphan]chan struct{})
+	if len(o.queue) == 0 {
+		o.queue = nil
+		return due, time.Hour
 	}
-	o.stop(what)
-	o.timers[what] = time.AfterFunc(s.cfg.OrphanGrace, func() {
-		given := make(chan struct{})
-		o.mu.Lock()
-		gone := o.closed || o.timers[what] == nil
-		delete(o.timers, what)
-		if !gone {
-			s.work.Add(1)
-			o.giving[what] = given
+	return due, o.queue[0].due.Sub(now)
+}
+
+// giveBack gives orphans back until the server closes.
+func (s *Server) giveBack() {
+	for {
+		due, wait := s.orphans.take(time.Now())
+		if len(due) == 0 {
+			select {
+			case <-time.After(wait):
+			case <-s.orphans.more:
+			case <-s.ctx.Done():
+				return
+			}
+			continue
 		}
-		o.mu.Unlock()
-		if gone {
-			return
+		var ops []client.Op
+		for _, o := range due {
+			s.log.Info("a reservation is given back: its connection ended and nothing followed", "mailbox", string(o.name), "backend", string(o.server))
+			ops = append(ops, client.Release{Mailbox: o.name, Server: o.server, Since: o.at})
 		}
-		defer s.work.Done()
-		defer func() {
-			o.mu.Lock()
-			delete(o.giving, what)
-			o.mu.Unlock()
-			close(given)
-		}()
-		s.m.orphans.Inc()
+		s.m.orphans.Add(float64(len(due)))
 		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Timeout)
-		defer cancel()
-		s.log.Info("a reservation is given back: its connection ended and nothing followed", "mailbox", string(what.name), "backend", string(what.server))
-		s.settle(ctx, "release", []client.Op{client.Release{Mailbox: what.name, Server: what.server}})
-	})
-}
-
-// drop forgets an orphan that is claimed again. One that is being given back has been
-// when it returns: what is claimed after that stays.
-func (o *orphans) drop(ctx context.Context, what orphan) {
-	o.mu.Lock()
-	o.stop(what)
-	giving := o.giving[what]
-	o.mu.Unlock()
-	if giving != nil {
-		select {
-		case <-giving:
-		case <-ctx.Done():
-		}
-	}
-}
-
-func (o *orphans) close() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.closed = true
-	for _, t := range o.timers {
-		t.Stop()
+		s.settle(ctx, "release", ops)
+		cancel()
 	}
 }

@@ -143,6 +143,8 @@ func New(cfg Config) (*Server, error) {
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.work.Go(func() { s.places.follow(s.ctx, cfg.Client) })
 	s.work.Go(s.watchFiles)
+	s.orphans.more = make(chan struct{}, 1)
+	s.work.Go(s.giveBack)
 	return s, nil
 }
 
@@ -308,7 +310,6 @@ func (s *Server) Close() {
 	for _, c := range conns {
 		c.cut()
 	}
-	s.orphans.close()
 	s.work.Wait()
 }
 

@@ -125,6 +125,72 @@ func TestScramSaysAsWhom(t *testing.T) {
 	}
 }
 
+// A reservation has one winner as long as a connection has it, whoever its server's other
+// connections are and whatever node they are of; and is given back when none has.
+func TestReservationsOutliveOtherConnections(t *testing.T) {
+	grace := func(c *Config) { c.OrphanGrace = 300 * time.Millisecond }
+	one := newMurder(t, grace)
+	two := one.beside(grace)
+	if err := one.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	const mine, others = "be1.example.org!default", "be2.example.org!default"
+	reserve := func(c *mupdateclient.Client, at string) error { return c.Reserve(t.Context(), "user.new", at) }
+
+	gone := one.dial("be1", mupdateclient.Options{})
+	if err := reserve(gone, mine); err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	kept := two.dial("be1", mupdateclient.Options{})
+	if err := reserve(kept, mine); err != nil {
+		t.Fatal(err)
+	}
+	other, second := one.dial("be1", mupdateclient.Options{}), one.dial("be2", mupdateclient.Options{})
+	for begun := time.Now(); time.Since(begun) < 5*300*time.Millisecond; time.Sleep(20 * time.Millisecond) {
+		// be1 is heard.
+		if err := other.Activate(t.Context(), "user.a", mine, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := reserve(second, others); err == nil {
+			t.Fatalf("after %v it is be2's too", time.Since(begun))
+		}
+	}
+	kept.Close()
+	for end := time.Now().Add(20 * time.Second); reserve(second, others) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is never given back")
+		}
+	}
+}
+
+// One connection does not reserve without end.
+func TestReservationsAreLimited(t *testing.T) {
+	m := newMurder(t)
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	c := m.dial("be1", mupdateclient.Options{})
+	for i := range maxClaims {
+		if err := c.Reserve(t.Context(), fmt.Sprintf("user.a.%d", i), "be1.example.org!p"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var refused *mupdateclient.Refused
+	if err := c.Reserve(t.Context(), "user.b", "be1.example.org!p"); !errors.As(err, &refused) || refused.Word != "NO" {
+		t.Errorf("one more: got %v, want NO", err)
+	}
+	if err := c.Reserve(t.Context(), "user.a.0", "be1.example.org!p"); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	if err := c.Activate(t.Context(), "user.a.0", "be1.example.org!p", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Reserve(t.Context(), "user.b", "be1.example.org!p"); err != nil {
+		t.Errorf("after one was activated: %v", err)
+	}
+}
+
 // A backend that took back most of what it had said is a warning, with the numbers.
 func TestResyncIsLogged(t *testing.T) {
 	var log bytes.Buffer

@@ -128,6 +128,7 @@ func putOp(b []byte, op Op) []byte {
 		b, at = openMessage(b, opRelease)
 		b = putString(b, 1, string(v.Mailbox))
 		b = putString(b, 2, string(v.Server))
+		b = putUint(b, 3, uint64(v.Since))
 	case Deactivate:
 		b, at = openMessage(b, opDeactivate)
 		b = putString(b, 1, string(v.Mailbox))
@@ -401,9 +402,7 @@ func (r *opReader) operation(num protowire.Number) Op {
 	case opReserve:
 		return r.reserve()
 	case opRelease:
-		var v Release
-		r.strings((*string)(&v.Mailbox), (*string)(&v.Server))
-		return v
+		return r.release()
 	case opDeactivate:
 		var v Deactivate
 		r.strings((*string)(&v.Mailbox), (*string)(&v.Server))
@@ -721,6 +720,22 @@ func (r *opReader) hold() (v Hold) {
 			v.For = directory.Time(r.uint64())
 		case 4<<3 | octets:
 			v.Why = r.string()
+		default:
+			r.skip()
+		}
+	}
+	return v
+}
+
+func (r *opReader) release() (v Release) {
+	for r.next() {
+		switch r.tag {
+		case 1<<3 | octets:
+			v.Mailbox = directory.MailboxName(r.string())
+		case 2<<3 | octets:
+			v.Server = directory.BackendName(r.string())
+		case 3<<3 | varint:
+			v.Since = directory.Revision(r.uint64())
 		default:
 			r.skip()
 		}

@@ -49,8 +49,8 @@ var opCases = []struct {
 		&recordv1.Op{Op: &recordv1.Op_Reserve{Reserve: &recordv1.Reserve{Mailbox: "user.anna", Server: "be1", Partition: "p1", Grace: 60_000}}},
 	},
 	{
-		Release{Mailbox: "user.anna", Server: "be1"},
-		&recordv1.Op{Op: &recordv1.Op_Release{Release: &recordv1.Release{Mailbox: "user.anna", Server: "be1"}}},
+		Release{Mailbox: "user.anna", Server: "be1", Since: 9},
+		&recordv1.Op{Op: &recordv1.Op_Release{Release: &recordv1.Release{Mailbox: "user.anna", Server: "be1", Since: 9}}},
 	},
 	{
 		Deactivate{Mailbox: "user.anna", Server: "be1"},

@@ -77,6 +77,9 @@ type Reserve struct {
 type Release struct {
 	Mailbox directory.MailboxName
 	Server  directory.BackendName
+	// Since, from cluster version 2 on: NotSince if it was made or renewed after it. 0:
+	// whenever it was.
+	Since directory.Revision
 }
 
 // Deactivate gives the mailbox up to whoever asserts it next.

@@ -197,6 +197,9 @@ func (a *apply) release(op Release) (Result, error) {
 	if res == nil || res.Server != b.ID {
 		return Result{Effect: NotHeld}, nil
 	}
+	if op.Since != 0 && res.Revision > op.Since && a.cluster.Version >= versionRelease {
+		return Result{Effect: NotSince}, nil
+	}
 	a.dropReservation(res)
 	return Result{Effect: Removed}, nil
 }

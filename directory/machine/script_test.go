@@ -750,7 +750,7 @@ func (a *arguments) op(verb string, now directory.Settings) machine.Op {
 		}
 		return op
 	case "release":
-		return machine.Release{Server: a.server(0), Mailbox: a.name(1)}
+		return machine.Release{Server: a.server(0), Mailbox: a.name(1), Since: directory.Revision(a.number("since"))}
 	case "deactivate":
 		return machine.Deactivate{Server: a.server(0), Mailbox: a.name(1)}
 	case "rename":

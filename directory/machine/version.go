@@ -33,6 +33,8 @@ const (
 	versionLeft uint32 = 2
 	// versionSince: an approved withdrawal leaves what others have stated since.
 	versionSince uint32 = 2
+	// versionRelease: a reservation is given back only if it was not renewed since.
+	versionRelease uint32 = 2
 )
 
 // ErrRelease: the cluster is of a version that this release does not support. The

@@ -2010,9 +2010,12 @@ func (x *Reserve) GetGraceMs() uint64 {
 
 // Release gives a reservation back.
 type Release struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mailbox       string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
-	Server        string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Mailbox string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
+	Server  string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	// From cluster version 2 on: only if it was not made or renewed after this revision.
+	// 0: whenever it was.
+	SinceRevision uint64 `protobuf:"varint,3,opt,name=since_revision,json=sinceRevision,proto3" json:"since_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2062,13 @@ func (x *Release) GetServer() string {
 		return x.Server
 	}
 	return ""
+}
+
+func (x *Release) GetSinceRevision() uint64 {
+	if x != nil {
+		return x.SinceRevision
+	}
+	return 0
 }
 
 // Deactivate gives a mailbox up to whoever asserts it next.
@@ -3974,10 +3984,11 @@ const file_api_v1_directory_proto_rawDesc = "" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x1c\n" +
 	"\tpartition\x18\x03 \x01(\tR\tpartition\x12\x19\n" +
-	"\bgrace_ms\x18\x04 \x01(\x04R\agraceMs\";\n" +
+	"\bgrace_ms\x18\x04 \x01(\x04R\agraceMs\"b\n" +
 	"\aRelease\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
-	"\x06server\x18\x02 \x01(\tR\x06server\">\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12%\n" +
+	"\x0esince_revision\x18\x03 \x01(\x04R\rsinceRevision\">\n" +
 	"\n" +
 	"Deactivate\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +

@@ -2945,6 +2945,7 @@ type Release struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mailbox       string                 `protobuf:"bytes,1,opt,name=mailbox,proto3" json:"mailbox,omitempty"`
 	Server        string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"`
+	Since         uint64                 `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2991,6 +2992,13 @@ func (x *Release) GetServer() string {
 		return x.Server
 	}
 	return ""
+}
+
+func (x *Release) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
 }
 
 type Deactivate struct {
@@ -4580,10 +4588,11 @@ const file_record_v1_record_proto_rawDesc = "" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x1c\n" +
 	"\tpartition\x18\x03 \x01(\tR\tpartition\x12\x14\n" +
-	"\x05grace\x18\x04 \x01(\x04R\x05grace\";\n" +
+	"\x05grace\x18\x04 \x01(\x04R\x05grace\"Q\n" +
 	"\aRelease\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +
-	"\x06server\x18\x02 \x01(\tR\x06server\">\n" +
+	"\x06server\x18\x02 \x01(\tR\x06server\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x04R\x05since\">\n" +
 	"\n" +
 	"Deactivate\x12\x18\n" +
 	"\amailbox\x18\x01 \x01(\tR\amailbox\x12\x16\n" +

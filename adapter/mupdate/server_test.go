@@ -142,6 +142,7 @@ func TestReservationsOutliveOtherConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone.Close()
+	time.Sleep(50 * time.Millisecond) // what is renewed is not renewed just after what is given back
 	kept := two.dial("be1", mupdateclient.Options{})
 	if err := reserve(kept, mine); err != nil {
 		t.Fatal(err)

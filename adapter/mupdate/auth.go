@@ -89,7 +89,7 @@ func (c *conn) refuseLogin(tag, mechanism, login string, err error) error {
 	switch {
 	case errors.Is(err, errLogin):
 		result = "refused"
-		c.s.refusals.add(c.remote, time.Now())
+		c.s.refusals.add(c.remote, login, time.Now())
 	case errors.Is(err, errLimited):
 		result = "limited"
 	}
@@ -226,13 +226,13 @@ func (c *conn) scram(x *sasl) (*User, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.s.refusals.tooMany(c.remote, time.Now()) {
-		return nil, errLimited
-	}
 	talk := server.NewConversation()
 	answer, err := talk.Step(string(message))
 	if err != nil {
 		return nil, errExchange
+	}
+	if now := time.Now(); c.s.refusals.tooMany(c.remote, now) && (user == nil || !c.s.cfg.Users.wasRight(user) || c.s.refusals.tooManyOf(user.Name, now)) {
+		return nil, errLimited
 	}
 	if message, err = x.ask([]byte(answer)); err != nil {
 		return nil, err
@@ -250,13 +250,15 @@ func (c *conn) scram(x *sasl) (*User, error) {
 	if len(message) != 0 {
 		return nil, errExchange
 	}
+	c.s.cfg.Users.isRight(user)
 	return user, nil
 }
 
-// refusals counts wrong passwords by where they came from.
+// refusals counts wrong passwords by where they came from, and by login.
 type refusals struct {
 	mu    sync.Mutex
 	from  map[netip.Prefix]int
+	of    map[string]int
 	until time.Time // the count begins anew then
 }
 
@@ -272,20 +274,31 @@ func whence(a netip.Addr) netip.Prefix {
 }
 
 // More wrong passwords than that of one address in a minute are not looked at, but for
-// logins whose password was right before.
+// logins whose password was right before. PLAIN shows whether it is the same; by SCRAM a
+// few of that login are looked at.
 const (
 	refusalLimit  = 30
+	refusalLogin  = 5
 	refusalWindow = time.Minute
 	refusalMost   = 10_000 // addresses
 )
 
-func (r *refusals) add(a netip.Addr, now time.Time) {
+func (r *refusals) add(a netip.Addr, login string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.After(r.until) || len(r.from) >= refusalMost {
-		r.from, r.until = make(map[netip.Prefix]int), now.Add(refusalWindow)
+		r.from, r.of, r.until = make(map[netip.Prefix]int), make(map[string]int), now.Add(refusalWindow)
 	}
 	r.from[whence(a)]++
+	if len(r.of) < refusalMost {
+		r.of[login]++
+	}
+}
+
+func (r *refusals) tooManyOf(login string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return now.Before(r.until) && r.of[login] >= refusalLogin
 }
 
 func (r *refusals) tooMany(a netip.Addr, now time.Time) bool {

@@ -280,6 +280,14 @@ func (c *conn) find(ctx context.Context, arg string) (r record, there bool, err 
 // mailboxes are.
 func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
 	c.finish(ctx, true)
+	if !c.s.lists.take() {
+		c.log.Warn("too many lists at once", "limit", c.s.cfg.MaxStreams)
+		c.resync.fail()
+		return c.answer(l.Tag, no, reason(later("too many lists are asked for at once")))
+	}
+	defer c.s.lists.put()
+	c.until = time.Now().Add(listTime)
+	defer func() { c.until = time.Time{} }()
 	f := feed{s: c.s, session: c.session, order: c.order, form: c.form, own: c.speaker()}
 	if len(l.Args) == 1 {
 		f.location = l.Args[0]

@@ -58,6 +58,7 @@ type conn struct {
 	wmu     sync.Mutex
 	nc      net.Conn
 	w       *bufio.Writer
+	until   time.Time // of a LIST: it has to be taken by then
 }
 
 func newConn(s *Server, nc net.Conn) *conn {
@@ -295,7 +296,11 @@ func (c *conn) limitWrite() {
 	if c.stream != nil {
 		limit = streamTime
 	}
-	c.nc.SetWriteDeadline(time.Now().Add(limit))
+	end := time.Now().Add(limit)
+	if !c.until.IsZero() && c.until.Before(end) {
+		end = c.until
+	}
+	c.nc.SetWriteDeadline(end)
 }
 
 // cut ends the connection below TLS, from any goroutine, at any time.

@@ -74,7 +74,8 @@ const (
 	idleTime   = 180 * time.Minute
 	loginTime  = 2 * time.Minute
 	writeTime  = time.Minute
-	streamTime = 5 * time.Minute // a write of a stream: frontends are busy for long
+	listTime   = 10 * time.Minute // all of a LIST
+	streamTime = 5 * time.Minute  // a write of a stream: frontends are busy for long
 )
 
 // Server answers MUPDATE.
@@ -92,6 +93,7 @@ type Server struct {
 	told time.Time
 	// streams among them.
 	streams slots
+	lists   slots // LISTs that are being answered
 	// checks bounds how many passwords are checked at once.
 	checks   chan struct{}
 	refusals refusals
@@ -120,7 +122,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if most := descriptors() / 2; most > 0 && cfg.MaxConnections > most {
+	// Each may have a listing in a file besides: half is kept for the rest of the process.
+	if most := descriptors() / 4; most > 0 && cfg.MaxConnections > most {
 		cfg.Log.Warn("fewer connections are taken than was said, so that the process keeps descriptors for its files and its peers; raise its limit of open files",
 			"proto", "mupdate", "said", cfg.MaxConnections, "limit", most)
 		cfg.MaxConnections = most
@@ -135,7 +138,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log.With("proto", "mupdate"),
-		conns: slots{most: cfg.MaxConnections}, streams: slots{most: cfg.MaxStreams}, repairs: slots{most: maxRepairs},
+		conns: slots{most: cfg.MaxConnections}, streams: slots{most: cfg.MaxStreams}, lists: slots{most: cfg.MaxStreams}, repairs: slots{most: maxRepairs},
 		checks:    make(chan struct{}, 2),
 		listeners: make(map[net.Listener]struct{}), open: make(map[*conn]struct{}),
 	}

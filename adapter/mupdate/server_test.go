@@ -283,6 +283,7 @@ func (l *logged) take() string {
 func TestWrongPasswordsAreLimited(t *testing.T) {
 	m := newMurder(t)
 	m.dial("be1", mupdateclient.Options{Mechanism: "PLAIN"})
+	m.dial("be3", mupdateclient.Options{Mechanism: "SCRAM-SHA-256"})
 	limited := false
 	for range refusalLimit + 2 {
 		c, err := mupdateclient.Dial(t.Context(), m.addr, mupdateclient.Options{Mechanism: "PLAIN"})
@@ -301,6 +302,36 @@ func TestWrongPasswordsAreLimited(t *testing.T) {
 		t.Error("wrong passwords are looked at without end")
 	}
 	m.dial("be1", mupdateclient.Options{Mechanism: "PLAIN"})
+	m.dial("be3", mupdateclient.Options{Mechanism: "SCRAM-SHA-256"})
+	// Another login's line is changed: what was known of these stays.
+	users := m.s.cfg.Users
+	text, err := os.ReadFile(users.path)
+	if err == nil {
+		err = os.WriteFile(users.path, append(text, "# more\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	users.mu.Lock()
+	err = users.load()
+	users.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.dial("be1", mupdateclient.Options{Mechanism: "PLAIN"})
+	m.dial("be3", mupdateclient.Options{Mechanism: "SCRAM-SHA-256"})
+	// By SCRAM it shows only at the end whether a password is right: a few are looked at.
+	for i := range refusalLogin + 2 {
+		c, err := mupdateclient.Dial(t.Context(), m.addr, mupdateclient.Options{Mechanism: "SCRAM-SHA-256"})
+		if err != nil {
+			t.Fatalf("Dial: %v", err)
+		}
+		err = c.Login(t.Context(), "be3", "wrong")
+		if got := strings.Contains(err.Error(), errLimited.Error()); got != (i >= refusalLogin) {
+			t.Errorf("wrong by SCRAM, the %d.: %v", i+1, err)
+		}
+		c.Close()
+	}
 }
 
 // When there are as many connections as may be, the next is told and closed, and there
@@ -611,6 +642,37 @@ func TestSlowReader(t *testing.T) {
 	<-fast.done
 }
 
+// There are only so many lists at once: each may have to wait for its reader, in a file.
+func TestListsAreLimited(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.MaxStreams = 1 })
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	c := m.dial("be1", mupdateclient.Options{})
+	list := func() (err error) {
+		for _, err = range c.List(t.Context(), "be1.example.org!") {
+			if err != nil {
+				break
+			}
+		}
+		return err
+	}
+	for range 2 {
+		if err := list(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.s.lists.take() // another one's, whose reader is slow
+	var refused *mupdateclient.Refused
+	if err := list(); !errors.As(err, &refused) || refused.Word != "NO" {
+		t.Errorf("one more: got %v, want NO", err)
+	}
+	m.s.lists.put()
+	if err := list(); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+}
+
 // Of 400 connections at once each is served.
 func TestManyConnections(t *testing.T) {
 	m := newMurder(t)
@@ -856,8 +918,8 @@ func TestRefusalsByNetwork(t *testing.T) {
 	var r refusals
 	now := time.Unix(1000, 0)
 	for i := range refusalLimit {
-		r.add(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1::%x", i+1)), now)
-		r.add(netip.MustParseAddr("192.0.2.1"), now)
+		r.add(netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1::%x", i+1)), "x", now)
+		r.add(netip.MustParseAddr("192.0.2.1"), "x", now)
 	}
 	for addr, want := range map[string]bool{
 		"2001:db8:0:1:ffff::1": true, "2001:db8:0:2::1": false,
@@ -867,7 +929,7 @@ func TestRefusalsByNetwork(t *testing.T) {
 			t.Errorf("tooMany of %s: got %v, want %v", addr, got, want)
 		}
 	}
-	r.add(netip.Addr{}, now) // of a connection without an address
+	r.add(netip.Addr{}, "x", now) // of a connection without an address
 	if r.tooMany(netip.MustParseAddr("192.0.2.1"), now.Add(refusalWindow+1)) {
 		t.Error("tooMany: still, a window later")
 	}
@@ -875,7 +937,7 @@ func TestRefusalsByNetwork(t *testing.T) {
 
 // Connections leave the process half of its descriptors.
 func TestConnectionsLeaveDescriptors(t *testing.T) {
-	most := descriptors() / 2
+	most := descriptors() / 4
 	m := newMurder(t, func(c *Config) { c.MaxConnections = 1 << 30 })
 	if got := m.s.cfg.MaxConnections; got != most || most == 0 {
 		t.Errorf("MaxConnections: got %d, want %d", got, most)

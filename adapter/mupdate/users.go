@@ -106,6 +106,7 @@ type Users struct {
 	byName  map[string]*User
 	sources map[netip.Addr]directory.BackendName // empty: several
 	known   map[*User][32]byte                   // of the password that was right last
+	right   map[*User]bool                       // it has been, by whatever mechanism
 }
 
 type fileStamp struct {
@@ -146,7 +147,18 @@ func (u *Users) load() error {
 	if err != nil {
 		return fmt.Errorf("mupdate: users: %s: %w", u.path, err)
 	}
-	u.byName, u.sources, u.known = byName, sources, map[*User][32]byte{}
+	known, right := map[*User][32]byte{}, map[*User]bool{}
+	for name, user := range byName {
+		old := u.byName[name]
+		if old == nil || !bytes.Equal(old.secret.StoredKey, user.secret.StoredKey) {
+			continue
+		}
+		if sum, is := u.known[old]; is {
+			known[user] = sum
+		}
+		right[user] = u.right[old]
+	}
+	u.byName, u.sources, u.known, u.right = byName, sources, known, right
 	return nil
 }
 
@@ -207,7 +219,22 @@ func (u *Users) remember(user *User, password string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.byName[user.Name] == user {
-		u.known[user] = sum
+		u.known[user], u.right[user] = sum, true
+	}
+}
+
+// wasRight reports whether somebody has logged in so; isRight notes it.
+func (u *Users) wasRight(user *User) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.right[user]
+}
+
+func (u *Users) isRight(user *User) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.byName[user.Name] == user {
+		u.right[user] = true
 	}
 }
 

@@ -35,8 +35,12 @@ type entry struct {
 	data []byte
 }
 
-// Memory is about how much of its records a Spool keeps in memory.
-const Memory = 4 << 20
+// How much of its records a Spool keeps in memory, about, while they are added: as they
+// come, and of those that are to be sorted.
+const (
+	memory  = 1 << 20
+	sorting = 4 << 20
+)
 
 // New returns an empty Spool, whose file, if it needs one, is in dir; empty: where the
 // system has temporary files. sorted: records are added in the order in which they are
@@ -51,16 +55,35 @@ func (s *Spool) Add(name string, data []byte) error {
 	s.count++
 	if !s.sorted {
 		s.chunk = append(s.chunk, entry{name, bytes.Clone(data)})
-		if s.octets += len(name) + len(data) + 64; s.octets < Memory {
+		if s.octets += len(name) + len(data) + 64; s.octets < sorting {
 			return nil
 		}
 		return s.endRun()
 	}
 	writeEntry(&s.memory, name, data)
-	if s.memory.Len() < Memory {
+	if s.memory.Len() < memory {
 		return nil
 	}
 	return s.flush()
+}
+
+// settle puts all into the file, if there is one, so that nothing is kept in memory while
+// it is read.
+func (s *Spool) settle() (err error) {
+	if s.file == nil {
+		return nil
+	}
+	if info, err := s.file.Stat(); err != nil || info.Size() != s.size {
+		return fmt.Errorf("spool: the file is not as it was written: %w", errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	switch {
+	case len(s.chunk) > 0:
+		err = s.endRun()
+	case s.memory.Len() > 0:
+		err = s.flush()
+	}
+	s.memory, s.chunk = bytes.Buffer{}, nil
+	return err
 }
 
 func writeEntry(b *bytes.Buffer, name string, data []byte) {
@@ -136,6 +159,9 @@ func Usable(dir string) error {
 //
 // Errors: f's; of the file, also when it no longer has all that was added.
 func (s *Spool) Each(f func(name string, data []byte) error) error {
+	if err := s.settle(); err != nil {
+		return err
+	}
 	n := 0
 	err := s.each(func(name string, data []byte) error {
 		n++

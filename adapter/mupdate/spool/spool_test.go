@@ -43,6 +43,9 @@ func TestSpool(t *testing.T) {
 					t.Errorf("sorted %v, %d records: %d, %v", sorted, n, i, err)
 				}
 			}
+			if s.file != nil && (s.memory.Cap() > 0 || len(s.chunk) > 0) {
+				t.Errorf("sorted %v, %d records: memory is kept though all is in the file", sorted, n)
+			}
 			left := errors.New("left")
 			if err := s.Each(func(string, []byte) error { return left }); n > 0 && err != left {
 				t.Errorf("Each: got error %v, want that of the call", err)

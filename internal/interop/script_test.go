@@ -150,6 +150,7 @@ func (r *run) try(s step) (got []string, err error) {
 		time.Sleep(300 * time.Millisecond)
 		if r.mended == 0 && (renames(s.text) || tells(s.text) && time.Since(begun) > mendAfter) {
 			r.trace("         after ctl_mboxlist -m")
+			r.killer.rest()
 			if err := r.mend(); err != nil {
 				return got, err
 			}

@@ -82,6 +82,7 @@ type run struct {
 	script   *script
 	trace    func(format string, args ...any)
 	killer   *killer // nil: no leader is killed
+	before   step    // the one before
 	allowed  map[string][]string
 	logs     map[string]int // how far the servers' logs were
 	repeated int            // steps that were done again after the leader was killed
@@ -101,6 +102,7 @@ func (r *run) play() error {
 		}
 		begun := time.Now()
 		got, err := r.try(s)
+		r.before = s
 		r.trace("%6.2fs  %s", time.Since(begun).Seconds(), s.text)
 		for _, line := range got {
 			r.trace("           %s", line)
@@ -154,6 +156,13 @@ func (r *run) try(s step) (got []string, err error) {
 			if err := r.mend(); err != nil {
 				return got, err
 			}
+			if moves(r.before.text) { // it was answered OK and came to nothing
+				r.trace("         after %s", r.before.text)
+				_, _ = r.do(r.before, true)
+				if err := r.mend(); err != nil {
+					return got, err
+				}
+			}
 		}
 		// A frontend that lost its node knows nothing new, and says no to it.
 		if fe := r.lab.servers["fe"]; fe.cmd != nil {
@@ -187,6 +196,12 @@ func tells(text string) bool {
 func renames(text string) bool {
 	words := strings.Fields(text)
 	return len(words) > 2 && words[2] == "RENAME"
+}
+
+// moves reports whether a step is an XFER.
+func moves(text string) bool {
+	words := strings.Fields(text)
+	return len(words) > 2 && words[2] == "XFER"
 }
 
 // mend has every backend say what it holds, as an operator would.

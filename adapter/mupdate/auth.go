@@ -89,7 +89,11 @@ func (c *conn) refuseLogin(tag, mechanism, login string, err error) error {
 	switch {
 	case errors.Is(err, errLogin):
 		result = "refused"
-		c.s.refusals.add(c.remote, login, time.Now())
+		of := login
+		if c.s.cfg.Users.user(login) == nil {
+			of = "" // strangers' names are not kept
+		}
+		c.s.refusals.add(c.remote, of, time.Now())
 	case errors.Is(err, errLimited):
 		result = "limited"
 	}
@@ -197,8 +201,12 @@ func (c *conn) plain(x *sasl) (*User, error) {
 	case <-c.s.ctx.Done():
 		return nil, errLimited
 	}
-	right := checked.check(password)
+	limited := c.s.refusals.tooMany(c.remote, time.Now()) // by those that came before
+	right := !limited && checked.check(password)
 	<-c.s.checks
+	if limited {
+		return nil, errLimited
+	}
 	if !right || user == nil {
 		return nil, errLogin
 	}
@@ -231,11 +239,12 @@ func (c *conn) scram(x *sasl) (*User, error) {
 	if err != nil {
 		return nil, errExchange
 	}
-	if now := time.Now(); c.s.refusals.tooMany(c.remote, now) && (user == nil || !c.s.cfg.Users.wasRight(user) || c.s.refusals.tooManyOf(user.Name, now)) {
-		return nil, errLimited
-	}
 	if message, err = x.ask([]byte(answer)); err != nil {
 		return nil, err
+	}
+	// Who is refused for that is asked all the same: nobody learns which logins there are.
+	if now := time.Now(); c.s.refusals.tooMany(c.remote, now) && (user == nil || !c.s.cfg.Users.wasRight(user) || c.s.refusals.tooManyOf(user.Name, now)) {
+		return nil, errLimited
 	}
 	answer, err = talk.Step(string(message))
 	if err != nil || !talk.Valid() || user == nil {
@@ -283,6 +292,7 @@ const (
 	refusalMost   = 10_000 // addresses
 )
 
+// add counts one; login is one that there is, or empty.
 func (r *refusals) add(a netip.Addr, login string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -290,7 +300,7 @@ func (r *refusals) add(a netip.Addr, login string, now time.Time) {
 		r.from, r.of, r.until = make(map[netip.Prefix]int), make(map[string]int), now.Add(refusalWindow)
 	}
 	r.from[whence(a)]++
-	if len(r.of) < refusalMost {
+	if login != "" {
 		r.of[login]++
 	}
 }

@@ -65,7 +65,7 @@ func (c *conn) reserve(ctx context.Context, name directory.MailboxName, at direc
 	}
 	r, err := c.session.Reserve(ctx, client.Reserve{Mailbox: name, Server: at.Backend, Partition: at.Partition, Grace: c.s.cfg.OrphanGrace})
 	if err != nil {
-		return err // if it was made all the same, the directory lets it lapse
+		return err // if it was made all the same, the directory lets it lapse: once its server is heard
 	}
 	switch r.Effect {
 	case client.Added, client.Changed, client.Unchanged:

@@ -221,19 +221,27 @@ func (c *conn) renew() {
 	defer cancel()
 	results, err := c.session.Batch(ctx, ops)
 	if err != nil {
-		return // they last some time yet
+		c.log.Debug("reservations could not be renewed; they last some time yet", "err", err)
+		return
 	}
+	var ended []client.Op
 	for i, r := range results {
-		name := names[i]
+		name, server := names[i], c.claims[names[i]].server
 		switch {
+		case r.Err == nil && r.Effect == client.Changed:
+			c.claims[name] = claim{server, r.Revision}
+			continue
+		case r.Err == nil && r.Effect == client.Added:
+			// It had ended: by somebody's will, or because a LIST took so long.
+			ended = append(ended, client.Release{Mailbox: name, Server: server, Since: r.Revision})
+			c.log.Warn("a reservation had ended, and is not made anew", "mailbox", string(name), "backend", string(server))
 		case r.Err != nil:
-			c.log.Warn("a reservation is another's by now", "mailbox", string(name), "err", r.Err)
-			delete(c.claims, name)
-		case r.Effect == client.Added, r.Effect == client.Changed:
-			c.claims[name] = claim{c.claims[name].server, r.Revision}
-		default:
-			delete(c.claims, name) // it is a mailbox of its server's
+			c.log.Warn("a reservation could not be renewed", "mailbox", string(name), "backend", string(server), "err", r.Err)
 		}
+		delete(c.claims, name) // else it is a mailbox of its server's by now
+	}
+	if len(ended) > 0 {
+		c.s.settle(ctx, "release", ended)
 	}
 }
 
@@ -294,6 +302,11 @@ func (o *orphans) take(now time.Time) (due []orphan, wait time.Duration) {
 	return due, o.queue[0].due.Sub(now)
 }
 
+// comparing is the cluster version from which a Release compares revisions. Before it,
+// and while the directory cannot be asked, orphans lapse by themselves: once their server
+// was heard again.
+const comparing = 2
+
 // giveBack gives orphans back until the server closes.
 func (s *Server) giveBack() {
 	for {
@@ -312,9 +325,11 @@ func (s *Server) giveBack() {
 			s.log.Info("a reservation is given back: its connection ended and nothing followed", "mailbox", string(o.name), "backend", string(o.server))
 			ops = append(ops, client.Release{Mailbox: o.name, Server: o.server, Since: o.at})
 		}
-		s.m.orphans.Add(float64(len(due)))
 		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Timeout)
-		s.settle(ctx, "release", ops)
+		if v, err := s.cfg.Client.GetClusterVersion(ctx); err == nil && v.Version >= comparing {
+			s.m.orphans.Add(float64(len(due)))
+			s.settle(ctx, "release", ops)
+		}
 		cancel()
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/xdg-go/scram"
 
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
@@ -163,6 +164,49 @@ func TestReservationsOutliveOtherConnections(t *testing.T) {
 			t.Fatal("it is never given back")
 		}
 	}
+}
+
+// Frontends are not told of a reservation each time it is renewed.
+func TestRenewalsAreNoNews(t *testing.T) {
+	m := newMurder(t, func(c *Config) { c.OrphanGrace = 150 * time.Millisecond })
+	if err := m.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	f := m.follow("frontend")
+	c := m.dial("be1", mupdateclient.Options{})
+	if err := c.Reserve(t.Context(), "user.new", "be1.example.org!default"); err != nil {
+		t.Fatal(err)
+	}
+	for len(f.noop(t)) == 0 {
+	}
+	lines := func() float64 {
+		var v dto.Metric
+		if err := m.s.m.lines.Write(&v); err != nil {
+			t.Fatal(err)
+		}
+		return v.GetCounter().GetValue()
+	}
+	before := lines()
+	at := m.revision()
+	time.Sleep(time.Second)
+	f.noop(t)
+	if m.revision() < at+10 {
+		t.Errorf("it was not renewed: revision %d, then %d", at, m.revision())
+	}
+	if after := lines(); after != before {
+		t.Errorf("%v lines more while nothing changed", after-before)
+	}
+	f.c.Close()
+	<-f.done
+}
+
+func (m *murder) revision() directory.Revision {
+	m.t.Helper()
+	route, err := m.dir.Lookup(m.t.Context(), "noop", client.Linearizable())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return route.Revision
 }
 
 // One connection does not reserve without end.

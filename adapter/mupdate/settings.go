@@ -40,7 +40,7 @@ func (s *Settings) Register(fs *flag.FlagSet) {
 	fs.StringVar(&s.Hostname, "mupdate-name", "", "host `name` in the greeting; default this machine's")
 	fs.Var(&s.Order, "mupdate-order", "`order` of records: key, as Cyrus 3.6 and later keep their lists, or octet, as earlier ones do; for logins that do not say")
 	fs.Var(&s.Literals, "mupdate-literals", "`form` of literals: nonsync, as Cyrus sends them, or sync, which Cyrus 3.4.8, 3.6.5 and 3.8.3 need; for logins that do not say")
-	fs.IntVar(&s.MaxConnections, "mupdate-connections", DefaultMaxConnections, "how `many` connections there may be; half of the files that the process may open at most")
+	fs.IntVar(&s.MaxConnections, "mupdate-connections", DefaultMaxConnections, "how `many` connections there may be; a quarter of the files that the process may open at most")
 	fs.IntVar(&s.MaxStreams, "mupdate-streams", DefaultMaxStreams, "how `many` of them may be frontends that follow")
 	fs.StringVar(&s.Spool, "mupdate-spool", "", "`directory` where listings wait to be sent, in files without names; default the system's for temporary files")
 }

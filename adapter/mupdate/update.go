@@ -3,7 +3,6 @@ package mupdate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"math/rand/v2"
 	"sync"
@@ -145,6 +144,9 @@ func (st *stream) live(u client.WatchUpdate) error {
 		case client.WatchBackend, client.WatchGroup, client.WatchHold:
 			parts = append(parts, f.stale(e)...)
 		case client.WatchReservation:
+			if old := f.claims[e.Reservation.Mailbox]; old != nil && !e.Gone && old.Server == e.Reservation.Server && old.Partition == e.Reservation.Partition {
+				told[e.Reservation.Mailbox] = true // it was renewed
+			}
 			f.claim(&e)
 		case client.WatchMailbox:
 			told[e.Mailbox.Name] = true
@@ -319,7 +321,7 @@ func (st *stream) wait(ctx context.Context, rev directory.Revision) error {
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", client.ErrUnavailable, ctx.Err())
+			return later("this stream is behind")
 		}
 	}
 }

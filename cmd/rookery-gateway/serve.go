@@ -75,7 +75,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	}
 	work.Go(func() {
 		tellHearing(ctx, func(ctx context.Context) error {
-			_, err := dir.Lookup(ctx, "noop", client.Stale(0))
+			_, err := dir.Status(ctx, client.Stale(0))
 			return err
 		}, log)
 	})

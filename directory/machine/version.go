@@ -51,6 +51,7 @@ func TurnsOn(from, to uint32) (lines []string) {
 				"`rookeryctl backends set B --state full`: a backend that takes no new users and is not being emptied",
 				"a withdrawal that was announced and not made (MUPDATE's DELETE before a rename) ends after the grace of reservations: the mailbox is active again",
 				"a server that has just left its group does not inherit what the group's primary retracts",
+				"a reservation is given back only if it was not renewed since, so MUPDATE's are as long as their connections whatever node those are to",
 				"`rookeryctl withdrawal approve` of a primary leaves what other members of its group have stated since it withdrew",
 				"the state says its version so that releases before v0.4.0 stop at it")
 		}

@@ -76,7 +76,7 @@ func item(op machine.Op) client.Op {
 	case machine.Reserve:
 		return client.Reserve{Mailbox: op.Mailbox, Server: op.Server, Partition: op.Partition, Grace: time.Duration(op.Grace) * time.Millisecond}
 	case machine.Release:
-		return client.Release{Mailbox: op.Mailbox, Server: op.Server}
+		return client.Release{Mailbox: op.Mailbox, Server: op.Server, Since: op.Since}
 	case machine.Deactivate:
 		return client.Deactivate{Mailbox: op.Mailbox, Server: op.Server}
 	case machine.Rename:

@@ -304,7 +304,7 @@ func send(ctx context.Context, c grpc.ClientConnInterface, id *apiv1.RequestId, 
 		m, err := d.Reserve(ctx, &apiv1.ReserveRequest{RequestId: id, Reserve: reserveTo(op)})
 		return answer{m.GetHeader(), m.GetResult(), nil}, err
 	case machine.Release:
-		m, err := d.Release(ctx, &apiv1.ReleaseRequest{RequestId: id, Release: &apiv1.Release{Mailbox: string(op.Mailbox), Server: string(op.Server)}})
+		m, err := d.Release(ctx, &apiv1.ReleaseRequest{RequestId: id, Release: &apiv1.Release{Mailbox: string(op.Mailbox), Server: string(op.Server), SinceRevision: uint64(op.Since)}})
 		return answer{m.GetHeader(), m.GetResult(), nil}, err
 	case machine.Deactivate:
 		m, err := d.Deactivate(ctx, &apiv1.DeactivateRequest{RequestId: id, Deactivate: &apiv1.Deactivate{Mailbox: string(op.Mailbox), Server: string(op.Server)}})

@@ -200,14 +200,18 @@ func (c *cyrusMaster) launch() error {
 		return err
 	}
 	defer log.Close() // the program has its own
-	c.process = newProcess(c.cyrmaster, "-C", c.conf(), "-M", filepath.Join(c.dir, "cyrus.conf"), "-p", filepath.Join(c.dir, "run", "master.pid"))
-	c.process.cmd.Stdout, c.process.cmd.Stderr = log, log
+	p := newProcess(c.cyrmaster, "-C", c.conf(), "-M", filepath.Join(c.dir, "cyrus.conf"), "-p", filepath.Join(c.dir, "run", "master.pid"))
+	p.cmd.Stdout, p.cmd.Stderr = log, log
 	// It ends by a signal to its whole group, in which there would be another Cyrus.
-	if c.process.cmd.SysProcAttr == nil {
-		c.process.cmd.SysProcAttr = new(syscall.SysProcAttr)
+	if p.cmd.SysProcAttr == nil {
+		p.cmd.SysProcAttr = new(syscall.SysProcAttr)
 	}
-	c.process.cmd.SysProcAttr.Setpgid = true
-	return c.process.start()
+	p.cmd.SysProcAttr.Setpgid = true
+	if err := p.start(); err != nil {
+		return err
+	}
+	c.process = p
+	return nil
 }
 
 // awaitGreeting waits until the server greets who connects.

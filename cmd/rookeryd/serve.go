@@ -64,14 +64,16 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 		if err := s.mupdate.Readable(); err != nil {
 			return fmt.Errorf("--listen-mupdate: %w", err)
 		}
-		if err := free(s.mupdate.Listen); err != nil {
-			return fmt.Errorf("--listen-mupdate: %w", err)
-		}
 	}
 	if n.listeners, err = listen(s); err != nil {
 		return err
 	}
 	defer n.listeners.close()
+	if s.mupdate.Listen != "" {
+		if err := free(s.mupdate.Listen); err != nil {
+			return fmt.Errorf("--listen-mupdate: %w", err)
+		}
+	}
 	n.listeners.secure(n.files, log)
 	if n.info, err = n.advertised(); err != nil {
 		return err

@@ -420,6 +420,10 @@ func finishRename(c *imap, from, to string, rest []string) bool {
 			return false // or not seen yet
 		}
 	}
+	if answer, err = c.do(`LIST "" "*"`); err != nil {
+		return false
+	}
+	there = answer.show()
 	for _, suffix := range slices.Backward(rest) {
 		if !slices.Contains(there, from+suffix) || !slices.Contains(there, to+suffix) {
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,6 +163,11 @@ func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error
 	delete(c.claims, name)
 	// A ctl_mboxlist that compares lists renames nothing.
 	tentative := c.resync.server != server
+	if !tentative {
+		if waits, err := c.waitsForTaker(ctx, name, server); err != nil || waits {
+			return "done", err
+		}
+	}
 	results, err := c.session.Batch(ctx, []client.Op{
 		client.Retract{Mailbox: name, Server: server, Tentative: tentative},
 		client.Release{Mailbox: name, Server: server},
@@ -186,6 +192,18 @@ func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error
 		}
 	}
 	return "done", nil
+}
+
+// waitsForTaker reports whether server gave the mailbox up and nobody has said that it has
+// it: then that server has it no more proves nothing, for whoever took it may not have
+// been able to say so. It stays a move, which is shown with its age.
+func (c *conn) waitsForTaker(ctx context.Context, name directory.MailboxName, server directory.BackendName) (bool, error) {
+	route, err := c.session.Lookup(ctx, name, client.Details(), client.Linearizable())
+	if err != nil {
+		return false, err
+	}
+	own := route.Fact(server)
+	return own != nil && own.State == directory.Deactivated && !slices.ContainsFunc(route.Facts, func(f client.Fact) bool { return f.State == directory.Active }), nil
 }
 
 // errUnbound is the answer to a DELETE of nobody knows whom.

@@ -211,7 +211,7 @@ func (m *murder) revision() directory.Revision {
 
 // One connection does not reserve without end.
 func TestReservationsAreLimited(t *testing.T) {
-	m := newMurder(t)
+	m := newMurder(t, func(c *Config) { c.OrphanGrace = time.Minute })
 	if err := m.do([]string{"complete"}); err != nil {
 		t.Fatal(err)
 	}
@@ -706,7 +706,9 @@ func TestListsAreLimited(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m.s.lists.take() // another one's, whose reader is slow
+	for !m.s.lists.take() { // another one's, whose reader is slow
+		time.Sleep(time.Millisecond) // until the last is over
+	}
 	var refused *mupdateclient.Refused
 	if err := list(); !errors.As(err, &refused) || refused.Word != "NO" {
 		t.Errorf("one more: got %v, want NO", err)

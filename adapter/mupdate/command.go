@@ -203,7 +203,11 @@ func (c *conn) waitsForTaker(ctx context.Context, name directory.MailboxName, se
 		return false, err
 	}
 	own := route.Fact(server)
-	return own != nil && own.State == directory.Deactivated && !slices.ContainsFunc(route.Facts, func(f client.Fact) bool { return f.State == directory.Active }), nil
+	if own == nil || own.State != directory.Deactivated {
+		return false, nil
+	}
+	// Copies of its own group do not take a mailbox.
+	return route.Outcome == directory.Moving || !slices.ContainsFunc(route.Facts, func(f client.Fact) bool { return f.State == directory.Active }), nil
 }
 
 // errUnbound is the answer to a DELETE of nobody knows whom.

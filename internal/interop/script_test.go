@@ -82,7 +82,7 @@ type run struct {
 	script   *script
 	trace    func(format string, args ...any)
 	killer   *killer // nil: no leader is killed
-	before   step    // the one before
+	moved    step    // its last XFER
 	allowed  map[string][]string
 	logs     map[string]int // how far the servers' logs were
 	repeated int            // steps that were done again after the leader was killed
@@ -102,7 +102,9 @@ func (r *run) play() error {
 		}
 		begun := time.Now()
 		got, err := r.try(s)
-		r.before = s
+		if moves(s.text) {
+			r.moved = s
+		}
 		r.trace("%6.2fs  %s", time.Since(begun).Seconds(), s.text)
 		for _, line := range got {
 			r.trace("           %s", line)
@@ -156,9 +158,9 @@ func (r *run) try(s step) (got []string, err error) {
 			if err := r.mend(); err != nil {
 				return got, err
 			}
-			if moves(r.before.text) { // it was answered OK and came to nothing
-				r.trace("         after %s", r.before.text)
-				_, _ = r.do(r.before, true)
+			if r.moved.text != "" { // it may have been answered OK and come to nothing
+				r.trace("         after %s", r.moved.text)
+				_, _ = r.do(r.moved, true)
 				if err := r.mend(); err != nil {
 					return got, err
 				}
@@ -180,12 +182,14 @@ const mendAfter = 3 * time.Second
 // tells reports whether a step asks what there is. An XFER or a RENAME whose ACTIVATE was
 // refused says so in the log only, and answers OK: what is asked next is half done.
 func tells(text string) bool {
-	words := strings.Fields(text)
+	words := strings.Fields(strings.TrimPrefix(text, "await: "))
 	switch words[0] {
 	case "facts", "copies":
 		return true
 	case "rookeryctl":
 		return words[1] != "switchover"
+	case "ctl":
+		return slices.Contains(words, "-w")
 	}
 	return len(words) > 2 && slices.Contains([]string{"LIST", "LSUB", "STATUS"}, words[2])
 }
@@ -235,9 +239,13 @@ func (r *run) do(s step, again bool) (got []string, err error) {
 		return r.do(step{s.line, text, s.want}, again)
 	}
 	if text, ok := strings.CutPrefix(s.text, "await: "); ok {
+		enough := patience
+		if tells(text) && r.killer.killed() && r.mended == 0 {
+			enough = mendAfter
+		}
 		for begun := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 			got, err = r.do(step{s.line, text, s.want}, again)
-			if err == nil || time.Since(begun) > patience {
+			if err == nil || time.Since(begun) > enough {
 				return got, err
 			}
 		}

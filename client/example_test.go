@@ -10,6 +10,7 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 // exampleClient is client.Dial([]string{"10.0.0.1:7905", "10.0.0.2:7905"}), but
@@ -19,7 +20,7 @@ func exampleClient() (c *client.Client, stop func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	node, stopNode, err := openNode(dir)
+	node, stopNode, err := servertest.Open(dir)
 	if err != nil {
 		log.Fatal(err)
 	}

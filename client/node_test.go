@@ -2,74 +2,24 @@ package client_test
 
 import (
 	"context"
-	"io"
 	"net"
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
-	"github.com/rookery-mail/rookery/directory/machine"
 	apiv1 "github.com/rookery-mail/rookery/proto/api/v1"
-	"github.com/rookery-mail/rookery/raftstore"
-	"github.com/rookery-mail/rookery/raftstore/snap"
-	"github.com/rookery-mail/rookery/raftstore/wal"
-	"github.com/rookery-mail/rookery/server"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
-
-func TestMain(m *testing.M) {
-	wal.SetSegmentBytes(1 << 20)
-	os.Exit(m.Run())
-}
-
-// openNode starts a whole node in this process, its data in dir.
-func openNode(dir string) (s *server.Server, stop func(), err error) {
-	m := machine.New()
-	store, err := raftstore.Open(raftstore.Config{Dir: dir, Name: "n1", Initial: []raftstore.Member{{Name: "n1"}}, Machine: server.Applied(m), MmapSize: 1 << 30})
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := server.Begin(ctx, store, m); err != nil {
-		store.Close()
-		return nil, nil, err
-	}
-	s, err = server.New(server.Config{Store: server.Shard(store, nil), Machine: m, Node: "n1", Version: "test", Identity: store.Identity(), Replica: replica{store: store}})
-	if err != nil {
-		store.Close()
-		return nil, nil, err
-	}
-	return s, func() {
-		s.Close(context.Background())
-		store.Close()
-	}, nil
-}
-
-// replica saves snapshots, and does nothing else that operators ask of one.
-type replica struct {
-	server.Replica
-	store *raftstore.Store
-}
-
-func (r replica) Snapshot(ctx context.Context, w io.Writer) (snap.Header, error) {
-	return r.store.Snapshot(ctx, w)
-}
 
 // newClient returns a client of a new node.
 func newClient(t testing.TB, opts ...client.Option) *client.Client {
 	t.Helper()
-	s, stop, err := openNode(t.TempDir())
-	if err != nil {
-		t.Fatalf("start a node: %v", err)
-	}
-	t.Cleanup(stop)
-	c, err := client.Dial([]string{"n1"}, append([]client.Option{client.WithDialer(s.DialMemory)}, opts...)...)
+	c, err := client.Dial([]string{"n1"}, append([]client.Option{client.WithDialer(servertest.New(t).DialMemory)}, opts...)...)
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}

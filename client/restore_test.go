@@ -14,6 +14,7 @@ import (
 	"github.com/rookery-mail/rookery/directory/machine"
 	"github.com/rookery-mail/rookery/raftstore"
 	"github.com/rookery-mail/rookery/server"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 // twoLives is a cluster as it was, and as it was restored from its own snapshot. The
@@ -24,11 +25,7 @@ type twoLives struct {
 
 func newTwoLives(t *testing.T) *twoLives {
 	t.Helper()
-	before, stop, err := openNode(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
+	before := servertest.New(t)
 	l := &twoLives{before: before}
 	c := l.dial(t, "before")
 	ctx := t.Context()
@@ -54,10 +51,12 @@ func newTwoLives(t *testing.T) *twoLives {
 	if _, err := raftstore.Restore(raftstore.Config{Dir: dir, Name: "n1", Machine: server.Applied(machine.New())}, path, 0); err != nil {
 		t.Fatal(err)
 	}
-	if l.after, stop, err = openNode(dir); err != nil {
+	after, stop, err := servertest.Open(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(stop)
+	l.after = after
 	return l
 }
 

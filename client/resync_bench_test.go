@@ -11,6 +11,7 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 var (
@@ -70,7 +71,7 @@ func processor(b *testing.B) time.Duration {
 // one that differs in 100 mailboxes. -resync.facts says of how many. It fails where
 // octets are beyond what is promised; times it prints.
 func BenchmarkResync(b *testing.B) {
-	s, stop, err := openNode(b.TempDir())
+	s, stop, err := servertest.Open(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 // backendList is what a backend holds, as a test knows it.
@@ -138,11 +139,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 
 // From nothing to a list, no change, some of each kind of change, and back to nothing.
 func TestResync(t *testing.T) {
-	s, stop, err := openNode(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
+	s := servertest.New(t)
 	var w wire
 	c, err := client.Dial([]string{"n1"}, w.dialer(s.DialMemory))
 	if err != nil {
@@ -323,11 +320,7 @@ func TestResyncRefuses(t *testing.T) {
 
 // A big tree that is no user's lies in one bucket; what is asked of it is a part.
 func TestResyncManyInOneBucket(t *testing.T) {
-	s, stop, err := openNode(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(stop)
+	s := servertest.New(t)
 	var w wire
 	c, err := client.Dial([]string{"n1"}, w.dialer(s.DialMemory))
 	if err != nil {

@@ -1,7 +1,6 @@
 package mupdate
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,14 +20,11 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
-	"github.com/rookery-mail/rookery/directory/machine"
-	"github.com/rookery-mail/rookery/raftstore"
-	"github.com/rookery-mail/rookery/raftstore/wal"
 	"github.com/rookery-mail/rookery/server"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 func TestMain(m *testing.M) {
-	wal.SetSegmentBytes(1 << 20)
 	goleak.VerifyTestMain(m)
 }
 
@@ -54,23 +50,7 @@ const password = "secret"
 // and be3, bound to theirs; and old, in whose days lists were in the order of octets.
 func newMurder(t testing.TB, change ...func(*Config)) *murder {
 	t.Helper()
-	m := machine.New()
-	store, err := raftstore.Open(raftstore.Config{Dir: t.TempDir(), Name: "n1", Initial: []raftstore.Member{{Name: "n1"}}, Machine: server.Applied(m), MmapSize: 1 << 30})
-	if err != nil {
-		t.Fatalf("open the store: %v", err)
-	}
-	t.Cleanup(func() { store.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	if err := server.Begin(ctx, store, m); err != nil {
-		t.Fatalf("begin the cluster: %v", err)
-	}
-	n, err := server.New(server.Config{Store: server.Shard(store, nil), Machine: m, Node: "n1", Version: "test", Identity: store.Identity()})
-	if err != nil {
-		t.Fatalf("server.New: %v", err)
-	}
-	t.Cleanup(func() { n.Close(context.Background()) })
-	dir, err := client.Dial([]string{"n1"}, client.WithConn(n.Conn(server.Caller{Role: server.RoleOperator, Name: "mupdate"})))
+	dir, err := client.Dial([]string{"n1"}, client.WithConn(servertest.New(t).Conn(server.Caller{Role: server.RoleOperator, Name: "mupdate"})))
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}

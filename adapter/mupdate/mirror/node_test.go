@@ -20,14 +20,11 @@ import (
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
-	"github.com/rookery-mail/rookery/directory/machine"
-	"github.com/rookery-mail/rookery/raftstore"
-	"github.com/rookery-mail/rookery/raftstore/wal"
 	"github.com/rookery-mail/rookery/server"
+	"github.com/rookery-mail/rookery/server/servertest"
 )
 
 func TestMain(m *testing.M) {
-	wal.SetSegmentBytes(1 << 20)
 	goleak.VerifyTestMain(m)
 }
 
@@ -45,23 +42,7 @@ const patience = time.Minute
 // newNode starts a directory of one node, on real files.
 func newNode(t testing.TB) *client.Client {
 	t.Helper()
-	m := machine.New()
-	store, err := raftstore.Open(raftstore.Config{Dir: t.TempDir(), Name: "n1", Initial: []raftstore.Member{{Name: "n1"}}, Machine: server.Applied(m), MmapSize: 1 << 30})
-	if err != nil {
-		t.Fatalf("open the store: %v", err)
-	}
-	t.Cleanup(func() { store.Close() })
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := server.Begin(ctx, store, m); err != nil {
-		t.Fatalf("begin the cluster: %v", err)
-	}
-	n, err := server.New(server.Config{Store: server.Shard(store, nil), Machine: m, Node: "n1", Version: "test", Identity: store.Identity()})
-	if err != nil {
-		t.Fatalf("server.New: %v", err)
-	}
-	t.Cleanup(func() { n.Close(context.Background()) })
-	c, err := client.Dial([]string{"n1"}, client.WithConn(n.Conn(server.Caller{Role: server.RoleOperator, Name: "mirror"})))
+	c, err := client.Dial([]string{"n1"}, client.WithConn(servertest.New(t).Conn(server.Caller{Role: server.RoleOperator, Name: "mirror"})))
 	if err != nil {
 		t.Fatalf("Dial: %v", err)
 	}

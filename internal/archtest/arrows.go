@@ -197,6 +197,7 @@ var House = []Row{
 	// Parts with no story of their own. No row lets anything import
 	// internal/sim, which may import everything.
 	{From: "internal/kv"},
+	{From: "internal/netlab"},
 	{From: "internal/kv/kvtest", May: []string{"internal/kv"}},
 	{From: "internal/imapwire"},
 	{From: "internal/faultfs"},
@@ -232,11 +233,11 @@ var House = []Row{
 	// Tests alone: it breaks the built programs, and knows what their logs mean.
 	{
 		From:          "internal/chaos",
-		Tests:         []string{"client", "directory", "directory/machine", "internal/calls", "internal/kv", "internal/mtls", "internal/oracle", "raftstore", "raftstore/wal"},
+		Tests:         []string{"client", "directory", "directory/machine", "internal/calls", "internal/kv", "internal/mtls", "internal/netlab", "internal/oracle", "raftstore", "raftstore/wal"},
 		TestLibraries: []string{"porcupine", "raft"},
 	},
 	// Tests alone: real Cyrus and the built programs.
-	{From: "internal/interop", Tests: []string{"adapter/cyrus", "adapter/mupdate/mupdateclient", "client", "directory"}},
+	{From: "internal/interop", Tests: []string{"adapter/cyrus", "adapter/mupdate/mupdateclient", "client", "directory", "internal/netlab"}},
 	// It builds the tree with a bug in it and knows none of it.
 	{From: "internal/mutants"},
 	{From: "deploy/*"},

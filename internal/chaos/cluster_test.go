@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/internal/mtls"
+	"github.com/rookery-mail/rookery/internal/netlab"
 )
 
 // cluster is some nodes, the network between them, and what was found wrong.
@@ -27,7 +27,7 @@ type cluster struct {
 	dir       string // certificates, logs that were kept
 	pki       string
 	rookeryd  string
-	net       *network
+	net       network
 	creds     client.Option
 	nodes     []*node           // voters first; those that joined later behind
 	relays    map[[2]int]*relay // by caller and target, at their addresses
@@ -68,10 +68,10 @@ func build(dir, program string) (string, error) {
 // newCluster makes count nodes and starts them. flags are those of one node.
 func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host int) []string) (c *cluster, err error) {
 	c = &cluster{dir: dir, pki: filepath.Join(dir, "pki"), rookeryd: rookeryd, relays: map[[2]int]*relay{}, diskSize: "448m"}
-	if c.net, err = newNetwork(rng); err != nil {
+	if c.net, err = newNetwork(); err != nil {
 		return c, err
 	}
-	c.end = c.interruptible()
+	c.end = netlab.OnSignal(func(s os.Signal) { c.fail("%s: %v", toldToEnd, s) }) // what was made on the machine is removed then
 	defer func() {
 		if err != nil {
 			c.close()
@@ -107,17 +107,17 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 			return c, errors.New(toldToEnd)
 		}
 		n := &node{c: c, host: host, name: fmt.Sprintf("n%d", host), dir: filepath.Join(dir, fmt.Sprintf("n%d", host))}
-		if err := c.net.add(host); err != nil {
+		if err := c.net.Add(host); err != nil {
 			return c, err
 		}
 		c.nodes = append(c.nodes, n)
-		if err := issue(mtls.Identity{Role: mtls.Node, Name: n.name}, c.net.address(host)); err != nil {
+		if err := issue(mtls.Identity{Role: mtls.Node, Name: n.name}, c.net.Address(host)); err != nil {
 			return c, err
 		}
 		if err := os.MkdirAll(n.dir, 0o700); err != nil {
 			return c, err
 		}
-		if err := script(fmt.Sprintf("mount -t tmpfs -o size=%s %s %s", c.diskSize, prefix+"disk", n.dir)); err != nil {
+		if err := netlab.Run(fmt.Sprintf("mount -t tmpfs -o size=%s %s %s", c.diskSize, prefix+"disk", n.dir)); err != nil {
 			return c, err
 		}
 		if host <= count {
@@ -133,7 +133,7 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 			if a == b {
 				continue
 			}
-			r, err := newRelay(c.net.address(relaysAt)+":0", b.peer())
+			r, err := newRelay(c.net.Address(relaysAt)+":0", b.peer())
 			if err != nil {
 				return c, err
 			}
@@ -157,24 +157,6 @@ func newCluster(dir, rookeryd string, rng *rand.Rand, count int, flags func(host
 
 // toldToEnd begins what fails a run that was interrupted.
 const toldToEnd = "this test was told to end"
-
-// interruptible has ^C end the round as a violation would: what was made on the
-// machine is removed. It returns what ends that.
-func (c *cluster) interruptible() (end func()) {
-	signals, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case s := <-signals:
-			c.fail("%s: %v", toldToEnd, s)
-		case <-done:
-		}
-	}()
-	return sync.OnceFunc(func() {
-		signal.Stop(signals)
-		close(done)
-	})
-}
 
 // voters are the nodes that founded the cluster.
 func (c *cluster) voters() []*node { return c.nodes[:len(c.nodes)-1] }
@@ -274,8 +256,8 @@ func (c *cluster) close() {
 			}
 		}
 	}
-	if c.net != nil {
-		c.net.close()
+	if c.net.Network != nil {
+		c.net.Close()
 	}
 }
 

@@ -366,7 +366,7 @@ func (f *faults) in(from ...*node) (rules []rule) {
 
 func (f *faults) outTo(to ...*node) (rules []rule) {
 	for _, n := range to {
-		rules = append(rules, rule{"filter", "OUTPUT -d " + f.c.net.address(n.host) + " -j DROP"})
+		rules = append(rules, rule{"filter", "OUTPUT -d " + f.c.net.Address(n.host) + " -j DROP"})
 	}
 	return rules
 }
@@ -445,8 +445,8 @@ func (f *faults) resets(*node) error {
 	n := f.some(rng, 1)[0]
 	var rules []rule
 	for _, other := range f.others(n) {
-		rules = append(rules, rule{"filter", "OUTPUT -p tcp -d " + f.c.net.address(other.host) + " -j REJECT --reject-with tcp-reset"},
-			rule{"filter", "INPUT -p tcp -s " + f.c.net.address(other.host) + " -j REJECT --reject-with tcp-reset"})
+		rules = append(rules, rule{"filter", "OUTPUT -p tcp -d " + f.c.net.Address(other.host) + " -j REJECT --reject-with tcp-reset"},
+			rule{"filter", "INPUT -p tcp -s " + f.c.net.Address(other.host) + " -j REJECT --reject-with tcp-reset"})
 	}
 	return f.during(time.Duration(20+rng.IntN(80))*time.Millisecond, map[*node][]rule{n: rules})
 }
@@ -473,8 +473,8 @@ func (f *faults) slow(n *node) error {
 		r := f.c.relays[[2]int{from.host, to.host}]
 		r.line.Store(&l)
 		relays = append(relays, r)
-		rules[from] = append(rules[from], rule{"nat", fmt.Sprintf("OUTPUT -p tcp -d %s --dport 7906 -j DNAT --to-destination %s:%d", f.c.net.address(to.host), f.c.net.address(relaysAt), r.port())})
-		resets[from] = append(resets[from], rule{"filter", fmt.Sprintf("OUTPUT -p tcp -d %s --dport 7906 -j REJECT --reject-with tcp-reset", f.c.net.address(to.host))})
+		rules[from] = append(rules[from], rule{"nat", fmt.Sprintf("OUTPUT -p tcp -d %s --dport 7906 -j DNAT --to-destination %s:%d", f.c.net.Address(to.host), f.c.net.Address(relaysAt), r.port())})
+		resets[from] = append(resets[from], rule{"filter", fmt.Sprintf("OUTPUT -p tcp -d %s --dport 7906 -j REJECT --reject-with tcp-reset", f.c.net.Address(to.host))})
 	}
 	for _, other := range f.others(n) {
 		lead(n, other)

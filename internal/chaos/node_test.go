@@ -35,8 +35,8 @@ type node struct {
 }
 
 func (n *node) data() string   { return filepath.Join(n.dir, "data") }
-func (n *node) client() string { return n.c.net.address(n.host) + ":7905" }
-func (n *node) peer() string   { return n.c.net.address(n.host) + ":7906" }
+func (n *node) client() string { return n.c.net.Address(n.host) + ":7905" }
+func (n *node) peer() string   { return n.c.net.Address(n.host) + ":7906" }
 
 // start starts the process. It is an error if it runs.
 func (n *node) start() error {
@@ -45,10 +45,10 @@ func (n *node) start() error {
 	if n.cmd != nil {
 		return fmt.Errorf("chaos: %s runs already", n.name)
 	}
-	ip := n.c.net.address(n.host)
+	ip := n.c.net.Address(n.host)
 	pki := n.c.pki
 	args := append([]string{
-		"netns", "exec", n.c.net.namespace(n.host), n.c.rookeryd,
+		"netns", "exec", n.c.net.Space(n.host), n.c.rookeryd,
 		"--name", n.name, "--data", n.data(),
 		"--listen-client", ip + ":7905", "--listen-peer", ip + ":7906", "--listen-http", "127.0.0.1:7907",
 		"--tls-cert", filepath.Join(pki, "node-"+n.name+".crt"), "--tls-key", filepath.Join(pki, "node-"+n.name+".key"), "--tls-ca", filepath.Join(pki, "ca.crt"),

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/rookery-mail/rookery/adapter/cyrus"
+	"github.com/rookery-mail/rookery/internal/netlab"
 )
 
 // patience is how long anything that Cyrus is asked may take before it counts as hung.
@@ -92,7 +93,7 @@ func (s *server) configure() error {
 			return err
 		}
 	}
-	return commands("chown -R cyrus:mail " + s.dir)
+	return netlab.Run("chown -R cyrus:mail " + s.dir)
 }
 
 // empty throws away all that the server keeps.
@@ -110,7 +111,7 @@ func (s *server) empty() error {
 			return err
 		}
 	}
-	return commands("chown -R cyrus:mail " + s.dir)
+	return netlab.Run("chown -R cyrus:mail " + s.dir)
 }
 
 // copyTo copies what a stopped server keeps; copyFrom puts such a copy in its place.
@@ -118,14 +119,14 @@ func (s *server) copyTo(dir string) error {
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return err
 	}
-	return commands(fmt.Sprintf("cp -a %s/conf %s/spool %s", s.dir, s.dir, dir))
+	return netlab.Run(fmt.Sprintf("cp -a %s/conf %s/spool %s", s.dir, s.dir, dir))
 }
 
 func (s *server) copyFrom(dir string) error {
 	if err := s.empty(); err != nil {
 		return err
 	}
-	return commands(fmt.Sprintf("cp -a %s/conf %s/spool %s", dir, dir, s.dir))
+	return netlab.Run(fmt.Sprintf("cp -a %s/conf %s/spool %s", dir, dir, s.dir))
 }
 
 // command is a program in the server's namespace, with the server's /dev/log and in a
@@ -171,7 +172,7 @@ func (s *server) start() error {
 	defer out.Close()
 	_ = os.RemoveAll(filepath.Join(s.dir, "conf", "proc")) // of processes that a crash ended
 	_ = os.MkdirAll(filepath.Join(s.dir, "conf", "proc"), 0o755)
-	_ = commands("chown -R cyrus:mail " + filepath.Join(s.dir, "conf", "proc"))
+	_ = netlab.Run("chown -R cyrus:mail " + filepath.Join(s.dir, "conf", "proc"))
 	since := s.log.length()
 	cmd := s.command("cyrmaster", "-C", s.conf(), "-M", filepath.Join(s.dir, "cyrus.conf"), "-p", filepath.Join(s.dir, "run", "master.pid"))
 	cmd.Stdout, cmd.Stderr = out, out

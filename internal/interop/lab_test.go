@@ -6,20 +6,20 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/rookery-mail/rookery/internal/netlab"
 )
 
 // lab is a murder: backends, a replica, a frontend, and the nodes where their MUPDATE
 // master stood.
 type lab struct {
 	dir     string // a tmpfs
-	net     *network
+	net     network
 	cluster *cluster
 	servers map[string]*server
 	ledger  *ledger
@@ -97,7 +97,7 @@ func (l *lab) also(f func(host, word string)) {
 func newLab(programs string, nodes int) (l *lab, err error) {
 	l = &lab{servers: map[string]*server{}, counting: true}
 	l.ledger = newLedger(l)
-	l.end = l.interruptible()
+	l.end = netlab.OnSignal(func(os.Signal) { l.told.Store(true) })
 	defer func() {
 		if err != nil {
 			l.close()
@@ -106,7 +106,7 @@ func newLab(programs string, nodes int) (l *lab, err error) {
 	if l.dir, err = os.MkdirTemp("", prefix); err != nil {
 		return l, err
 	}
-	if err := commands("mount -t tmpfs -o size=1g,mode=755,dev "+prefix+"lab "+l.dir, "chmod 755 "+l.dir); err != nil {
+	if err := netlab.Run("mount -t tmpfs -o size=1g,mode=755,dev "+prefix+"lab "+l.dir, "chmod 755 "+l.dir); err != nil {
 		return l, err
 	}
 	if l.wire, err = os.Create(filepath.Join(l.dir, "wire.log")); err != nil {
@@ -116,7 +116,7 @@ func newLab(programs string, nodes int) (l *lab, err error) {
 		return l, err
 	}
 	for _, name := range []string{"be1", "be2", "rep", "fe", "be3"} {
-		if err := l.net.add(name, nodes); err != nil {
+		if err := l.net.add(name); err != nil {
 			return l, err
 		}
 		replica := ""
@@ -155,24 +155,6 @@ func newLab(programs string, nodes int) (l *lab, err error) {
 		return l, fmt.Errorf("%w: %s", err, out)
 	}
 	return l, l.servers["fe"].start()
-}
-
-// interruptible has ^C end the script that is played as a failure would. It returns what
-// ends that.
-func (l *lab) interruptible() (end func()) {
-	signals, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() {
-		select {
-		case <-signals:
-			l.told.Store(true)
-		case <-done:
-		}
-	}()
-	return sync.OnceFunc(func() {
-		signal.Stop(signals)
-		close(done)
-	})
 }
 
 // random is chance from the seed.
@@ -248,13 +230,13 @@ func (l *lab) close() {
 			l.fail("a process is left: %s", left)
 		}
 	}
-	if l.net != nil {
+	if l.net.Network != nil {
 		l.net.close()
 	}
 	if l.dir != "" {
 		// A process that was killed a moment ago may still be leaving.
 		for range 20 {
-			if err := commands("umount " + l.dir); err == nil {
+			if err := netlab.Run("umount " + l.dir); err == nil {
 				break
 			}
 			time.Sleep(100 * time.Millisecond)

@@ -55,44 +55,30 @@ func newCluster(l *lab, programs string, count int) (*cluster, error) {
 			return c, fmt.Errorf("interop: %w: %s", err, out)
 		}
 	}
-	ports, err := freePorts(4 * count)
-	if err != nil {
-		return c, err
-	}
 	var founders, endpoints []string
 	for i := range count {
-		n := &node{name: fmt.Sprintf("n%d", i+1), client: ports[4*i], master: ports[4*i+3]}
+		at := l.net.Loopback(i + 1)
+		n := &node{name: fmt.Sprintf("n%d", i+1), client: at + ":7905", master: at + ":3905"}
 		n.log = filepath.Join(l.dir, n.name+".log")
 		n.args = []string{
 			"--name", n.name, "--data", filepath.Join(l.dir, n.name), "--ballast", "0", "--low-space", "8MiB", "--log-segment", "4MiB", "--listen-unix", "none",
-			"--listen-client", n.client, "--listen-peer", ports[4*i+1], "--listen-http", ports[4*i+2],
+			"--listen-client", n.client, "--listen-peer", at + ":7906", "--listen-http", at + ":7907",
 			"--listen-mupdate", n.master, "--mupdate-users", users, "--mupdate-spool", l.dir,
 		}
-		founders = append(founders, n.name+"="+ports[4*i+1])
+		founders = append(founders, n.name+"="+at+":7906")
 		endpoints = append(endpoints, n.client)
 		c.nodes = append(c.nodes, n)
 	}
-	if c.all, err = client.Dial(endpoints); err != nil {
+	all, err := client.Dial(endpoints)
+	if err != nil {
 		return c, err
 	}
+	c.all = all
 	for i, n := range c.nodes {
 		n.args = append(n.args, "--initial-cluster", strings.Join(founders, ","))
-		n.relay = &relay{lab: l, at: l.net.address(i+1) + ":3905", to: n.master}
+		n.relay = &relay{lab: l, at: l.net.Address(i+1) + ":3905", to: n.master}
 	}
 	return c, c.again()
-}
-
-// freePorts are addresses on loopback that nobody listens on.
-func freePorts(count int) (all []string, err error) {
-	for range count {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
 }
 
 // start starts a node's process.

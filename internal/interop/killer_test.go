@@ -71,11 +71,13 @@ func (k *killer) command(n int, word string) {
 	if k.rng.IntN(2) == 0 {
 		wait = time.Duration(k.rng.IntN(4000)) * time.Microsecond
 	}
+	k.work.Add(1) // before anybody can see that it killed, and wait for the end of it
 	k.mu.Unlock()
 	if wait == 0 {
 		leader.kill()
 	}
-	k.work.Go(func() {
+	go func() {
+		defer k.work.Done()
 		if wait > 0 {
 			time.Sleep(wait)
 			leader.kill()
@@ -90,7 +92,7 @@ func (k *killer) command(n int, word string) {
 			k.err = fmt.Errorf("start %s again: %w", leader.name, err)
 			k.mu.Unlock()
 		}
-	})
+	}()
 }
 
 // excuses reports whether what began then may have been refused for what was done.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,5 +168,79 @@ func TestTwoLives(t *testing.T) {
 	}
 	if r, err := fresh.Lookup(ctx, "user.alice"); err != nil || r.Outcome != directory.Serving {
 		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// A node of another cluster, by mistake among the endpoints or founded anew at the address
+// of one that is gone, answers nothing to a client that has seen the one: what it knows
+// nothing of is not absent.
+func TestTwoClusters(t *testing.T) {
+	mine, other := servertest.New(t), servertest.New(t)
+	at := atomic.Pointer[server.Server]{}
+	at.Store(mine)
+	c, err := client.Dial([]string{"node"}, client.WithTimeout(5*time.Second), client.WithDialer(func(ctx context.Context, name string) (net.Conn, error) {
+		return at.Load().DialMemory(ctx, name)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := c.NewSession(nil).Assert(t.Context(), client.Assert{Mailbox: "user.alice", Server: be1}); err != nil {
+		t.Fatal(err)
+	}
+	at.Store(other)
+	mine.Close(t.Context())
+	for what, call := range map[string]func(context.Context, *client.Session) error{
+		"lookup": func(ctx context.Context, s *client.Session) error {
+			_, err := s.Lookup(ctx, "user.alice")
+			return err
+		},
+		"linearizable lookup": func(ctx context.Context, s *client.Session) error {
+			_, err := s.Lookup(ctx, "user.alice", client.Linearizable())
+			return err
+		},
+		"stale lookup": func(ctx context.Context, s *client.Session) error {
+			_, err := s.Lookup(ctx, "user.alice", client.Stale(0))
+			return err
+		},
+		"write": func(ctx context.Context, s *client.Session) error {
+			_, err := s.Assert(ctx, client.Assert{Mailbox: "user.bob", Server: be1})
+			return err
+		},
+		"batch": func(ctx context.Context, s *client.Session) error {
+			_, err := s.Batch(ctx, []client.Op{client.Assert{Mailbox: "user.bob", Server: be1}})
+			return err
+		},
+		"find": func(ctx context.Context, s *client.Session) error {
+			for _, err := range s.FindAll(ctx, client.FindQuery{}) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"watch": func(ctx context.Context, s *client.Session) error {
+			for _, err := range s.Watch(ctx, client.WatchQuery{}) {
+				return err
+			}
+			return nil
+		},
+	} {
+		for kind, s := range map[string]*client.Session{"new": c.NewSession(nil), "old": c.Session} {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			err := call(ctx, s)
+			cancel()
+			if !errors.Is(err, client.ErrUnavailable) || !errors.Is(err, client.ErrWrongIncarnation) {
+				t.Errorf("%s in a %s session: got %v, want ErrUnavailable, for it is another cluster", what, kind, err)
+			}
+		}
+	}
+	here, err := client.Dial([]string{"node"}, client.WithDialer(other.DialMemory))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { here.Close() })
+	if r, err := here.Lookup(t.Context(), "user.bob", client.Details()); err != nil || len(r.Facts) != 0 {
+		t.Errorf("a write was done there: %+v, %v", r, err)
 	}
 }

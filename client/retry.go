@@ -318,7 +318,7 @@ func tell[M headed](ctx context.Context, s *Session, call func(context.Context, 
 	}
 	err = s.c.try(ctx, writing, func(ctx context.Context, n *node) error {
 		var err error
-		l.id.Incarnation = uint32(s.c.life.see(0))
+		l.id.Incarnation, l.id.Token = uint32(s.c.life.see(0)), s.c.life.token()
 		if m, err = call(ctx, n, &l.id); err != nil {
 			err = FromStatus(err)
 			s.misplaced(err)

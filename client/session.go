@@ -21,7 +21,15 @@ type Session struct {
 // life is the highest incarnation of the cluster that is known. What an earlier one
 // says is not believed, and it is told nothing: it is a node of those that were given
 // up when the cluster was restored.
-type life struct{ highest atomic.Uint32 }
+//
+// It keeps the token that came first in it, too, for the sessions that have none of
+// their own yet: by that a node of another cluster knows that it is not meant. An
+// address may be one of such a node by mistake, or become one when a node is founded
+// anew, and what that knows nothing of is not absent.
+type life struct {
+	highest atomic.Uint32
+	first   atomic.Pointer[seen]
+}
 
 // see notes an incarnation and returns the highest.
 func (l *life) see(n directory.Incarnation) directory.Incarnation {
@@ -33,6 +41,34 @@ func (l *life) see(n directory.Incarnation) directory.Incarnation {
 		if l.highest.CompareAndSwap(known, uint32(n)) {
 			return n
 		}
+	}
+}
+
+// keep notes the first token of an incarnation.
+func (l *life) keep(a Answer) {
+	for {
+		first := l.first.Load()
+		if len(a.Token) == 0 || first != nil && first.incarnation >= a.Incarnation {
+			return
+		}
+		if l.first.CompareAndSwap(first, &seen{token: a.Token, incarnation: a.Incarnation}) {
+			return
+		}
+	}
+}
+
+// token is any of the highest incarnation; nil if none is known.
+func (l *life) token() []byte {
+	if first := l.first.Load(); first != nil && uint32(first.incarnation) == l.highest.Load() {
+		return first.token
+	}
+	return nil
+}
+
+// forget drops a token after the cluster began another life.
+func (l *life) forget(token []byte) {
+	if first := l.first.Load(); first != nil && string(first.token) == string(token) {
+		l.first.CompareAndSwap(first, nil)
 	}
 }
 
@@ -96,6 +132,7 @@ func (s *Session) take(h *apiv1.ResponseHeader) (Answer, error) {
 	if a.Incarnation < s.c.life.see(a.Incarnation) {
 		return Answer{}, &Error{Reason: "WRONG_INCARNATION", Message: "node " + a.Node + " answers from an earlier life of the cluster", err: ErrWrongIncarnation, earlier: true, done: true}
 	}
+	s.c.life.keep(a)
 	var next *seen
 	for {
 		old := s.seen.Load()
@@ -114,6 +151,7 @@ func (s *Session) take(h *apiv1.ResponseHeader) (Answer, error) {
 // forget drops the token after the cluster began another life, keeping the
 // incarnation so that no earlier one is believed.
 func (s *Session) forget(token []byte) {
+	s.c.life.forget(token)
 	old := s.seen.Load()
 	if old != nil && string(old.token) == string(token) {
 		s.seen.CompareAndSwap(old, &seen{incarnation: old.incarnation})
@@ -181,16 +219,20 @@ func (s *Session) read(opts []ReadOption) *read {
 
 // refresh puts the session's newest token in before an attempt. A session that
 // has seen nothing reads linearizably: an earlier one on this host may have
-// seen more.
+// seen more. It sends another session's, so that no other cluster answers.
 func (s *Session) refresh(r *read) *apiv1.Consistency {
 	if !r.own {
 		return &r.consistency
 	}
 	r.consistency.Token = s.Token()
-	if len(r.consistency.Token) > 0 || r.consistency.Mode == apiv1.ConsistencyMode_CONSISTENCY_MODE_STALE {
+	if len(r.consistency.Token) > 0 {
 		return &r.consistency
 	}
-	return &apiv1.Consistency{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_LINEARIZABLE}
+	r.consistency.Token = s.c.life.token()
+	if r.consistency.Mode == apiv1.ConsistencyMode_CONSISTENCY_MODE_STALE {
+		return &r.consistency
+	}
+	return &apiv1.Consistency{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_LINEARIZABLE, Token: r.consistency.Token}
 }
 
 // learn finds out of which life a token is that was given, before anything is

@@ -76,7 +76,7 @@ func TestTokensAreKept(t *testing.T) {
 	}
 	for i, want := range []*apiv1.Consistency{
 		{Token: []byte("given")},
-		{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_STALE, MaxAgeMs: 1000},
+		{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_STALE, MaxAgeMs: 1000, Token: []byte("two1")}, // any of that life, to tell the cluster by
 		{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_AT_LEAST, Token: []byte("mine")},
 		{Mode: apiv1.ConsistencyMode_CONSISTENCY_MODE_LINEARIZABLE, Token: []byte("two2")},
 		{Token: []byte("two2"), MaxAgeMs: 1},

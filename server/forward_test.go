@@ -36,7 +36,7 @@ func (c *raftCluster) followers(t *testing.T) (names []string) {
 		}
 		names = append(names, name)
 		for range 1500 {
-			if c.stores[name].Status().Leader == id && c.servers[name].begun(0) == nil {
+			if c.stores[name].Status().Leader == id && c.servers[name].begun(nil) == nil {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)

@@ -29,9 +29,16 @@ func (s *Server) write(ctx context.Context, id *apiv1.RequestId, op machine.Op) 
 
 // begun refuses writes before the first command of the cluster's life is applied
 // here: it has to be the first, and this node is about to see it. And it refuses a
-// write of who has seen a later life than this node lives: the node is of those that
-// were given up.
-func (s *Server) begun(seen directory.Incarnation) error {
+// write of who has seen a later life than this node lives, for the node is of those that
+// were given up, and of who has seen another cluster in this life.
+func (s *Server) begun(request *apiv1.RequestId) error {
+	var known token
+	if t := request.GetToken(); len(t) > 0 {
+		var err error
+		if known, err = decodeToken(t); err != nil {
+			return err
+		}
+	}
 	id := s.id.Load()
 	if id == nil {
 		v, err := s.store.Local()
@@ -45,9 +52,13 @@ func (s *Server) begun(seen directory.Incarnation) error {
 			return err
 		}
 	}
-	if seen > id.incarnation {
+	seen := max(known.incarnation, directory.Incarnation(request.GetIncarnation()))
+	switch {
+	case seen > id.incarnation:
 		return withMetadata(fmt.Errorf("%w: the caller has seen incarnation %d of the cluster, this node is of %d", errWrongIncarnation, seen, id.incarnation),
 			"incarnation", number(uint64(id.incarnation)), "seen", number(uint64(seen)))
+	case known.incarnation == id.incarnation:
+		return s.ours(known, id)
 	}
 	return nil
 }
@@ -67,7 +78,7 @@ func (s *Server) propose(ctx context.Context, id *apiv1.RequestId, op machine.Op
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := s.begun(directory.Incarnation(id.GetIncarnation())); err != nil {
+	if err := s.begun(id); err != nil {
 		return nil, err
 	}
 	if err := s.inForce(ctx, op); err != nil {

@@ -94,7 +94,12 @@ func (c *conn) introduce(ctx context.Context) error {
 		c.log.Warn("an empty backend is not known, and admission is closed", "backend", string(r.server))
 		return nil
 	}
-	if _, err := c.session.SetBackend(ctx, r.server, client.BackendChange{Create: true}); err != nil {
+	_, err = c.session.SetBackend(ctx, r.server, client.BackendChange{Create: true})
+	if errors.Is(err, directory.ErrRole) { // a gateway's that has a backend's certificate
+		c.log.Warn("an empty backend is not known, and who asks for it may make none: make it by `rookeryctl backends set --create`", "backend", string(r.server), "err", err)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	_, err = c.session.ConfirmBackendIn(ctx, r.life, r.server, directory.ByResync)

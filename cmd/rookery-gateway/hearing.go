@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -25,7 +26,8 @@ func tellHearing(ctx context.Context, ask func(context.Context) error, log *slog
 		if ctx.Err() != nil {
 			return
 		}
-		now := err == nil || client.Answered(err) != nil // a refusal is an answer
+		// A refusal is an answer, but for one of another cluster.
+		now := err == nil || client.Answered(err) != nil && !errors.Is(err, client.ErrWrongIncarnation)
 		switch {
 		case answered && !now:
 			log.Warn("no node answers, so commands are answered NO; are the nodes up, and --endpoints right?", "err", err)

@@ -26,11 +26,23 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 			return err
 		}
 	}
-	dir, err := client.Dial(s.nodes, client.WithCredentials(mtls.Client(files, log)))
+	secured := client.WithCredentials(mtls.Client(files, log))
+	dir, err := client.Dial(s.nodes, secured, client.WithObserver((&strangers{log: log}).observe))
 	if err != nil {
 		return fmt.Errorf("%w: --endpoints: %w", daemon.ErrUsage, err)
 	}
 	defer dir.Close()
+	err = oneCluster(ctx, s.nodes, func(ctx context.Context, endpoint string) (client.Status, error) {
+		one, err := client.Dial([]string{endpoint}, secured)
+		if err != nil {
+			return client.Status{}, err
+		}
+		defer one.Close()
+		return one.Status(ctx, client.Stale(0))
+	})
+	if err != nil {
+		return err
+	}
 	cfg := mupdate.Config{Client: dir, Version: obs.Version(), Log: log, Metrics: registry}
 	if err := s.mupdate.Fill(&cfg); err != nil {
 		return err

@@ -511,7 +511,11 @@ type RequestId struct {
 	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// The highest incarnation that the caller has seen; 0 if it has seen none. A node of
 	// an earlier one refuses the write, WRONG_INCARNATION, and does nothing.
-	Incarnation   uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint32 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// Any token that the caller has seen; empty if it has seen none. A node of another
+	// cluster, that is not of a later incarnation, refuses the write, WRONG_INCARNATION,
+	// and does nothing.
+	Token         []byte `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -565,6 +569,13 @@ func (x *RequestId) GetIncarnation() uint32 {
 		return x.Incarnation
 	}
 	return 0
+}
+
+func (x *RequestId) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
 }
 
 // Namespace is how the caller sees mailbox names (RFC 2342). Absent, it is Cyrus's
@@ -741,11 +752,12 @@ const file_api_v1_common_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x15\n" +
 	"\x06age_ms\x18\x03 \x01(\x04R\x05ageMs\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"f\n" +
+	"\vincarnation\x18\x05 \x01(\rR\vincarnation\"|\n" +
 	"\tRequestId\x12\x1b\n" +
 	"\tclient_id\x18\x01 \x01(\tR\bclientId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\rR\vincarnation\"\xaa\x01\n" +
+	"\vincarnation\x18\x03 \x01(\rR\vincarnation\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\fR\x05token\"\xaa\x01\n" +
 	"\tNamespace\x12\x10\n" +
 	"\x03alt\x18\x01 \x01(\bR\x03alt\x12\x1c\n" +
 	"\tseparator\x18\x02 \x01(\tR\tseparator\x12!\n" +

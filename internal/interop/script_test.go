@@ -136,6 +136,9 @@ func (r *run) try(s step) (got []string, err error) {
 	if r.killer != nil {
 		r.killer.aim()
 	}
+	if silent(s.text) && r.killer.killed() {
+		r.killer.rest() // it would say nothing of a node that is not back yet
+	}
 	again := false
 	for begun := time.Now(); ; again = true {
 		got, err = r.do(s, again)

@@ -35,7 +35,8 @@ Examples:
       --listen-mupdate 127.0.0.1:3905 --mupdate-users /etc/rookery/mupdate-users
 
 The gateway may do what its certificate may: an operator's for all backends, or the
-one of the backend beside it, for that backend alone.
+one of the backend beside it, for that backend alone. A backend without any mailbox is
+then made known by "rookeryctl backends set NAME --create".
 
 The file of --config holds "name: value" lines, a name being a flag's without the
 dashes; "#" begins a comment. A flag beats the file; an unknown name stops the start.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -372,6 +371,6 @@ func (c *conn) end(err error) {
 		return
 	}
 	c.log.Debug("connection ended", "err", err)
-	c.finish(ctx, errors.Is(err, io.EOF))
+	c.restore(ctx) // nobody can tell a client that is done from one that died, or was cut off: Cyrus says LOGOUT
 	c.leave()
 }

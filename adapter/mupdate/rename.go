@@ -17,9 +17,10 @@ import (
 // If one of them fails the backend goes back to the old name and says nothing of it. So
 // DELETE only announces that the old name goes: its fact is withdrawing, and answers as
 // moving. ACTIVATE makes it true, in one entry, in which the new name takes over what
-// is known of the old one. If a command is refused, or the connection dies before
+// is known of the old one. If a command is refused, or the connection ends before
 // ACTIVATE, the old name is active again, in the entry that ends the reservation. A
-// DELETE that nothing follows is meant as it stands. Should this process die between,
+// DELETE that LOGOUT follows is meant as it stands; all Cyrus servers send it, and an
+// end without it is that of a process that died or of a line that broke. Should this process die between,
 // the directory's own rule makes the old name active again after a while: at no time
 // is a mailbox that may be there absent.
 
@@ -38,7 +39,7 @@ type rename struct {
 }
 
 // finish ends what is pending when something else follows. meant: whoever sent the
-// DELETE is alive, or has closed in order.
+// DELETE is alive.
 func (c *conn) finish(ctx context.Context, meant bool) {
 	if c.rename != nil || !meant {
 		c.restore(ctx)

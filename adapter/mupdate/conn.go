@@ -343,11 +343,16 @@ func (c *conn) cmdStartTLS(_ context.Context, l mupdatewire.Line) error {
 		c.log.Info("no TLS", "err", err)
 		return err
 	}
-	if c.s.cfg.Holder != nil {
-		c.login = directory.BackendName(c.s.cfg.Holder(secure.ConnectionState()))
-	}
 	c.tls = true
 	c.over(secure)
+	if c.s.cfg.Holder != nil {
+		name, err := c.s.cfg.Holder(secure.ConnectionState(), c.tcp.RemoteAddr())
+		if err != nil {
+			_ = c.answer("*", bye, "the certificate of this client is not taken; the server's log says why")
+			return err
+		}
+		c.login = directory.BackendName(name)
+	}
 	return c.greet()
 }
 

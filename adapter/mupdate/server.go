@@ -33,8 +33,9 @@ type Config struct {
 	TLS *tls.Config
 	// Broken says why a certificate that changed is not used; nil, or nil returned: it is.
 	Broken func() error
-	// Holder names the backend that a client's certificate is of; nil, or empty: none.
-	Holder func(tls.ConnectionState) string
+	// Holder names the backend that a client's certificate is of; nil, or empty: none. An
+	// error ends the connection; whoever returns it has told why.
+	Holder func(tls.ConnectionState, net.Addr) (string, error)
 	// Clear takes logins without TLS.
 	Clear bool
 	// Order and Literals are for logins of which the users file does not say more.

@@ -1006,3 +1006,29 @@ func TestSpoolDirIsLookedAt(t *testing.T) {
 		t.Errorf("Readable: got %v, want that the directory of --mupdate-spool is not there", err)
 	}
 }
+
+// The certificate of a client says which server it is, and may end the connection before
+// anybody can log in.
+func TestHolder(t *testing.T) {
+	name, refusal := string(be2), error(nil)
+	m := newMurder(t, func(c *Config) {
+		c.TLS = testTLS(t)
+		c.Holder = func(tls.ConnectionState, net.Addr) (string, error) { return name, refusal }
+	})
+	secure := mupdateclient.Options{TLS: &tls.Config{InsecureSkipVerify: true}}
+	c := m.dial("mupdate", secure)
+	refused := &mupdateclient.Refused{}
+	if err := c.Activate(t.Context(), "user.a", string(be1)+"!default", "a\tlrs\t"); !errors.As(err, &refused) {
+		t.Errorf("ACTIVATE for another server than the certificate's: got %v, want NO", err)
+	}
+	if err := c.Activate(t.Context(), "user.a", string(be2)+"!default", "a\tlrs\t"); err != nil {
+		t.Errorf("ACTIVATE for the certificate's server: %v", err)
+	}
+	name, refusal = "", errors.New("it has ended")
+	if c, err := mupdateclient.Dial(t.Context(), m.addr, secure); err == nil || !strings.Contains(err.Error(), "BYE") {
+		t.Errorf("a certificate that is refused: got %v, want BYE", err)
+		if err == nil {
+			c.Close()
+		}
+	}
+}

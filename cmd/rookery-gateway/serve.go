@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -48,12 +47,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 		return err
 	}
 	if files != nil {
-		cfg.Holder = func(st tls.ConnectionState) string {
-			if id, ok := files.Named(st); ok && id.Role == mtls.Backend {
-				return id.Name
-			}
-			return ""
-		}
+		cfg.Holder = files.Holder("mupdate", log)
 	}
 	adapter, err := mupdate.New(cfg)
 	if err != nil {

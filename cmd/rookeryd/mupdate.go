@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -29,12 +28,7 @@ func (n *node) serveMUPDATE(ctx context.Context, api *server.Server) error {
 		if cfg.TLS == nil {
 			cfg.TLS = mtls.StartTLS(n.files)
 		}
-		cfg.Holder = func(s tls.ConnectionState) string {
-			if id, ok := n.files.Named(s); ok && id.Role == mtls.Backend {
-				return id.Name
-			}
-			return ""
-		}
+		cfg.Holder = n.files.Holder("mupdate", n.log)
 	}
 	adapter, err := mupdate.New(cfg)
 	if err != nil {

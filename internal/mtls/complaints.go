@@ -20,6 +20,7 @@ const (
 type complaints struct {
 	log   *slog.Logger
 	proto string // which listener, or what is dialed
+	every time.Duration
 
 	mu   sync.Mutex
 	told map[string]*complaint
@@ -34,7 +35,7 @@ func newComplaints(log *slog.Logger, proto string) *complaints {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &complaints{log: log, proto: proto, told: make(map[string]*complaint)}
+	return &complaints{log: log, proto: proto, every: complainEvery, told: make(map[string]*complaint)}
 }
 
 // tell logs one refusal of who is at addr.
@@ -43,6 +44,11 @@ func (c *complaints) tell(msg string, addr net.Addr, r *Refusal, now time.Time) 
 	if r.Reason == Gone {
 		level = slog.LevelDebug // port scans, health checks, clients that changed their mind
 	}
+	c.note(level, msg, addr, r, now)
+}
+
+// note is tell for what is of another level.
+func (c *complaints) note(level slog.Level, msg string, addr net.Addr, r *Refusal, now time.Time) {
 	unsaid, ok := c.due(host(addr)+" "+string(r.Reason)+" "+describe(r.Cert), now)
 	if !ok || !c.log.Enabled(context.Background(), level) {
 		return
@@ -63,7 +69,7 @@ func (c *complaints) due(key string, now time.Time) (unsaid int, ok bool) {
 	defer c.mu.Unlock()
 	if len(c.told) >= maxComplaints && c.told[key] == nil {
 		for k, one := range c.told {
-			if now.Sub(one.at) >= complainEvery {
+			if now.Sub(one.at) >= c.every {
 				delete(c.told, k)
 			}
 		}
@@ -76,7 +82,7 @@ func (c *complaints) due(key string, now time.Time) (unsaid int, ok bool) {
 		c.told[key] = &complaint{at: now}
 		return 0, true
 	}
-	if now.Sub(one.at) < complainEvery {
+	if now.Sub(one.at) < c.every {
 		one.unsaid++
 		return 0, false
 	}

@@ -1,12 +1,18 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
 )
 
 // StartTLS is the server's side of a protocol whose clients log in by other means, and
-// may have no certificate, or one of another CA: Named says whether it tells who they are.
+// may have no certificate, or one of another CA: Holder says whom it binds them to.
 func StartTLS(f *Files) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -17,21 +23,80 @@ func StartTLS(f *Files) *tls.Config {
 	}
 }
 
-// Named says whose certificate a connection showed; false if it showed none, or one
-// that is not of our CA or names nobody.
-func (f *Files) Named(s tls.ConnectionState) (Identity, bool) {
-	if len(s.PeerCertificates) == 0 {
-		return Identity{}, false
+// mayStart are the roles whose holders have something to ask in such a protocol.
+var mayStart = []Role{Backend, Frontend, Operator}
+
+// strangerEvery is how often it is told of the same host, at most, that its certificate
+// binds nobody: that may be meant so.
+const strangerEvery = 24 * time.Hour
+
+// Holder returns what names the backend whose certificate a connection of proto showed,
+// from addr; empty if it showed none, or that of a frontend or an operator.
+//
+// One of our CA that does not hold is an error, and logged as a refusal: it has ended,
+// say, the map refuses it or no longer knows it, or its role has nothing to ask there.
+// Its login would else be bound to nobody, and nobody would notice. One of another CA
+// is as none, for sites have certificates of many kinds; that too is logged.
+func (f *Files) Holder(proto string, log *slog.Logger) func(s tls.ConnectionState, addr net.Addr) (string, error) {
+	refused, strangers := newComplaints(log, proto), newComplaints(log, proto)
+	strangers.every = strangerEvery
+	return func(s tls.ConnectionState, addr net.Addr) (string, error) {
+		if len(s.PeerCertificates) == 0 {
+			return "", nil
+		}
+		id, r := f.current().holder(s.PeerCertificates, f.now())
+		switch {
+		case r == nil && id.Role == Backend:
+			return id.Name, nil
+		case r == nil:
+			return "", nil
+		case r.Reason == UnknownCA || r.Reason == SelfSigned:
+			strangers.note(slog.LevelInfo, "the certificate binds nobody", addr, r, f.now())
+			return "", nil
+		}
+		refused.tell("connection refused", addr, r, f.now())
+		return "", r
 	}
-	m := f.current()
-	between := x509.NewCertPool()
-	for _, c := range s.PeerCertificates[1:] {
+}
+
+// holder says whose certificate the first of chain is.
+func (m *material) holder(chain []*x509.Certificate, now time.Time) (Identity, *Refusal) {
+	cert, between := chain[0], x509.NewCertPool()
+	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	cert := s.PeerCertificates[0]
-	if m.verify(cert, between, f.now(), x509.ExtKeyUsageClientAuth) != nil {
-		return Identity{}, false
+	err := m.verify(cert, between, now, x509.ExtKeyUsageClientAuth)
+	if err != nil && !m.behind(chain) {
+		// Dates are looked at before the CA is: those of a stranger's are its own matter.
+		return Identity{}, m.distrust(cert, x509.UnknownAuthorityError{Cert: cert}, now)
 	}
-	id, err := m.identify(cert, nil)
-	return id, err == nil
+	id := Identity{}
+	if err == nil {
+		id, err = m.identify(cert, mayStart)
+	}
+	r, _ := errors.AsType[*Refusal](err)
+	return id, r
+}
+
+// maxBetween bounds the certificates between one and its CA.
+const maxBetween = 8
+
+// behind reports whether one of our CAs stands behind the first of chain, whatever the
+// dates and the usages are.
+func (m *material) behind(chain []*x509.Certificate) bool {
+	cert := chain[0]
+	signed := func(by *x509.Certificate) bool {
+		return bytes.Equal(by.RawSubject, cert.RawIssuer) && cert.CheckSignatureFrom(by) == nil
+	}
+	for range 1 + maxBetween {
+		if slices.ContainsFunc(m.cas, signed) {
+			return true
+		}
+		i := slices.IndexFunc(chain[1:], signed)
+		if i < 0 {
+			return false
+		}
+		cert = chain[1+i]
+	}
+	return false
 }

@@ -30,7 +30,7 @@
 //
 // [Files] holds certificate, key, CA bundle and map, and looks at most once a
 // second, when somebody connects, whether they changed. What cannot be loaded
-// changes nothing and is logged once: the old ones stay. Connections that stand go
+// changes nothing, is logged once and tried again: the old ones stay. Connections that stand go
 // on with what they began with, but for the map: see [Info.Recheck].
 //
 // # Refusals

@@ -59,6 +59,7 @@ type Files struct {
 
 	mu     sync.Mutex
 	tried  stamps // what was loaded last, or could not be
+	failed string // why it could not be, as it was told; empty: it was loaded
 	warned time.Time
 }
 
@@ -248,12 +249,12 @@ func (f *Files) reload(now time.Time) {
 	defer f.mu.Unlock()
 	defer func() { f.remind(f.held.Load()) }()
 	s, there := f.stamp()
-	if s == f.tried {
+	if s == f.tried && f.failed == "" {
 		return
 	}
 	m, err := f.load()
 	if err == nil {
-		f.tried = s
+		f.tried, f.failed = s, ""
 		f.held.Store(m)
 		f.warned = time.Time{}
 		f.log.Info("certificates reloaded", "cert", describe(m.cert.Leaf), "until", m.cert.Leaf.NotAfter.UTC().Format(time.RFC3339))
@@ -262,7 +263,16 @@ func (f *Files) reload(now time.Time) {
 	if age := now.Sub(s.newest()); there && age >= 0 && age < settling {
 		return // looked at again
 	}
-	f.tried = s
+	// It is tried again though the files look the same: chown and chmod are not seen of
+	// them, nor that the process was out of descriptors.
+	failed := err.Error()
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		failed = string(r.Reason) // the text may say what time it is
+	}
+	if s == f.tried && failed == f.failed {
+		return
+	}
+	f.tried, f.failed = s, failed
 	f.log.Warn("certificates not reloaded; the old ones are kept", "cert", describe(f.held.Load().cert.Leaf), "err", err)
 }
 

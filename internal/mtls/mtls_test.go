@@ -763,6 +763,45 @@ func TestHalfReplaced(t *testing.T) {
 	}
 }
 
+// What could not be loaded is tried again, though the files look the same: whoever lets
+// a key be read changes neither its time nor its size. Each reason is told once.
+func TestTriedAgain(t *testing.T) {
+	p := newPKI(t)
+	id := Identity{Node, "n1"}
+	paths := p.issue(id, loopback...)
+	var log logged
+	var wrong error // stands for what the machine says: it lets root read everything
+	f, err := Load(paths, func(Identity) error { return wrong }, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ahead := time.Duration(0)
+	f.now = func() time.Time { ahead += 10 * time.Second; return time.Now().Add(ahead) } // due at every look
+	old := f.Leaf().SerialNumber
+	p.issue(id, loopback...)
+	for i, wrong1 := range []error{os.ErrPermission, os.ErrNotExist, os.ErrPermission} {
+		wrong = wrong1
+		for range 3 {
+			if got := f.Leaf().SerialNumber; got.Cmp(old) != 0 {
+				t.Errorf("%v: got serial %x, want the old %x", wrong, got, old)
+			}
+		}
+		if got := strings.Count(log.String(), "certificates not reloaded"); got != i+1 {
+			t.Errorf("%v: told %d times, want %d:\n%s", wrong, got, i+1, &log)
+		}
+	}
+	wrong = nil
+	if got := f.Leaf().SerialNumber; got.Cmp(old) == 0 {
+		t.Error("it can be loaded, and is not")
+	}
+	for range 3 {
+		f.Leaf()
+	}
+	if got := strings.Count(log.String(), "certificates reloaded"); got != 1 {
+		t.Errorf("told %d times that it was loaded, want once:\n%s", got, &log)
+	}
+}
+
 func TestLoadRefuses(t *testing.T) {
 	p, other := newPKI(t), newPKI(t)
 	good := p.issue(Identity{Node, "n1"}, loopback...)

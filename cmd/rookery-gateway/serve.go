@@ -25,6 +25,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 			return err
 		}
 	}
+	files.Register(registry)
 	secured := client.WithCredentials(mtls.Client(files, log))
 	dir, err := client.Dial(s.nodes, secured, client.WithObserver((&strangers{log: log}).observe))
 	if err != nil {
@@ -85,6 +86,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 			return err
 		}, log)
 	})
+	work.Go(func() { files.Watch(ctx) })
 	stop := context.AfterFunc(ctx, adapter.Close)
 	defer stop()
 	log.Info("serving MUPDATE", "addr", l.Addr().String(), "version", obs.Version())

@@ -140,7 +140,7 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 		return err
 	}
 	registry := obs.NewRegistry()
-	countCertificates(files, registry)
+	files.Register(registry)
 	rules := machine.New()
 	shard, err := raftstore.OpenReadOnly(raftstore.Config{
 		Dir: s.data, Name: s.name, Token: s.clusterToken, Machine: server.Applied(rules), Log: log, Metrics: registry,

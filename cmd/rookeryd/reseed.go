@@ -64,7 +64,7 @@ func reseed(ctx context.Context, s settings, why error, log *slog.Logger) (err e
 	if n.files, err = s.certificates(log); err != nil {
 		return err
 	}
-	countCertificates(n.files, n.registry)
+	n.files.Register(n.registry)
 	q, err := raftstore.OpenQuarantined(n.storeConfig(nil))
 	if err != nil {
 		return fmt.Errorf("%w; another node's state cannot take its place: %w; if the cluster has other nodes, move %s away, start this one with an empty directory and --join, and run `rookeryctl member replace %s`",

@@ -58,7 +58,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) (err error) {
 	if n.files, err = s.certificates(log); err != nil {
 		return err
 	}
-	countCertificates(n.files, n.registry)
+	n.files.Register(n.registry)
 	if s.mupdate.Listen != "" {
 		// Before anything is made or served.
 		if err := s.mupdate.Readable(); err != nil {
@@ -259,6 +259,10 @@ func (n *node) serveStore(ctx context.Context, cfg raftstore.Config, begun time.
 		return nil
 	})
 	g.Go(func() error { return watchdog(gctx, n.notify, store) })
+	g.Go(func() error {
+		n.files.Watch(gctx)
+		return nil
+	})
 	g.Go(func() error {
 		server.KeepAlarms(gctx, store, n.rules, shard.Propose, n.log)
 		return nil

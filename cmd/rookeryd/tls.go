@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/rookery-mail/rookery/internal/daemon"
 	"github.com/rookery-mail/rookery/internal/mtls"
 )
@@ -87,17 +85,6 @@ func (s *settings) certificates(log *slog.Logger) (*mtls.Files, error) {
 		}
 		return nil
 	}, log)
-}
-
-// countCertificates shows when the certificate ends.
-func countCertificates(files *mtls.Files, metrics prometheus.Registerer) {
-	if files == nil {
-		return
-	}
-	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "rookery_mtls_certificate_end_timestamp_seconds",
-		Help: "When this node's certificate ends, in seconds since 1970.",
-	}, func() float64 { return float64(files.Leaf().NotAfter.Unix()) }))
 }
 
 // secure has the listeners of HTTP speak mutual TLS where others could overhear

@@ -56,7 +56,7 @@ func TestCertificates(t *testing.T) {
 		t.Fatalf("its own: got %v, %v", files, err)
 	}
 	registry := prometheus.NewRegistry()
-	countCertificates(files, registry)
+	files.Register(registry)
 	families, err := registry.Gather()
 	if err != nil || len(families) != 1 || families[0].GetMetric()[0].GetGauge().GetValue() != float64(files.Leaf().NotAfter.Unix()) {
 		t.Errorf("when it ends: got %v, %v", families, err)

@@ -214,7 +214,7 @@ var House = []Row{
 	// Commands drawn by tests, asked for by the library; tests alone import it.
 	{From: "internal/calls", May: []string{"client", "directory/machine"}},
 	{From: "internal/daemon", May: []string{"internal/obs"}},
-	{From: "internal/mtls", Libraries: []string{"grpc"}},
+	{From: "internal/mtls", Libraries: []string{"grpc", "prometheus"}},
 	{From: "internal/obs", Libraries: []string{"prometheus"}},
 	{
 		From:          "internal/upgrade",

@@ -29,9 +29,10 @@
 // # Files
 //
 // [Files] holds certificate, key, CA bundle and map, and looks at most once a
-// second, when somebody connects, whether they changed. What cannot be loaded
-// changes nothing, is logged once and tried again: the old ones stay. Connections that stand go
-// on with what they began with, but for the map: see [Info.Recheck].
+// second, when somebody connects, whether they changed; [Files.Watch] looks when
+// nobody does. What cannot be loaded changes nothing, is logged once and tried
+// again: the old ones stay. Connections that stand go on with what they began with,
+// but for the map: see [Info.Recheck].
 //
 // # Refusals
 //

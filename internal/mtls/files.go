@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -38,6 +39,9 @@ func (p Paths) Complete() error {
 
 // lookEvery is how often the files are looked at, at most.
 const lookEvery = time.Second
+
+// watchEvery is how often they are looked at where nobody connects.
+const watchEvery = time.Hour
 
 // settling is how long a file may be newer than its siblings: somebody is
 // replacing them one by one.
@@ -102,6 +106,23 @@ func (f *Files) Identity() Identity { return f.current().id }
 
 // Leaf is this program's own certificate. It is not to be changed.
 func (f *Files) Leaf() *x509.Certificate { return f.current().cert.Leaf }
+
+// Watch looks at the files until ctx ends, so that a certificate which is about to end,
+// or has ended, is told of also where connections stand and no new ones come. f may be
+// nil: there is nothing to look at.
+func (f *Files) Watch(ctx context.Context) {
+	if f == nil {
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchEvery):
+			f.current()
+		}
+	}
+}
 
 // load reads all of the files.
 func (f *Files) load() (*material, error) {

@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -800,6 +801,38 @@ func TestTriedAgain(t *testing.T) {
 	if got := strings.Count(log.String(), "certificates reloaded"); got != 1 {
 		t.Errorf("told %d times that it was loaded, want once:\n%s", got, &log)
 	}
+}
+
+// Whoever has only connections that stand, as a gateway does, is told of the end of the
+// certificate all the same: before it, and after it.
+func TestWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPKI(t)
+		pair := p.bent(p.ca, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(warnBefore + 36*time.Hour) })
+		var log logged
+		f, err := Load(p.write(Identity{Node, "n1"}, pair), nil, log.logger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var watched sync.WaitGroup
+		watched.Go(func() { f.Watch(ctx) })
+		for _, want := range []struct {
+			after      time.Duration
+			soon, gone int // lines
+		}{{24 * time.Hour, 0, 0}, {24 * time.Hour, 1, 0}, {24 * time.Hour, 2, 0}, {warnBefore, 30, 2}, {24 * time.Hour, 30, 3}} {
+			time.Sleep(want.after)
+			synctest.Wait()
+			soon, gone := strings.Count(log.String(), "own certificate ends soon"), strings.Count(log.String(), "own certificate has expired")
+			if soon != want.soon || gone != want.gone {
+				t.Errorf("%v before its end: told %d times that it ends soon and %d times that it has expired, want %d and %d",
+					time.Until(pair.Leaf.NotAfter), soon, gone, want.soon, want.gone)
+			}
+		}
+		cancel()
+		watched.Wait()
+		(*Files)(nil).Watch(t.Context())
+	})
 }
 
 func TestLoadRefuses(t *testing.T) {

@@ -57,7 +57,7 @@ func newMetrics(r prometheus.Registerer, streams func() float64) *metrics {
 		resyncs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "rookery_mupdate_resyncs_total",
 			Help: "ctl_mboxlist -m runs, by result: confirmed, unfinished, failed (the end could not be noted)."}, []string{"result"}),
 		repairs: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_repairs", Help: "What was left half done by a connection or by the loss of the quorum, and is still to be ended."}),
-		broken:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_broken_files", Help: "Files of users and certificates that changed and cannot be used; what they held before is."}),
+		broken:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "rookery_mupdate_broken_files", Help: "Files of users and certificates that changed and cannot be used, so that what they held before is; and certificates that have expired, or that clients refuse for another reason."}),
 	}
 	if r != nil {
 		r.MustRegister(m.connections, m.accepted, m.full, m.displaced, m.commands, m.seconds, m.logins, m.streams, m.lines, m.listed,

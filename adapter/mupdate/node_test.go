@@ -128,13 +128,16 @@ func testUsers(t testing.TB) *Users {
 }
 
 // testTLS is a certificate for STARTTLS that nobody signed but itself.
-func testTLS(t testing.TB) *tls.Config {
+func testTLS(t testing.TB, change ...func(*x509.Certificate)) *tls.Config {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	of := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "master.example.org"}, NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"master.example.org"}}
+	for _, f := range change {
+		f(of)
+	}
 	der, err := x509.CreateCertificate(rand.Reader, of, of, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

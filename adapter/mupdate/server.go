@@ -31,7 +31,8 @@ type Config struct {
 	Hostname, Version string
 	// TLS is what STARTTLS begins; nil: it is not offered.
 	TLS *tls.Config
-	// Broken says why a certificate that changed is not used; nil, or nil returned: it is.
+	// Broken says why a certificate that changed is not used, or is of no use; nil, or nil
+	// returned: it is well.
 	Broken func() error
 	// Holder names the backend that a client's certificate is of; nil, or empty: none. An
 	// error ends the connection; whoever returns it has told why.
@@ -152,10 +153,10 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// watchFiles says, once each time, that a file which changed cannot be used: what it
-// held before goes on, and nobody would notice until it is too late.
+// watchFiles tells of files that changed and cannot be used, and of a certificate that is
+// of no use: what there was before goes on, and nobody would notice until it is too late.
 func (s *Server) watchFiles() {
-	said := map[string]string{}
+	said := fileWords{}
 	for {
 		broken := map[string]error{"users": s.cfg.Users.Broken()}
 		if s.cfg.Broken != nil {
@@ -163,17 +164,10 @@ func (s *Server) watchFiles() {
 		}
 		n := 0
 		for what, err := range broken {
-			text := ""
 			if err != nil {
 				n++
-				text = err.Error()
 			}
-			if text != said[what] && err != nil {
-				s.log.Error("a file that changed cannot be used; what it held before goes on", "kind", what, "err", err)
-			} else if text != said[what] {
-				s.log.Info("the file can be used again", "kind", what)
-			}
-			said[what] = text
+			said.tell(s.log, what, err, time.Now())
 		}
 		s.m.broken.Set(float64(n))
 		select {
@@ -181,6 +175,36 @@ func (s *Server) watchFiles() {
 			return
 		case <-time.After(lookAgain):
 		}
+	}
+}
+
+// sayAgain is how often the same is said of a file.
+const sayAgain = 24 * time.Hour
+
+// fileWords are what was said last of each file, and when.
+type fileWords map[string]struct {
+	text string
+	at   time.Time
+}
+
+// tell says what is wrong with a file, once a day, and once that nothing is any more.
+func (w fileWords) tell(log *slog.Logger, what string, err error, now time.Time) {
+	said, text := w[what], ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == said.text && (text == "" || now.Sub(said.at) < sayAgain) {
+		return
+	}
+	said.text, said.at = text, now
+	w[what] = said
+	switch {
+	case err == nil:
+		log.Info("the file can be used again", "kind", what)
+	case errors.Is(err, errUnfit):
+		log.Warn("the certificate is of no use as it is", "kind", what, "err", err)
+	default:
+		log.Error("a file that changed cannot be used; what it held before goes on", "kind", what, "err", err)
 	}
 }
 

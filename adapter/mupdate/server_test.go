@@ -933,6 +933,10 @@ func TestBrokenFiles(t *testing.T) {
 	await("the users file is whole again", 1)
 	writePair(t, cert, key)
 	await("and the certificate", 0)
+	writePair(t, cert, key, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	await("it has expired", 1)
+	writePair(t, cert, key)
+	await("it was renewed", 0)
 	// Moved away and back, it has the time and size that are known.
 	if err := os.Rename(path, path+".away"); err != nil {
 		t.Fatal(err)
@@ -944,10 +948,66 @@ func TestBrokenFiles(t *testing.T) {
 	await("it is back", 0)
 }
 
+// A certificate that clients refuse is shown, and said to be of no use.
+func TestUnfitCertificate(t *testing.T) {
+	now := time.Now()
+	for what, test := range map[string]struct {
+		change func(*x509.Certificate)
+		want   string // empty: nothing is wrong
+	}{
+		"for everything":    {func(*x509.Certificate) {}, ""},
+		"for servers":       {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, ""},
+		"for all usages":    {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, ""},
+		"for clients alone": {func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, "not made for servers"},
+		"it has ended":      {func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Minute) }, "has expired at"},
+		"not valid yet":     {func(c *x509.Certificate) { c.NotBefore = now.Add(time.Minute) }, "is not valid before"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			cert, key := filepath.Join(t.TempDir(), "crt"), filepath.Join(t.TempDir(), "key")
+			writePair(t, cert, key, test.change)
+			c := &certificate{cert: cert, key: key}
+			if _, err := c.get(nil); err != nil {
+				t.Fatalf("it is not taken: %v", err)
+			}
+			if err := c.why(); (test.want == "") != (err == nil) || err != nil && (!errors.Is(err, errUnfit) || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// What is wrong with a file is told once a day, and its end once.
+func TestFileWords(t *testing.T) {
+	var out bytes.Buffer
+	said, log, begin := fileWords{}, slog.New(slog.NewTextHandler(&out, nil)), time.Now()
+	unfit, unread := fmt.Errorf("%w: x", errUnfit), errors.New("y")
+	for _, step := range []struct {
+		at   time.Duration
+		err  error
+		want string // empty: nothing is told
+	}{
+		{0, nil, ""},
+		{1, unfit, `level=WARN msg="the certificate is of no use as it is" kind=certificate`},
+		{2, unfit, ""},
+		{sayAgain, unfit, ""},
+		{sayAgain + 1, unfit, `level=WARN msg="the certificate is of no use as it is"`},
+		{sayAgain + 2, unread, `level=ERROR msg="a file that changed cannot be used; what it held before goes on"`},
+		{sayAgain + 3, unread, ""},
+		{sayAgain + 4, nil, `level=INFO msg="the file can be used again"`},
+		{3 * sayAgain, nil, ""},
+	} {
+		out.Reset()
+		said.tell(log, "certificate", step.err, begin.Add(step.at))
+		if got := out.String(); (got == "") != (step.want == "") || !strings.Contains(got, step.want) {
+			t.Errorf("after %v, %v: got %q, want %q", step.at, step.err, got, step.want)
+		}
+	}
+}
+
 // writePair writes a certificate and its key, as a renewal does.
-func writePair(t *testing.T, cert, key string) {
+func writePair(t *testing.T, cert, key string, change ...func(*x509.Certificate)) {
 	t.Helper()
-	pair := testTLS(t).Certificates[0]
+	pair := testTLS(t, change...).Certificates[0]
 	secret, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {
 		t.Fatal(err)

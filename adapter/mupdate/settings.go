@@ -2,6 +2,7 @@ package mupdate
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -136,12 +138,35 @@ type certificate struct {
 	broken error // why what the files hold now is not used
 }
 
-// why says why the files as they are now are not used; nil if they are.
+// errUnfit: a certificate is shown, and refused by clients that look at it.
+var errUnfit = errors.New("mupdate: clients that verify the certificate refuse it")
+
+// why says why the files as they are now are not used, or are of no use; nil if they are.
 func (c *certificate) why() error {
-	_, _ = c.get(nil)
+	held, err := c.get(nil)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.broken
+	if err == nil {
+		err = c.broken
+	}
+	if err == nil {
+		err = unfit(held.Leaf, c.cert, time.Now())
+	}
+	return err
+}
+
+// unfit says why a server's certificate, which is in file, is refused; nil if it is not.
+func unfit(cert *x509.Certificate, file string, now time.Time) error {
+	switch {
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("%w: %s is not valid before %s", errUnfit, file, cert.NotBefore.UTC().Format(time.RFC3339))
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("%w: %s has expired at %s: renew it", errUnfit, file, cert.NotAfter.UTC().Format(time.RFC3339))
+	case len(cert.ExtKeyUsage)+len(cert.UnknownExtKeyUsage) > 0 &&
+		!slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageAny):
+		return fmt.Errorf("%w: %s was not made for servers (extended key usage)", errUnfit, file)
+	}
+	return nil
 }
 
 // get returns the certificate as it is, or, if it cannot be read, as it was.

@@ -32,11 +32,11 @@ type Settings struct {
 	Spool          string
 }
 
-// Register puts the flags into fs.
-func (s *Settings) Register(fs *flag.FlagSet) {
+// Register puts the flags into fs. without says what is so without --mupdate-cert.
+func (s *Settings) Register(fs *flag.FlagSet, without string) {
 	fs.StringVar(&s.Listen, "listen-mupdate", "", "`address` for Cyrus (MUPDATE), such as 10.0.0.1:3905; none by default")
 	fs.StringVar(&s.Users, "mupdate-users", "", "`file` of the logins of --listen-mupdate; `rookeryctl mupdate passwd` makes its lines. Read again when it changes")
-	fs.StringVar(&s.Cert, "mupdate-cert", "", "certificate for STARTTLS, a PEM `file`; without it, and without --tls-cert, STARTTLS is not offered")
+	fs.StringVar(&s.Cert, "mupdate-cert", "", "certificate for STARTTLS, a PEM `file`; without it, "+without)
 	fs.StringVar(&s.Key, "mupdate-key", "", "the key of --mupdate-cert, a PEM `file`")
 	fs.BoolVar(&s.Clear, "mupdate-clear", false, "take logins, and so passwords, without TLS. On loopback that is so anyway")
 	fs.StringVar(&s.Hostname, "mupdate-name", "", "host `name` in the greeting; default this machine's")

@@ -54,7 +54,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.StringVar(&s.tls.CA, "tls-ca", "", "the CA that the nodes' certificates are of, and those of backends that come to --listen-mupdate, a PEM `file`")
 	fs.StringVar(&s.tls.Map, "cert-map", "", "`file` that says whose the certificates of another CA are, nodes' and those of who comes to --listen-mupdate, as rookeryd's --cert-map")
 	fs.StringVar(&s.listenHTTP, "listen-http", "", "`address`, on loopback, for /livez and /metrics; none by default")
-	s.mupdate.Register(fs)
+	s.mupdate.Register(fs, "STARTTLS is not offered")
 	s.Register(fs)
 	if err := s.Parse(fs, args, synopsis, out); err != nil || s.Version {
 		return s, err

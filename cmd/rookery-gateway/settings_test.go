@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"strings"
 	"testing"
 
@@ -40,5 +41,16 @@ func TestSettings(t *testing.T) {
 				t.Errorf("got %v, want a usage error with %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// The certificate of --tls-cert, which STARTTLS shows in a node, is none for it here.
+func TestHelpOfCertificate(t *testing.T) {
+	var out bytes.Buffer
+	if _, err := parseSettings([]string{"--help"}, &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	if want := "certificate for STARTTLS, a PEM file; without it, STARTTLS is not offered\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("got %s\nwant %q", &out, want)
 	}
 }

@@ -96,7 +96,7 @@ func parseSettings(args []string, out io.Writer) (settings, error) {
 	fs.Var(&s.logSize, "log-size", "`size` of the log that is kept for nodes that lag, also in memory; one that lags further gets a snapshot; while that is on its way, up to four times as much; 0 for 64MiB")
 	fs.Var(&s.logSegment, "log-segment", "`size` of one file of the log, allocated before it is needed, and how much log is written between two points from which a start can read it; 0 for 64MiB")
 	s.identityFlags(fs)
-	s.mupdate.Register(fs)
+	s.mupdate.Register(fs, "that of --tls-cert; without both, STARTTLS is not offered")
 	s.Register(fs)
 	if err := s.Parse(fs, args, synopsis, out); err != nil || s.Version {
 		return s, err

@@ -141,7 +141,11 @@ func (m *material) identify(cert *x509.Certificate, roles []Role) (Identity, err
 func rolesWords(roles []Role) string {
 	var words []string
 	for _, r := range roles {
-		words = append(words, "a "+string(r))
+		article := "a "
+		if r == Operator {
+			article = "an "
+		}
+		words = append(words, article+string(r))
 	}
 	return strings.Join(words, " or ")
 }

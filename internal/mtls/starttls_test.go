@@ -113,6 +113,9 @@ func TestHolder(t *testing.T) {
 			if got := log.String(); want == "" && got != "" || want != "" && (strings.Count(got, "\n") != 1 || !strings.Contains(got, want)) {
 				t.Errorf("the log says %q, want %q once", got, want)
 			}
+			if may := "only a backend or a frontend or an operator may"; test.reason == WrongRole && !strings.Contains(log.String(), may) {
+				t.Errorf("the log says %q, want %q", &log, may)
+			}
 		})
 	}
 	if name, err := load(t, paths).Holder("mupdate", nil)(tls.ConnectionState{}, nil); name != "" || err != nil {

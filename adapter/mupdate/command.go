@@ -310,7 +310,7 @@ func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
 	defer c.s.lists.put()
 	c.until = time.Now().Add(listTime)
 	defer func() { c.until = time.Time{} }()
-	f := feed{s: c.s, session: c.session, order: c.order, form: c.form, own: c.speaker()}
+	f := feed{s: c.s, session: c.session, order: c.order, form: c.form, own: c.speaker(), by: endOf(ctx)}
 	if len(l.Args) == 1 {
 		f.location = l.Args[0]
 	}
@@ -372,7 +372,13 @@ func (e sendError) Unwrap() error { return e.error }
 func (c *conn) cmdUpdate(ctx context.Context, l mupdatewire.Line) error {
 	c.finish(ctx, true)
 	c.resync.fail()
-	return c.update(l.Tag, l.Args)
+	return c.update(l.Tag, l.Args, endOf(ctx))
+}
+
+// endOf is when a command has to be answered.
+func endOf(ctx context.Context) time.Time {
+	end, _ := ctx.Deadline()
+	return end
 }
 
 // cmdNoop: RFC 3656, NOOP: everything that was committed before, by anybody on any node,

@@ -158,24 +158,30 @@ func (c *conn) next() error {
 func (c *conn) wait(idle time.Duration) error {
 	until := time.Now().Add(idle)
 	for {
-		next := until
+		next, renew := until, false
 		if len(c.claims) > 0 {
-			due := c.renewed.Add(c.s.cfg.OrphanGrace / 3)
-			if !due.After(time.Now()) {
-				c.renew()
-				continue
+			if renew = !c.renewalDue().After(time.Now()); renew {
+				c.renewed = time.Now()
 			}
-			if due.Before(next) {
+			if due := c.renewalDue(); due.Before(next) {
 				next = due
 			}
 		}
 		c.nc.SetReadDeadline(next)
+		join := func() {}
+		if renew {
+			join = c.renew()
+		}
 		err := c.r.Wait()
+		join()
 		if !errors.Is(err, os.ErrDeadlineExceeded) || !until.After(time.Now()) {
 			return err
 		}
 	}
 }
+
+// renewalDue is when the claims are renewed next.
+func (c *conn) renewalDue() time.Time { return c.renewed.Add(c.s.cfg.OrphanGrace / 3) }
 
 // command answers one command.
 func (c *conn) command(l mupdatewire.Line) error {

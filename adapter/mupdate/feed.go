@@ -36,6 +36,8 @@ type feed struct {
 	hosts []directory.BackendName
 	order Order
 	form  Literals
+	// by: a listing that has not begun by then does not.
+	by time.Time
 
 	topology *client.Mirror // no mailboxes in it
 	server   directory.ServerID
@@ -43,6 +45,7 @@ type feed struct {
 	spool    *spool.Spool
 	last     directory.MailboxName              // the listing has come so far
 	some     bool                               // it has begun
+	begun    bool                               // something was told, in this listing or in one before
 	beside   map[directory.MailboxName][]byte   // changed since they were listed: the line now, nil for none
 	shown    map[directory.MailboxName]struct{} // with hosts: what was sent and not deleted
 	buf      []byte
@@ -62,6 +65,10 @@ const maxBeside = 500_000
 
 // maxRestarts is how often a listing is made anew because the topology changed.
 const maxRestarts = 5
+
+// restartWait is how long a listing that is made anew waits for what is next, once by has
+// passed.
+const restartWait = 500 * time.Millisecond
 
 func (f *feed) query() client.WatchQuery {
 	q := client.WatchQuery{
@@ -116,7 +123,7 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	// Nobody waits for a listing that does not begin, or has stopped.
-	stalled := time.AfterFunc(f.s.cfg.Timeout, func() { cancel(errStalled) })
+	stalled := time.AfterFunc(f.patience(), func() { cancel(errStalled) })
 	defer stalled.Stop()
 	f.reset()
 	listing := true
@@ -128,6 +135,7 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 			return err
 		}
 		stalled.Stop()
+		f.begun = true
 		switch {
 		case listing:
 			err = f.list(u)
@@ -144,10 +152,23 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 			return err
 		}
 		if listing {
-			stalled.Reset(f.s.cfg.Timeout)
+			stalled.Reset(f.patience())
 		}
 	}
 	return cmp.Or(context.Cause(ctx), errEnded)
+}
+
+// patience is how long the listing may say nothing. The command that asked has spent some
+// of its time already. One that is under way goes on as long as it comes; one that is made
+// anew has nothing to show for its time, so it gets no more of it.
+func (f *feed) patience() time.Duration {
+	switch left := time.Until(f.by); {
+	case f.restarts > 0:
+		return max(left, restartWait)
+	case !f.begun:
+		return left
+	}
+	return f.s.cfg.Timeout
 }
 
 var errStalled error = later("no node could list the directory in time")

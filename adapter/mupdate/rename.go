@@ -209,22 +209,45 @@ type claim struct {
 // maxClaims is how many one connection may have. Cyrus has one.
 const maxClaims = 1000
 
+// renewTime is how long a command waits for a renewal that is under way.
+const renewTime = 250 * time.Millisecond
+
 // renew makes the claims anew from time to time: their server is heard all the while, by
-// its other connections, so the directory would let them lapse.
-func (c *conn) renew() {
-	c.renewed = time.Now()
+// its other connections, so the directory would let them lapse. It goes on beside the
+// connection, which waits for its next command; join takes in what came of it. That is to
+// be called before anything else is done with the claims. What was not answered by then
+// is given up, and does no harm: a claim that was renewed and is not known to be ends by
+// the directory's own rule.
+func (c *conn) renew() (join func()) {
 	names := slices.Sorted(maps.Keys(c.claims))
 	var ops []client.Op
 	for _, name := range names {
 		ops = append(ops, client.Reserve{Mailbox: name, Server: c.claims[name].server, Grace: c.s.cfg.OrphanGrace})
 	}
 	ctx, cancel := context.WithTimeout(c.s.ctx, c.s.cfg.Timeout)
-	defer cancel()
-	results, err := c.session.Batch(ctx, ops)
-	if err != nil {
-		c.log.Debug("reservations could not be renewed; they last some time yet", "err", err)
-		return
+	var results []client.Result
+	var err error
+	done, nc := make(chan struct{}), c.nc
+	go func() {
+		defer close(done)
+		results, err = c.session.Batch(ctx, ops)
+		nc.SetReadDeadline(time.Now()) // so that it is taken in
+	}()
+	return func() {
+		patience := time.AfterFunc(renewTime, cancel)
+		<-done
+		patience.Stop()
+		cancel()
+		if err != nil {
+			c.log.Debug("reservations could not be renewed; they last some time yet", "err", err)
+			return
+		}
+		c.wereRenewed(names, results)
 	}
+}
+
+// wereRenewed takes in what came of a renewal of the claims to names.
+func (c *conn) wereRenewed(names []directory.MailboxName, results []client.Result) {
 	var ended []client.Op
 	for i, r := range results {
 		name, server := names[i], c.claims[names[i]].server
@@ -242,7 +265,11 @@ func (c *conn) renew() {
 		delete(c.claims, name) // else it is a mailbox of its server's by now
 	}
 	if len(ended) > 0 {
-		c.s.settle(ctx, "release", ended)
+		c.s.work.Go(func() { // a command may be waiting
+			ctx, cancel := context.WithTimeout(c.s.ctx, c.s.cfg.Timeout)
+			defer cancel()
+			c.s.settle(ctx, "release", ended)
+		})
 	}
 }
 

@@ -36,11 +36,11 @@ const maxRefresh = 5000
 // How long streams that end go on, by chance, so that not all frontends come at once.
 const stagger = 10 * time.Second
 
-// update begins a stream. The answer is the stream's. What cannot be answered ends the
+// update begins a stream. The answer is the stream's, and begins by then. What cannot be answered ends the
 // connection, and no line says so: a slave of Cyrus waits for the end of the listing and
 // takes NO, BAD or BYE for it as well as OK, merges what it was told, which is nothing,
 // and has no mailboxes any more.
-func (c *conn) update(tag string, hosts []string) error {
+func (c *conn) update(tag string, hosts []string, by time.Time) error {
 	st := &stream{c: c, tag: tag, done: make(chan struct{}), moved: make(chan struct{})}
 	for _, h := range hosts {
 		if h == "" {
@@ -57,7 +57,7 @@ func (c *conn) update(tag string, hosts []string) error {
 		return errEnded
 	}
 	st.feed.s, st.feed.session, st.feed.order, st.feed.form = c.s, c.session, c.order, c.form
-	st.feed.own = c.speaker()
+	st.feed.own, st.feed.by = c.speaker(), by
 	if len(hosts) > 0 {
 		st.feed.shown = make(map[directory.MailboxName]struct{})
 	}
@@ -95,11 +95,14 @@ func (st *stream) run(ctx context.Context) {
 // listed sends the listing, OK, and what a slave loses of it.
 func (st *stream) listed() error {
 	c, begun := st.c, time.Now()
-	lost := newLost(st)
+	lost, err := newLost(st)
+	if err != nil {
+		return err
+	}
 	defer lost.close()
 	var line []byte
 	n := 0
-	err := st.feed.each(func(name directory.MailboxName, text []byte) error {
+	err = st.feed.each(func(name directory.MailboxName, text []byte) error {
 		n++
 		if st.feed.shown != nil {
 			st.feed.shown[name] = struct{}{}
@@ -336,6 +339,7 @@ type lost struct {
 	st     *stream
 	next   func() (client.Vanished, error, bool)
 	stop   func()
+	cancel context.CancelFunc
 	ahead  directory.MailboxName // the next vanished name; empty: none
 	last   directory.MailboxName // of those passed
 	again  [][]byte
@@ -345,16 +349,22 @@ type lost struct {
 // maxAgain bounds the octets that are kept to be sent again.
 const maxAgain = 16 << 20
 
-func newLost(st *stream) *lost {
+// newLost begins, while nothing was sent yet.
+//
+// Errors: no node says what vanished.
+func newLost(st *stream) (*lost, error) {
 	l := &lost{st: st}
 	if st.feed.order == OctetOrder || len(st.feed.hosts) > 0 {
-		return l // nobody merges it, or merges it in its own order
+		return l, nil // nobody merges it, or merges it in its own order
 	}
 	ctx, cancel := context.WithTimeout(st.c.s.ctx, time.Hour)
 	next, stop := iter.Pull2(st.feed.session.ListVanished(ctx))
-	l.next, l.stop = next, func() { stop(); cancel() }
-	l.advance()
-	return l
+	l.next, l.stop, l.cancel = next, func() { stop(); cancel() }, cancel
+	if err := l.advance(max(time.Until(st.feed.by), restartWait)); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
 }
 
 func (l *lost) close() {
@@ -363,17 +373,16 @@ func (l *lost) close() {
 	}
 }
 
-// advance takes the next vanished name.
-func (l *lost) advance() error {
+// advance takes the next vanished name, for which it waits as long as that.
+func (l *lost) advance(patience time.Duration) error {
+	stalled := time.AfterFunc(patience, l.cancel)
+	defer stalled.Stop()
 	v, err, more := l.next()
 	l.ahead = v.Mailbox
-	if err != nil {
-		l.st.c.log.Warn("the names that vanished could not be listed; a frontend may miss some until it starts again", "err", err)
-	}
 	if err != nil || !more {
 		l.ahead = ""
 	}
-	return nil
+	return err
 }
 
 // pass is told each record of the listing.
@@ -386,7 +395,9 @@ func (l *lost) pass(name directory.MailboxName, text []byte) error {
 		if c < 0 && l.ahead > l.last {
 			l.last = l.ahead
 		}
-		l.advance()
+		if err := l.advance(l.st.c.s.cfg.Timeout); err != nil {
+			l.st.c.log.Warn("the names that vanished could not be listed; a frontend may miss some until it starts again", "err", err)
+		}
 	}
 	if name < l.last && l.octets < maxAgain {
 		l.octets += len(text)

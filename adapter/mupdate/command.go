@@ -288,7 +288,7 @@ func (c *conn) find(ctx context.Context, arg string) (r record, there bool, err 
 	switch route.Outcome {
 	case directory.Incomplete:
 		if len(route.Missing) == 0 {
-			return r, false, later("no backend has been heard")
+			return r, false, errUnheard
 		}
 		return r, false, later(fmt.Sprintf("not every backend has been heard: %v", route.Missing))
 	case directory.Unconfirmed:
@@ -336,6 +336,11 @@ func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
 		})
 		if err != nil {
 			return sendError{err}
+		}
+		if told == 0 && !whole {
+			if err := f.unheard(); err != nil {
+				return err
+			}
 		}
 		return errListed
 	}, nil)

@@ -368,6 +368,19 @@ func (f *feed) wanted(r *record) bool {
 	return len(f.hosts) == 0 || slices.Contains(f.hosts, r.location.Backend)
 }
 
+// unheard is why a listing of nothing says nothing: no backend has been heard. Whoever
+// was told that there is nothing would delete all it has. nil: one was.
+func (f *feed) unheard() error {
+	for _, b := range f.topology.Backends() {
+		if b.Counts() && b.ConfirmedFor(f.mark.Incarnation) {
+			return nil
+		}
+	}
+	return errUnheard
+}
+
+var errUnheard error = later("no backend has been heard")
+
 // each calls say for each record as it is at the mark, in order: name, and what
 // follows the tag. Both are say's until it returns.
 func (f *feed) each(say func(name directory.MailboxName, line []byte) error) error {

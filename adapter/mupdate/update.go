@@ -113,6 +113,9 @@ func (st *stream) listed() error {
 		line = append(append(line[:0], st.tag...), text...)
 		return c.write(line)
 	})
+	if err == nil && n == 0 {
+		err = st.feed.unheard()
+	}
 	if err != nil {
 		return err
 	}

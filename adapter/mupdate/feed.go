@@ -199,7 +199,7 @@ func (f *feed) list(u client.WatchUpdate) error {
 				if ok && f.wanted(&r) {
 					f.buf = r.append(f.buf[:0], f.form.Form)
 					if err := f.spool.Add(string(name), f.buf); err != nil {
-						return err
+						return &spoolError{err}
 					}
 				}
 				continue

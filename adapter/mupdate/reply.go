@@ -40,6 +40,9 @@ func absent(err error) string {
 	if e := client.Answered(err); e != nil {
 		return message(e)
 	}
+	if _, own := errors.AsType[*spoolError](err); own {
+		return "this server could not write the list down"
+	}
 	_, asked := errors.AsType[*client.Error](err)
 	switch {
 	case errors.Is(err, client.ErrUndecided):
@@ -68,6 +71,14 @@ type later string
 func (l later) Error() string { return string(l) }
 
 func (l later) Is(target error) bool { return target == client.ErrUnavailable }
+
+// spoolError is why a listing could not be kept until it was whole. It names files, which
+// are for the log.
+type spoolError struct{ error }
+
+func (e *spoolError) Unwrap() error { return e.error }
+
+func (e *spoolError) Is(target error) bool { return target == client.ErrUnavailable }
 
 // outcome is a closed word for why a command was not done, for metrics.
 func outcome(err error) string {

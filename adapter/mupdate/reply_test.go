@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,6 +42,7 @@ func TestReasonUnavailable(t *testing.T) {
 		{errors.Join(client.ErrUnavailable, context.DeadlineExceeded, noLeader), "unavailable: no leader"},
 		{later("no backend has been heard"), "unavailable: no backend has been heard"},
 		{fmt.Errorf("x: %w", client.ErrUndecided), "unavailable, it may or may not have been done: no node answered in time"},
+		{&spoolError{&os.PathError{Op: "write", Path: "/tmp/rookery-mupdate-1", Err: syscall.ENOSPC}}, "unavailable: this server could not write the list down"},
 		{directory.ErrInvalidName, "invalid name"},
 	} {
 		if got := reason(tt.err); got != tt.want {

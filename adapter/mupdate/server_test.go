@@ -807,6 +807,24 @@ func TestUsersFile(t *testing.T) {
 	}
 }
 
+// What is wrong with a users file is said so that it can be put right.
+func TestUsersFileSaysWhy(t *testing.T) {
+	login := Login{Name: "be1", Password: "one", Server: be1}
+	good, err := login.Line()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []struct{ text, want string }{
+		{"\ufeff" + good + "\n", "line 1: it begins with a byte order mark"},
+		{"\ufeff# a comment\n" + good + "\n", "line 1: it begins with a byte order mark"},
+		{good + "\n# " + strings.Repeat("x", maxUserLine) + "\n", "line 2: longer than 65536 octets"},
+	} {
+		if _, _, err := parseUsers(strings.NewReader(bad.text)); err == nil || !strings.HasPrefix(err.Error(), bad.want) {
+			t.Errorf("%.40q: got %v, want %q", bad.text, err, bad.want)
+		}
+	}
+}
+
 // A literal that never comes, and an exchange that does not go on, end the connection,
 // with words.
 func TestLinesEnd(t *testing.T) {

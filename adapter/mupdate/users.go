@@ -133,15 +133,11 @@ func LoadUsers(path string) (*Users, error) {
 
 // load reads the file; what was known stays if that fails. u.mu is held.
 func (u *Users) load() error {
-	f, err := os.Open(u.path)
+	f, info, err := openRegular(u.path)
 	if err != nil {
 		return fmt.Errorf("mupdate: users: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("mupdate: users: %w", err)
-	}
 	u.stamp, u.looked = fileStamp{info.ModTime(), info.Size()}, time.Now()
 	byName, sources, err := parseUsers(f)
 	if err != nil {
@@ -160,6 +156,27 @@ func (u *Users) load() error {
 	}
 	u.byName, u.sources, u.known, u.right = byName, sources, known, right
 	return nil
+}
+
+// openRegular opens a file. Of what is none it opens nothing, which could wait for ever,
+// with every login behind it.
+func openRegular(path string) (*os.File, os.FileInfo, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no regular file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err = f.Stat(); err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 // fresh reads the file again if it changed. u.mu is held.
@@ -382,11 +399,22 @@ func CyrusRelease(release string) (Order, Literals, error) {
 	return order, Literals{mupdatewire.Sync}, nil
 }
 
+// maxUserLine bounds a line of a users file.
+const maxUserLine = 64 << 10
+
+// byteOrderMark is what some editors put before a text.
+const byteOrderMark = "\ufeff"
+
 // parseUsers reads a users file.
 func parseUsers(in io.Reader) (map[string]*User, map[netip.Addr]directory.BackendName, error) {
 	byName, sources := map[string]*User{}, map[netip.Addr]directory.BackendName{}
 	lines := bufio.NewScanner(in)
-	for n := 1; lines.Scan(); n++ {
+	lines.Buffer(nil, maxUserLine)
+	n := 1
+	for ; lines.Scan(); n++ {
+		if n == 1 && strings.HasPrefix(lines.Text(), byteOrderMark) {
+			return nil, nil, errors.New("line 1: it begins with a byte order mark (EF BB BF), which would be part of a login: save the file without it")
+		}
 		fields := userFields(lines.Text())
 		if len(fields) == 0 {
 			continue
@@ -395,7 +423,9 @@ func parseUsers(in io.Reader) (map[string]*User, map[netip.Addr]directory.Backen
 			return nil, nil, fmt.Errorf("line %d: %w", n, err)
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return nil, nil, fmt.Errorf("line %d: longer than %d octets", n, maxUserLine)
+	} else if err != nil {
 		return nil, nil, err
 	}
 	if len(byName) == 0 {

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 // How often it is asked whether a node answers, and how long one may take.
@@ -30,7 +32,7 @@ func tellHearing(ctx context.Context, ask func(context.Context) error, log *slog
 		now := err == nil || client.Answered(err) != nil && !errors.Is(err, client.ErrWrongIncarnation)
 		switch {
 		case answered && !now:
-			log.Warn("no node answers, so commands are answered NO; are the nodes up, and --endpoints right?", "err", err)
+			log.Warn("no node answers, so commands are answered NO; are the nodes up, and --endpoints right?", "err", inWords(err))
 		case !answered && now:
 			log.Info("a node answers again")
 		}
@@ -41,4 +43,12 @@ func tellHearing(ctx context.Context, ask func(context.Context) error, log *slog
 		case <-time.After(askEvery):
 		}
 	}
+}
+
+// inWords puts before err what is known of its text.
+func inWords(err error) error {
+	if words := mtls.Stranger(err.Error()); words != "" {
+		return fmt.Errorf("%s: %w", words, err)
+	}
+	return err
 }

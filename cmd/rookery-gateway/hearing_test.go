@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 // That no node answers is told once, and so is that one does again.
@@ -46,4 +50,32 @@ func TestTellHearing(t *testing.T) {
 		}
 		cancel()
 	})
+}
+
+// An endpoint at which another program listens is told to be that.
+func TestTellsStrangers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := http.Server{Handler: http.NotFoundHandler()}
+	var serving sync.WaitGroup
+	serving.Go(func() { web.Serve(l) })
+	defer serving.Wait()
+	defer web.Close()
+	log := slog.New(slog.DiscardHandler)
+	dir, err := client.Dial([]string{l.Addr().String()}, client.WithCredentials(mtls.Client(nil, log)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err = dir.Status(ctx, client.Stale(0))
+	if err == nil || !strings.HasPrefix(inWords(err).Error(), "what listens there is no rookeryd") {
+		t.Errorf("got %v", inWords(err))
+	}
+	if got := inWords(context.DeadlineExceeded); got != context.DeadlineExceeded {
+		t.Errorf("of another error: got %v", got)
+	}
 }

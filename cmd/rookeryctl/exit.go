@@ -12,6 +12,7 @@ import (
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/mtls"
 )
 
 // The exit codes.
@@ -276,14 +277,14 @@ func (r *reach) why(err error) string {
 	if words := handshake(text); words != "" {
 		return words
 	}
+	if words := mtls.Stranger(text); words != "" {
+		return words
+	}
 	for _, known := range []struct{ sign, words string }{
 		{"connection refused", "connection refused; is rookeryd running there? (--endpoints, ROOKERY_ENDPOINTS)"},
 		{"no such host", "no such host (--endpoints, ROOKERY_ENDPOINTS)"},
 		{"no such file or directory", "there is no such socket; is rookeryd running there?"},
 		{"connect: permission denied", "that socket is for root, and for the user that rookeryd runs as"},
-		{"server preface", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
-		{"malformed HTTP", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
-		{"frame too large", "what listens there is no rookeryd, or wants TLS (--tls-cert, --tls-key, --tls-ca)"},
 		{"connection reset", "the connection was reset"},
 		{"network is unreachable", "the network is unreachable"},
 		{"no route to host", "there is no route to that host"},

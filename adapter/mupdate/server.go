@@ -321,8 +321,10 @@ func refuse(nc net.Conn) {
 	nc.Close()
 }
 
-// Close ends all connections and waits for them. What is half done is given to the
-// directory's own rules.
+// Close ends all connections and waits for them. Renames and withdrawals that are not done
+// are undone. All else that is half done is given to the directory's own rules, and so are
+// reservations: at the end of a connection it is not known that nothing follows, for an
+// XFER goes on over another one, which may be another node's.
 func (s *Server) Close() {
 	s.stop()
 	s.mu.Lock()

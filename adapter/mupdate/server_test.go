@@ -166,6 +166,43 @@ func TestReservationsOutliveOtherConnections(t *testing.T) {
 	}
 }
 
+// A server that is closed gives no reservation back: its backend may go on over another
+// one. Once it was heard there and did not, the name is free.
+func TestCloseKeepsReservations(t *testing.T) {
+	const grace = 500 * time.Millisecond
+	one := newMurder(t, func(c *Config) { c.OrphanGrace = grace })
+	two := one.beside()
+	if err := one.do([]string{"complete"}); err != nil {
+		t.Fatal(err)
+	}
+	const mine, others = "be1.example.org!default", "be2.example.org!default"
+	c := one.dial("be1", mupdateclient.Options{})
+	if err := c.Reserve(t.Context(), "user.left", mine); err != nil {
+		t.Fatal(err)
+	}
+	one.s.Close()
+	other := two.dial("be2", mupdateclient.Options{})
+	for range 2 {
+		if err := other.Reserve(t.Context(), "user.left", others); err == nil {
+			t.Fatal("it is another's")
+		}
+		time.Sleep(2 * grace)
+	}
+	if err := two.dial("be1", mupdateclient.Options{}).Activate(t.Context(), "user.a", mine, ""); err != nil {
+		t.Fatal(err)
+	}
+	heard := time.Now()
+	for other.Reserve(t.Context(), "user.left", others) != nil {
+		if time.Since(heard) > 20*time.Second {
+			t.Fatal("it is never given back")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if took := time.Since(heard); took < grace/2 {
+		t.Errorf("given back %v after its backend was heard, want %v", took, grace)
+	}
+}
+
 // Frontends are not told of a reservation each time it is renewed.
 func TestRenewalsAreNoNews(t *testing.T) {
 	m := newMurder(t, func(c *Config) { c.OrphanGrace = 150 * time.Millisecond })

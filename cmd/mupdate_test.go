@@ -309,7 +309,7 @@ func startGateway(ts *testscript.TestScript, flags []string) error {
 	ts.Defer(func() {
 		cmd.Process.Signal(os.Interrupt)
 		if err := cmd.Wait(); err != nil {
-			ts.Logf("rookery-gateway: %v", err)
+			ts.Fatalf("rookery-gateway, told to end: %v", err)
 		}
 		log.Close()
 	})

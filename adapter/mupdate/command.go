@@ -101,7 +101,7 @@ func (c *conn) cmdActivate(ctx context.Context, l mupdatewire.Line) (string, err
 	case c.rename != nil && c.rename.to == name && c.rename.from.server == at.Backend:
 		r, err = c.completeRename(ctx, a)
 	default:
-		c.finish(ctx, true)
+		c.finish(ctx)
 		r, err = c.session.Assert(ctx, a)
 	}
 	if err != nil {
@@ -129,7 +129,7 @@ func (c *conn) cmdDeactivate(ctx context.Context, l mupdatewire.Line) (string, e
 		return "", err
 	}
 	c.resync.fail()
-	c.finish(ctx, true)
+	c.finish(ctx)
 	_, err = c.session.Deactivate(ctx, client.Deactivate{Mailbox: name, Server: at.Backend})
 	if !errors.Is(err, directory.ErrNotHolder) {
 		return "done", err
@@ -151,7 +151,7 @@ func (c *conn) cmdDeactivate(ctx context.Context, l mupdatewire.Line) (string, e
 // may be the first step of a rename, so the fact is only announced to go; what makes it
 // true is in rename.go. Of a name that is not there it is done.
 func (c *conn) cmdDelete(ctx context.Context, l mupdatewire.Line) (string, error) {
-	c.finish(ctx, true)
+	c.finish(ctx)
 	name, err := directory.ParseName(l.Args[0])
 	if err != nil {
 		return "done", nil // no such name can be there
@@ -263,7 +263,7 @@ func (c *conn) cmdFind(ctx context.Context, l mupdatewire.Line) error {
 }
 
 func (c *conn) find(ctx context.Context, arg string) (r record, there bool, err error) {
-	c.finish(ctx, true)
+	c.finish(ctx)
 	if c.login != "" || c.resync.server != "" {
 		c.resync.found(directory.MailboxName(arg))
 		return r, false, nil
@@ -301,7 +301,7 @@ func (c *conn) find(ctx context.Context, arg string) (r record, there bool, err 
 // whole server is that server's own question: what did I say? All else is about where
 // mailboxes are.
 func (c *conn) cmdList(ctx context.Context, l mupdatewire.Line) error {
-	c.finish(ctx, true)
+	c.finish(ctx)
 	if !c.s.lists.take() {
 		c.log.Warn("too many lists at once", "limit", c.s.cfg.MaxStreams)
 		c.resync.fail()
@@ -375,7 +375,7 @@ type sendError struct{ error }
 func (e sendError) Unwrap() error { return e.error }
 
 func (c *conn) cmdUpdate(ctx context.Context, l mupdatewire.Line) error {
-	c.finish(ctx, true)
+	c.finish(ctx)
 	c.resync.fail()
 	return c.update(l.Tag, l.Args, endOf(ctx))
 }
@@ -391,7 +391,7 @@ func endOf(ctx context.Context) time.Time {
 func (c *conn) cmdNoop(ctx context.Context, _ mupdatewire.Line) (string, error) {
 	st := c.stream
 	if st == nil {
-		c.finish(ctx, true)
+		c.finish(ctx)
 	}
 	route, err := c.session.Lookup(ctx, "noop", client.Linearizable())
 	if err != nil || st == nil {

@@ -364,7 +364,7 @@ func (c *conn) cmdStartTLS(_ context.Context, l mupdatewire.Line) error {
 
 // cmdLogout ends what is pending, then the connection.
 func (c *conn) cmdLogout(ctx context.Context, l mupdatewire.Line) error {
-	c.finish(ctx, true)
+	c.finish(ctx)
 	c.leave()
 	c.endResync(ctx)
 	_ = c.answer(l.Tag, ok, "bye-bye")

@@ -38,10 +38,10 @@ type rename struct {
 	to   directory.MailboxName
 }
 
-// finish ends what is pending when something else follows. meant: whoever sent the
-// DELETE is alive.
-func (c *conn) finish(ctx context.Context, meant bool) {
-	if c.rename != nil || !meant {
+// finish ends what is pending when something else follows: a rename is not completed
+// then, and a DELETE was one.
+func (c *conn) finish(ctx context.Context) {
+	if c.rename != nil {
 		c.restore(ctx)
 	}
 	if p := c.pending; p != nil {

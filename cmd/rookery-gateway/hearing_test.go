@@ -35,18 +35,15 @@ func TestTellHearing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var out bytes.Buffer
-		n := 0
-		go tellHearing(ctx, func(context.Context) error { n++; return steps[n-1].err }, slog.New(slog.NewTextHandler(&out, nil)))
+		asked := make(chan error)
+		go tellHearing(ctx, func(context.Context) error { return <-asked }, slog.New(slog.NewTextHandler(&out, nil)))
 		for _, s := range steps {
+			asked <- s.err
 			synctest.Wait()
 			if got := out.String(); (got == "") != (s.want == "") || !strings.Contains(got, s.want) {
 				t.Errorf("%s: got %q, want %q", s.what, got, s.want)
 			}
 			out.Reset()
-			if n == len(steps) {
-				cancel()
-			}
-			time.Sleep(askEvery)
 		}
 		cancel()
 	})

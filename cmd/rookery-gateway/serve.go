@@ -61,7 +61,8 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	}
 	defer l.Close()
 
-	ctx, cancel := context.WithCancelCause(ctx)
+	told := ctx // to end
+	ctx, cancel := context.WithCancelCause(told)
 	defer cancel(nil)
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -95,7 +96,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	cause := context.Cause(ctx)
 	cancel(nil)
 	work.Wait()
-	if err == nil && cause != nil && cause != context.Canceled {
+	if err == nil && told.Err() == nil {
 		err = cause
 	}
 	if err == nil {

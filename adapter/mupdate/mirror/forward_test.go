@@ -426,6 +426,7 @@ func TestForks(t *testing.T) {
 // A login that is refused at first ends it; one that is refused later does not.
 func TestLoginRefused(t *testing.T) {
 	m, dir := newMaster(t), newNode(t)
+	m.heard(be1)
 	r := start(t, m, dir, func(c *Config) {
 		c.Connect = func(ctx context.Context) (*mupdateclient.Client, error) { return connectTo(ctx, m.line.addr, "nobody") }
 	})

@@ -100,6 +100,8 @@ type Attempt struct {
 	Write    bool
 	Err      error // nil if it was answered
 	Again    bool  // another try follows
+	// GivenUp: the node is of another cluster, or of an earlier life of this one.
+	GivenUp bool
 }
 
 // Dial returns a Client for the cluster that the endpoints ("host:port", some or

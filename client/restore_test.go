@@ -171,6 +171,43 @@ func TestTwoLives(t *testing.T) {
 	}
 }
 
+// A client that has seen the life before goes over to the one after as soon as a node of
+// that refuses it, in a session without a token too, and does not go back to nodes of
+// before that still run.
+func TestNewLifeWins(t *testing.T) {
+	l := newTwoLives(t)
+	var first net.Conn
+	c, err := client.Dial([]string{"gone", "after", "before"}, client.WithTimeout(5*time.Second), client.WithDialer(func(ctx context.Context, name string) (nc net.Conn, err error) {
+		switch {
+		case name == "after":
+			return l.after.DialMemory(ctx, name)
+		case name == "before":
+			return l.before.DialMemory(ctx, name)
+		case first != nil:
+			return nil, errors.New("it is gone")
+		}
+		first, err = l.before.DialMemory(ctx, name)
+		return first, err
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if got := incarnation(t, c.NewSession(nil)); got != 1 {
+		t.Fatalf("before: got incarnation %d", got)
+	}
+	first.Close()
+	for range 5 {
+		s := c.NewSession(nil)
+		if got := incarnation(t, s); got != 2 {
+			t.Errorf("got incarnation %d, want 2", got)
+		}
+		if r, err := s.Subscribe(t.Context(), "alice", "user.alice"); err != nil || r.Incarnation != 2 {
+			t.Errorf("a write: got incarnation %d, %v", r.Incarnation, err)
+		}
+	}
+}
+
 // A node of another cluster, by mistake among the endpoints or founded anew at the address
 // of one that is gone, answers nothing to a client that has seen the one: what it knows
 // nothing of is not absent.

@@ -237,7 +237,8 @@ func (c *Client) leader(err error) *node {
 
 func (c *Client) observe(n *node, write bool, err error, again bool) {
 	if c.opts.observe != nil {
-		c.opts.observe(Attempt{Endpoint: n.endpoint, Write: write, Err: err, Again: again})
+		e, ok := errors.AsType[*Error](err)
+		c.opts.observe(Attempt{Endpoint: n.endpoint, Write: write, Err: err, Again: again, GivenUp: ok && e.earlier})
 	}
 }
 
@@ -295,7 +296,7 @@ func (s *Session) misplaced(err error) (*Error, bool) {
 		return nil, false
 	}
 	token := directory.Incarnation(number(e.Metadata["seen"]))
-	highest := s.c.life.see(token)
+	highest := s.c.life.see(max(token, e.Incarnation))
 	// The same number and refused all the same: another cluster's, such as one that
 	// was recovered beside the one that this session has seen. It is not taken for it.
 	e.earlier = e.Incarnation < highest || e.Incarnation == token

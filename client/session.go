@@ -65,13 +65,6 @@ func (l *life) token() []byte {
 	return nil
 }
 
-// forget drops a token after the cluster began another life.
-func (l *life) forget(token []byte) {
-	if first := l.first.Load(); first != nil && string(first.token) == string(token) {
-		l.first.CompareAndSwap(first, nil)
-	}
-}
-
 // seen is the newest state that a session knows of.
 type seen struct {
 	token       []byte
@@ -151,7 +144,6 @@ func (s *Session) take(h *apiv1.ResponseHeader) (Answer, error) {
 // forget drops the token after the cluster began another life, keeping the
 // incarnation so that no earlier one is believed.
 func (s *Session) forget(token []byte) {
-	s.c.life.forget(token)
 	old := s.seen.Load()
 	if old != nil && string(old.token) == string(token) {
 		s.seen.CompareAndSwap(old, &seen{incarnation: old.incarnation})

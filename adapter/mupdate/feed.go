@@ -45,7 +45,7 @@ type feed struct {
 	spool    *spool.Spool
 	last     directory.MailboxName              // the listing has come so far
 	some     bool                               // it has begun
-	begun    bool                               // something was told, in this listing or in one before
+	told     bool                               // something was told
 	beside   map[directory.MailboxName][]byte   // changed since they were listed: the line now, nil for none
 	shown    map[directory.MailboxName]struct{} // with hosts: what was sent and not deleted
 	buf      []byte
@@ -66,9 +66,9 @@ const maxBeside = 500_000
 // maxRestarts is how often a listing is made anew because the topology changed.
 const maxRestarts = 5
 
-// restartWait is how long a listing that is made anew waits for what is next, once by has
-// passed.
-const restartWait = 500 * time.Millisecond
+// restartWait is how long a listing that is made anew waits for its beginning, once by has
+// passed: what changed the topology may have cost the leader, too.
+const restartWait = 2 * time.Second
 
 func (f *feed) query() client.WatchQuery {
 	q := client.WatchQuery{
@@ -93,7 +93,7 @@ func (f *feed) reset() {
 	f.claims = make(map[directory.MailboxName]*client.WatchedReservation)
 	f.beside = make(map[directory.MailboxName][]byte)
 	f.spool = spool.New(f.s.cfg.SpoolDir, f.order == KeyOrder)
-	f.last, f.some = "", false
+	f.last, f.some, f.told = "", false, false
 }
 
 func (f *feed) close() {
@@ -122,10 +122,10 @@ func (f *feed) run(ctx context.Context, listed func() error, live func(client.Wa
 func (f *feed) watch(ctx context.Context, listed func() error, live func(client.WatchUpdate) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	f.reset()
 	// Nobody waits for a listing that does not begin, or has stopped.
 	stalled := time.AfterFunc(f.patience(), func() { cancel(errStalled) })
 	defer stalled.Stop()
-	f.reset()
 	listing := true
 	for u, err := range f.session.Watch(ctx, f.query(), client.Linearizable()) {
 		if err != nil {
@@ -135,7 +135,7 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 			return err
 		}
 		stalled.Stop()
-		f.begun = true
+		f.told = true
 		switch {
 		case listing:
 			err = f.list(u)
@@ -159,16 +159,16 @@ func (f *feed) watch(ctx context.Context, listed func() error, live func(client.
 }
 
 // patience is how long the listing may say nothing. The command that asked has spent some
-// of its time already. One that is under way goes on as long as it comes; one that is made
-// anew has nothing to show for its time, so it gets no more of it.
+// of its time already; a listing that is under way goes on as long as it comes.
 func (f *feed) patience() time.Duration {
 	switch left := time.Until(f.by); {
+	case f.told:
+		return f.s.cfg.Timeout
 	case f.restarts > 0:
 		return max(left, restartWait)
-	case !f.begun:
+	default:
 		return left
 	}
-	return f.s.cfg.Timeout
 }
 
 var errStalled error = later("no node could list the directory in time")

@@ -363,7 +363,7 @@ func newLost(st *stream) (*lost, error) {
 	ctx, cancel := context.WithTimeout(st.c.s.ctx, time.Hour)
 	next, stop := iter.Pull2(st.feed.session.ListVanished(ctx))
 	l.next, l.stop, l.cancel = next, func() { stop(); cancel() }, cancel
-	if err := l.advance(max(time.Until(st.feed.by), restartWait)); err != nil {
+	if err := l.advance(st.c.s.cfg.Timeout); err != nil {
 		l.close()
 		return nil, err
 	}

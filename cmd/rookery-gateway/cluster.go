@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -12,11 +11,36 @@ import (
 	"github.com/rookery-mail/rookery/client"
 )
 
-// Once an answer was had, the client library takes none of another cluster. Which one is
-// meant nobody can tell it before, so endpoints of two are refused at the start.
+// Once an answer was had, the client library takes none of another cluster, but of a later
+// incarnation, to which it goes over. Which one is meant nobody can tell it before, so
+// endpoints of two are refused at the start.
 
 // lookFor is how long endpoints have at the start to say of which cluster they are.
 const lookFor = 2 * time.Second
+
+// lookEvery is how often they are asked again: a node that was not there at the start may
+// be of another cluster.
+const lookEvery = time.Minute
+
+// tellClusters tells of endpoints that are of two clusters, once each time, until ctx ends.
+func tellClusters(ctx context.Context, look func(context.Context) error, log *slog.Logger) {
+	var told string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lookEvery):
+		}
+		text := ""
+		if err := look(ctx); err != nil {
+			text = err.Error()
+		}
+		if text != "" && text != told {
+			log.Error("endpoints are of different clusters; those that answered first are asked", "err", text)
+		}
+		told = text
+	}
+}
 
 // oneCluster refuses endpoints that are of two clusters. Those that do not answer in time
 // are not looked at, nor those of an earlier incarnation, whose answers no client takes.
@@ -66,7 +90,7 @@ const tellAgain = 10 * time.Minute
 
 // observe is a client's observer.
 func (s *strangers) observe(at client.Attempt) {
-	if !errors.Is(at.Err, client.ErrWrongIncarnation) {
+	if !at.GivenUp {
 		return
 	}
 	s.mu.Lock()

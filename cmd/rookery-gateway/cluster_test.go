@@ -47,13 +47,34 @@ func TestOneCluster(t *testing.T) {
 	}
 }
 
+// Endpoints that come to be of two clusters are told of, once.
+func TestTellClusters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var out bytes.Buffer
+		looked := make(chan error)
+		go tellClusters(ctx, func(context.Context) error { return <-looked }, slog.New(slog.NewTextHandler(&out, nil)))
+		two := errors.New("of 2 clusters")
+		for i, err := range []error{nil, two, two, nil, two} {
+			looked <- err
+			synctest.Wait()
+			if got, want := strings.Contains(out.String(), "level=ERROR"), i == 1 || i == 4; got != want {
+				t.Errorf("look %d: the log says %q", i, &out)
+			}
+			out.Reset()
+		}
+		cancel()
+	})
+}
+
 // A node of another cluster is told of, and not with each call.
 func TestStrangers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		s := strangers{log: slog.New(slog.NewTextHandler(&out, nil))}
-		other := client.Attempt{Endpoint: "a:1", Err: client.ErrWrongIncarnation}
-		for _, at := range []client.Attempt{{Endpoint: "a:1"}, {Endpoint: "a:1", Err: client.ErrUnavailable}, other, other} {
+		other := client.Attempt{Endpoint: "a:1", Err: client.ErrWrongIncarnation, GivenUp: true}
+		next := client.Attempt{Endpoint: "a:1", Err: client.ErrWrongIncarnation} // of the next life
+		for _, at := range []client.Attempt{{Endpoint: "a:1"}, {Endpoint: "a:1", Err: client.ErrUnavailable}, next, other, other} {
 			s.observe(at)
 		}
 		if got := strings.Count(out.String(), "another cluster"); got != 1 {

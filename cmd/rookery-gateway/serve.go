@@ -32,15 +32,17 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 		return fmt.Errorf("%w: --endpoints: %w", daemon.ErrUsage, err)
 	}
 	defer dir.Close()
-	err = oneCluster(ctx, s.nodes, func(ctx context.Context, endpoint string) (client.Status, error) {
-		one, err := client.Dial([]string{endpoint}, secured)
-		if err != nil {
-			return client.Status{}, err
-		}
-		defer one.Close()
-		return one.Status(ctx, client.Stale(0))
-	})
-	if err != nil {
+	look := func(ctx context.Context) error {
+		return oneCluster(ctx, s.nodes, func(ctx context.Context, endpoint string) (client.Status, error) {
+			one, err := client.Dial([]string{endpoint}, secured)
+			if err != nil {
+				return client.Status{}, err
+			}
+			defer one.Close()
+			return one.Status(ctx, client.Stale(0))
+		})
+	}
+	if err := look(ctx); err != nil {
 		return err
 	}
 	cfg := mupdate.Config{Client: dir, Version: obs.Version(), Log: log, Metrics: registry}
@@ -87,6 +89,7 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 			return err
 		}, log)
 	})
+	work.Go(func() { tellClusters(ctx, look, log) })
 	work.Go(func() { files.Watch(ctx) })
 	stop := context.AfterFunc(ctx, adapter.Close)
 	defer stop()

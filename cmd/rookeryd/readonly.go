@@ -141,6 +141,9 @@ func serveReadOnly(ctx context.Context, s settings, why error, log *slog.Logger)
 	}
 	registry := obs.NewRegistry()
 	files.Register(registry)
+	watching, end := context.WithCancel(ctx)
+	defer end()
+	go files.Watch(watching)
 	rules := machine.New()
 	shard, err := raftstore.OpenReadOnly(raftstore.Config{
 		Dir: s.data, Name: s.name, Token: s.clusterToken, Machine: server.Applied(rules), Log: log, Metrics: registry,

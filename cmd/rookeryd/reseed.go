@@ -65,6 +65,9 @@ func reseed(ctx context.Context, s settings, why error, log *slog.Logger) (err e
 		return err
 	}
 	n.files.Register(n.registry)
+	watching, end := context.WithCancel(ctx)
+	defer end()
+	go n.files.Watch(watching)
 	q, err := raftstore.OpenQuarantined(n.storeConfig(nil))
 	if err != nil {
 		return fmt.Errorf("%w; another node's state cannot take its place: %w; if the cluster has other nodes, move %s away, start this one with an empty directory and --join, and run `rookeryctl member replace %s`",

@@ -33,10 +33,11 @@ const strangerEvery = 24 * time.Hour
 // Holder returns what names the backend whose certificate a connection of proto showed,
 // from addr; empty if it showed none, or that of a frontend or an operator.
 //
-// One of our CA that does not hold is an error, and logged as a refusal: it has ended,
-// say, the map refuses it or no longer knows it, or its role has nothing to ask there.
+// One of our CA that names somebody and does not hold is an error, and logged as a
+// refusal: it has ended, say, the map refuses it, or its role has nothing to ask there.
 // Its login would else be bound to nobody, and nobody would notice. One of another CA
-// is as none, for sites have certificates of many kinds; that too is logged.
+// is as none, and so is one of ours that names nobody or was made for servers, for hosts
+// have certificates of many kinds; that is told once a day.
 func (f *Files) Holder(proto string, log *slog.Logger) func(s tls.ConnectionState, addr net.Addr) (string, error) {
 	refused, strangers := newComplaints(log, proto), newComplaints(log, proto)
 	strangers.every = strangerEvery
@@ -52,6 +53,9 @@ func (f *Files) Holder(proto string, log *slog.Logger) func(s tls.ConnectionStat
 			return "", nil
 		case r.Reason == UnknownCA || r.Reason == SelfSigned:
 			strangers.note(slog.LevelInfo, "the certificate binds nobody", addr, r, f.now())
+			return "", nil
+		case errors.Is(r, errNoIdentity) || r.Reason == WrongUsage:
+			strangers.note(slog.LevelWarn, "the certificate binds nobody", addr, r, f.now())
 			return "", nil
 		}
 		refused.tell("connection refused", addr, r, f.now())

@@ -1716,13 +1716,10 @@ func (o *Oracle) takeAlong(name directory.MailboxName) {
 	}
 	live, strangers, home := o.live(b), o.strangers(b), o.homeOf(b)
 	for _, s := range slices.Sorted(maps.Keys(o.left)) {
-		if !o.left[s][name] {
-			continue
-		}
-		if home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0].Server == s {
+		if o.left[s][name] && home != nil && !member(home, s) && len(live) == 0 && len(strangers) == 1 && strangers[0].Server == s {
 			b.home = o.backends[s].Group
 		}
-		o.left[s][name] = false
+		delete(o.left[s], name) // whether it is inside is as it is now, and no more as it was
 	}
 }
 

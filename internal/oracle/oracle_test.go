@@ -76,6 +76,34 @@ func TestDifference(t *testing.T) {
 	}
 }
 
+// A server that leaves a group before the sweep of its coming has come by takes along what
+// was looked at meanwhile, and what was not, if it was at home before.
+func TestComesAndGoes(t *testing.T) {
+	for _, looked := range []bool{false, true} {
+		o, m, store := begun(t)
+		tell := func(op machine.Op) {
+			t.Helper()
+			got := do(t, m, store, op)
+			if d := Compare(op, got, o.Do(0, machine.Command{Op: op})); d != "" {
+				t.Fatalf("looked at: %t; %s: %s", looked, FormatOp(op), d)
+			}
+		}
+		tell(machine.SetBackend{Server: "be3", Create: true})
+		tell(machine.Assert{Mailbox: "user.carl", Server: "be3", Statement: directory.Statement{ACL: new("carl\tlr\t")}})
+		tell(machine.SetGroup{Group: "pair", Members: []directory.BackendName{"be1", "be2", "be3"}, AcceptMissing: true})
+		if looked {
+			tell(machine.Assert{Mailbox: "user.carl", Server: "be3", Statement: directory.Statement{ACL: new("carl\tlrs\t")}})
+		}
+		tell(machine.SetGroup{Group: "pair", Members: []directory.BackendName{"be1", "be2"}})
+		for range 20 {
+			tell(machine.Tick{})
+		}
+		if d := difference(t, o, m, store); d != "" {
+			t.Errorf("looked at: %t; they differ: %s", looked, d)
+		}
+	}
+}
+
 func TestCompare(t *testing.T) {
 	refused := func(err error) machine.Result { return machine.Result{Revision: 3, Refused: err} }
 	ok := machine.Result{Revision: 3, Effect: machine.Added}

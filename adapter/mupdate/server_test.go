@@ -32,6 +32,7 @@ import (
 	"github.com/rookery-mail/rookery/adapter/mupdate/mupdateclient"
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/logbuf"
 )
 
 // dial logs in as name.
@@ -319,7 +320,7 @@ func TestResyncIsLogged(t *testing.T) {
 
 // The log names the login that was refused, of a stranger's text not more than a part.
 func TestRefusedLoginIsNamed(t *testing.T) {
-	var log logged
+	var log logbuf.Buffer
 	m := newMurder(t, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256"} {
 		for name, want := range map[string]string{"be9": "login=be9 ", `a "b`: `login="a \"b" `, strings.Repeat("x", 200): "login=" + strings.Repeat("x", maxLogged) + " "} {
@@ -327,36 +328,16 @@ func TestRefusedLoginIsNamed(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Dial: %v", err)
 			}
-			log.take()
+			log.Take()
 			if err := c.Login(t.Context(), name, "wrong"); err == nil {
 				t.Errorf("%s, %q: logged in", mechanism, name)
 			}
 			c.Close()
-			if got := log.take(); !strings.Contains(got, `msg="login refused"`) || !strings.Contains(got, want) {
+			if got := log.Take(); !strings.Contains(got, `msg="login refused"`) || !strings.Contains(got, want) {
 				t.Errorf("%s, %q: the log says %q, want %q", mechanism, name, got, want)
 			}
 		}
 	}
-}
-
-// logged is a log that can be read while it is written.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logged) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-// take returns what was logged since it was taken last.
-func (l *logged) take() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer l.text.Reset()
-	return l.text.String()
 }
 
 // Wrong passwords wait for their answer, and after some from one address they are not

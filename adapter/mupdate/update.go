@@ -36,10 +36,10 @@ const maxRefresh = 5000
 // How long streams that end go on, by chance, so that not all frontends come at once.
 const stagger = 10 * time.Second
 
-// update begins a stream. The answer is the stream's, and begins by then. What cannot be answered ends the
-// connection, and no line says so: a slave of Cyrus waits for the end of the listing and
-// takes NO, BAD or BYE for it as well as OK, merges what it was told, which is nothing,
-// and has no mailboxes any more.
+// update begins a stream. The answer is the stream's, and begins by then. What cannot be
+// answered ends the connection, and no line says so: a slave of Cyrus waits for the end of
+// the listing and takes NO, BAD or BYE for it as well as OK, merges what it was told, which
+// is nothing, and has no mailboxes any more.
 func (c *conn) update(tag string, hosts []string, by time.Time) error {
 	st := &stream{c: c, tag: tag, done: make(chan struct{}), moved: make(chan struct{})}
 	for _, h := range hosts {

@@ -11,12 +11,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
 	"github.com/rookery-mail/rookery/directory"
+	"github.com/rookery-mail/rookery/internal/logbuf"
 )
 
 var (
@@ -32,30 +34,10 @@ type node struct {
 	program, data      string
 	client, peer, http string
 	more               []string // further flags
-	log                said
+	log                logbuf.Buffer
 	cmd                *exec.Cmd
 	ended              chan struct{} // closed when the process has
 	exit               error         // how; set before
-}
-
-// said is what a process writes, to be read while it writes on.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string { return string(s.Bytes()) }
-
-func (s *said) Bytes() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return bytes.Clone(s.b.Bytes())
 }
 
 // program builds rookeryd, unless a built one was given.
@@ -340,7 +322,7 @@ func TestTermination(t *testing.T) {
 	}
 	select {
 	case <-n.ended:
-		if err := n.exit; err != nil || !bytes.Contains(n.log.Bytes(), []byte("msg=closed")) {
+		if err := n.exit; err != nil || !strings.Contains(n.log.String(), "msg=closed") {
 			t.Errorf("after SIGINT: %v\n%s", err, n.log.String())
 		}
 	case <-time.After(10 * time.Second):

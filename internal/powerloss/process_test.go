@@ -3,7 +3,6 @@
 package powerloss
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,9 +11,10 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/rookery-mail/rookery/internal/logbuf"
 )
 
 // node is a rookeryd and the volume that its data directory is on.
@@ -25,31 +25,13 @@ type node struct {
 	flags               []string
 	damaged             bool // it is to find its state damaged, and may say so
 
-	log   *said // of the process that runs, or ran last
+	log   *logbuf.Buffer // of the process that runs, or ran last
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process has
 	exit  error         // how; set before
 }
 
 func (n *node) data() string { return filepath.Join(n.point, "data") }
-
-// said is what a process writes, to be read while it writes on.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // spawner starts processes that the kernel kills when this one ends, however it
 // ends. It counts the thread that started them, so there is one that stays.
@@ -82,7 +64,7 @@ func (n *node) start(s spawner) error {
 		"--name", n.name, "--data", n.data(), "--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http,
 		"--ballast", "0", "--low-space", "1MiB", "--scrub-interval", "0",
 	}
-	n.log = &said{}
+	n.log = &logbuf.Buffer{}
 	n.cmd = exec.Command(n.program, append(args, n.flags...)...)
 	n.cmd.Stderr = n.log
 	if err := s.start(n.cmd); err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/rookery-mail/rookery/client"
+	"github.com/rookery-mail/rookery/internal/logbuf"
 )
 
 // programs are what is tested and what is needed for it.
@@ -544,7 +545,7 @@ func (w *world) ctl(x *node, done string, args ...string) error {
 				return err
 			}
 		}
-		cmd, out := exec.Command(w.rookeryctl, args...), &said{}
+		cmd, out := exec.Command(w.rookeryctl, args...), &logbuf.Buffer{}
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := w.spawn.start(cmd); err != nil {
 			return err

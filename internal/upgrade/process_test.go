@@ -3,7 +3,6 @@
 package upgrade
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rookery-mail/rookery/internal/logbuf"
 )
 
 var (
@@ -151,35 +152,11 @@ type node struct {
 	name, data         string
 	client, peer, http string
 	flags              []string
-	log                said
+	log                logbuf.Buffer
 	cmd                *exec.Cmd
 	ended              chan struct{} // closed when the process has
 	code               int           // its exit code; set before
 	release            string        // that runs
-}
-
-// said is what a process writes, to be read while it writes on.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
-func (s *said) reset() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.b.Reset()
 }
 
 func freePort(t *testing.T) string {
@@ -202,7 +179,7 @@ func newNode(t *testing.T, name string, flags ...string) *node {
 // start starts the node as that release. Its log begins anew.
 func (n *node) start(p programs) {
 	n.t.Helper()
-	n.log.reset()
+	n.log.Take()
 	n.cmd = exec.Command(p.rookeryd, append([]string{
 		"--name", n.name, "--data", n.data, "--listen-client", n.client, "--listen-peer", n.peer, "--listen-http", n.http,
 	}, n.flags...)...)

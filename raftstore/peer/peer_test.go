@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,28 +16,14 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/rookery-mail/rookery/internal/kv"
+	"github.com/rookery-mail/rookery/internal/logbuf"
 	"github.com/rookery-mail/rookery/raftstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // logBook is what was logged, as text.
-type logBook struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBook) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBook) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
+type logBook struct{ logbuf.Buffer }
 
 func (b *logBook) count(text string) int { return strings.Count(b.String(), text) }
 
